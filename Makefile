@@ -1,0 +1,75 @@
+# make demo    trains a small language model and samples from it
+# make test    lint, types and tests, as the CI runs them
+# make lint    ruff and mypy alone
+# make bench   the quick benchmarks
+# make clean   removes environments and caches; runs/ stays
+#
+# Python and make are all that these need: they make .venv and install into it. Another Python: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+NEWEST := .venv-newest
+# Twice quiet: errors alone.
+PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
+
+.PHONY: test demo lint bench clean test-newest
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+test: lint
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+demo: $(VENV)/.installed-lm
+	.venv/bin/rnnjax train --preset demo --out runs/demo --force
+	.venv/bin/rnnjax sample runs/demo --length 1000 --seed 1
+	@echo; echo "The pictures of this run:"; find runs/demo -name '*.png' -o -name '*.svg' -o -name '*.pdf'
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed-test
+	$(VENV)/bin/python -m benchmarks --quick
+
+# The quick tests on the newest jax, which needs a newer Python than the oldest one supported.
+test-newest: $(NEWEST)/.installed
+	$(NEWEST)/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
+	$(NEWEST)/bin/python -m pytest -m quick -n $(WORKERS) --dist worksteal
+
+clean:
+	rm -rf $(VENV) $(NEWEST) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name on the PATH may not run (a pyenv shim without its version), so each is tried before it is used.
+$(VENV)/bin/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "Creating $(VENV) with $$("$$python" --version)"; \
+	    exec "$$python" -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "make: rnnjax needs Python 3.11 or newer with its venv module, and none of $(PYTHON), python3.13, python3.12," \
+	  "python3.11 is one that runs; install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)." >&2; exit 1
+
+$(VENV)/.installed-lm: pyproject.toml $(VENV)/bin/python
+	@echo "Installing rnnjax[lm] into $(VENV); the first time takes a few minutes"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[lm]'
+	@touch $@
+
+# The test extra contains the lm extra, hence both stamps.
+$(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
+	@echo "Installing rnnjax[test] into $(VENV); the first time takes a few minutes"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[test]'
+	@touch $(VENV)/.installed-lm $@
+
+$(NEWEST)/bin/python:
+	@test -n "$(NEWEST_PYTHON)" || \
+	  { echo "make: test-newest needs a Python 3.12 or newer: make test-newest NEWEST_PYTHON=/path/to/python3" >&2; exit 1; }
+	"$(NEWEST_PYTHON)" -m venv --clear $(NEWEST)
+
+$(NEWEST)/.installed: pyproject.toml $(NEWEST)/bin/python
+	@echo "Installing rnnjax[test] with the newest jax into $(NEWEST); the first time takes a few minutes"
+	@$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade -e '.[test]' jax jaxlib
+	@touch $@

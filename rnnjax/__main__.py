@@ -1,0 +1,8 @@
+"""``python -m rnnjax`` is the command ``rnnjax``."""
+
+from rnnjax.lm.cli import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

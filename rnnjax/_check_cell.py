@@ -1,0 +1,250 @@
+"""The checks behind `rnnjax.check_cell`, from the cheap to the expensive; the first trouble is raised."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import affine_step, check_size, describe
+
+__all__ = ["check"]
+
+_TOLERANCE = 1e-4  # float32 steps whose matmuls have different shapes
+
+
+def check(cell: Any, input_size: int, batch_size: int) -> None:
+    """Raises in one sentence what breaks the contract; see `rnnjax.check_cell`."""
+    check_size("check_cell", "input_size", input_size)
+    check_size("check_cell", "batch_size", batch_size)
+    if isinstance(cell, type):
+        raise TypeError(f"check_cell: cell must be an instance, got the class {cell.__name__}; make one.")
+    name = type(cell).__name__
+    _check_methods(cell, name)
+    _check_value(cell, name)
+    f32, bf16 = jnp.float32, jnp.bfloat16
+    for params_dtype, dtype in ((f32, f32), (bf16, bf16), (bf16, f32)):
+        _check_shapes(cell, name, input_size, batch_size, params_dtype, dtype)
+    with jax.default_matmul_precision("highest"):
+        _check_numbers(cell, name, input_size, batch_size)
+
+
+def _check_methods(cell: Any, name: str) -> None:
+    calls = {
+        "init": (("key", "input_size", "dtype"), 2),
+        "initial_state": (("batch_shape", "dtype"), 0),
+        "step": (("params", "state", "x"), 3),
+    }
+    if hasattr(cell, "update") or hasattr(cell, "num_gates"):
+        calls["update"] = (("params", "state", "zx", "zh"), 4)
+    for method, (arguments, required) in calls.items():
+        usage = f"{method}({', '.join(arguments)})"
+        function = getattr(cell, method, None)
+        if not callable(function):
+            raise TypeError(f"check_cell: {name} must have the method {usage}, got {function!r}; add it.")
+        signature = inspect.signature(function)
+        for count in {required, len(arguments)}:
+            try:
+                signature.bind(*arguments[:count])
+            except TypeError as error:
+                few = f" and also with {count} of these arguments" if count < len(arguments) else ""
+                raise TypeError(
+                    f"check_cell: {name}.{method} must be callable as {usage}{few}, got {method}{signature}."
+                ) from error
+    if not hasattr(cell, "hidden_size"):
+        raise TypeError(f"check_cell: {name} must have hidden_size, the size of y; add the field.")
+    check_size(f"check_cell: {name}", "hidden_size", cell.hidden_size)
+    if "update" in calls:
+        if not hasattr(cell, "num_gates"):
+            raise TypeError(f"check_cell: {name} has update and so must have num_gates, got none; add it.")
+        check_size(f"check_cell: {name}", "num_gates", cell.num_gates)
+
+
+def _check_value(cell: Any, name: str) -> None:
+    try:
+        number = hash(cell)
+    except TypeError as error:
+        raise TypeError(
+            f"check_cell: {name} must be hashable, got {error}; "
+            "make it a dataclass(frozen=True) of hashable fields."
+        ) from error
+    twin = copy.deepcopy(cell)
+    if twin != cell or hash(twin) != number:
+        raise TypeError(
+            f"check_cell: {name} must compare by value, but a copy is not equal to it or hashes differently, "
+            "so that every instance would compile again; make it a dataclass(frozen=True)."
+        )
+
+
+def _check_shapes(
+    cell: Any, name: str, input_size: int, batch_size: int, params_dtype: Any, dtype: Any
+) -> None:
+    """Structures, shapes and dtypes, for three batch shapes; nothing is computed."""
+    key = jax.random.key(0)
+    where = f"{name}.init"
+    params = _trace(where, lambda: cell.init(key, input_size, params_dtype))
+    _check_dtypes(where, "the initialisers", params, params_dtype)
+    if hasattr(cell, "update"):
+        _check_affine_params(cell, name, params, input_size)
+    single = _trace(f"{name}.initial_state", lambda: cell.initial_state((), dtype))
+    if not jax.tree.leaves(single):
+        raise ValueError(f"check_cell: {name}.initial_state must hold at least one array, got {single!r}.")
+    if hasattr(cell, "update") and not hasattr(single, "h"):
+        raise ValueError(
+            f"check_cell: the state of {name} must have the field h, as {name} has update, "
+            f"got {_type(single)}; add it."
+        )
+    for batch in ((), (batch_size,), (2, batch_size)):
+        where = f"{name}.initial_state({batch})"
+        state = _trace(where, lambda batch=batch: cell.initial_state(batch, dtype))
+        _check_dtypes(where, "jnp.zeros", state, dtype)
+        _check_structure(f"{where} makes another structure than initial_state(())", single, state)
+        for (path, one), leaf in zip(_leaves(single), jax.tree.leaves(state), strict=True):
+            if leaf.shape != (*batch, *one.shape):
+                raise ValueError(
+                    f"check_cell: {where}: {path} must have shape {[*batch, *one.shape]}, "
+                    f"got {describe(leaf)}; begin its shape with *batch_shape."
+                )
+        x = jax.ShapeDtypeStruct((*batch, input_size), dtype)
+        result = _trace(f"{name}.step with batch shape {batch}", cell.step, params, state, x)
+        _check_step(cell, name, batch, state, result, dtype if params_dtype == dtype else None)
+
+
+def _check_affine_params(cell: Any, name: str, params: Any, input_size: int) -> None:
+    width = cell.num_gates * cell.hidden_size
+    shapes = {"w_ih": (input_size, width), "b": (width,)}
+    if getattr(params, "w_hh", None) is not None:
+        shapes["w_hh"] = (cell.hidden_size, width)
+    for field, shape in shapes.items():
+        leaf = getattr(params, field, None)
+        if getattr(leaf, "shape", None) != shape:
+            raise ValueError(
+                f"check_cell: {name}.init: params.{field} must have shape {list(shape)} for num_gates = "
+                f"{cell.num_gates} and hidden_size = {cell.hidden_size}, got {describe(leaf)}."
+            )
+
+
+def _check_step(cell: Any, name: str, batch: tuple[int, ...], state: Any, result: Any, dtype: Any) -> None:
+    if type(result) is not tuple or len(result) != 2:  # a state of two fields is a tuple of two as well
+        raise ValueError(f"check_cell: {name}.step must return (state, y), got {_type(result)}.")
+    new, y = result
+    _check_structure(f"{name}.step changes the structure of the state", state, new)
+    for (path, before), after in zip(_leaves(state), jax.tree.leaves(new), strict=True):
+        if before.shape != after.shape or before.dtype != after.dtype:
+            advice = "Cast inside step." if before.shape == after.shape else "Keep its shape."
+            raise ValueError(
+                f"check_cell: {name}.step changes the state: {path} was {describe(before)} and became "
+                f"{describe(after)}. {advice}"
+            )
+    if getattr(y, "shape", None) != (*batch, cell.hidden_size):
+        raise ValueError(
+            f"check_cell: {name}.step: y must have shape {[*batch, cell.hidden_size]}, the batch axes and "
+            f"hidden_size, got {describe(y)}."
+        )
+    if dtype is not None and y.dtype != dtype:
+        raise ValueError(
+            f"check_cell: {name}.step: y must have the dtype of the state, {jnp.dtype(dtype).name}, "
+            f"got {describe(y)}; cast it."
+        )
+
+
+def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> None:
+    """What only values show: `update`, independence of the examples, and gradients."""
+    affine = hasattr(cell, "update")
+
+    def total(params: Any, state: Any, xs: jax.Array) -> jax.Array:
+        _, ys = jax.lax.scan(functools.partial(cell.step, params), state, xs)
+        return jnp.sum(jnp.real(ys))
+
+    @jax.jit
+    def measure(params: Any, start: Any, xs: jax.Array) -> Any:
+        # From a state that the cell itself reaches, because not every cell accepts any numbers.
+        state, _ = jax.lax.scan(functools.partial(cell.step, params), start, xs[:2])
+        x = xs[2]
+        result = cell.step(params, state, x)
+        updated = affine_step(cell, params, state, x) if affine else result
+        alone = jax.lax.map(lambda row: cell.step(params, *row), (state, x))
+        gradients = jax.grad(total, argnums=(0, 1, 2), allow_int=True)(params, start, xs)
+        return result, updated, alone, gradients
+
+    # Not within `measure`: many random draws of one shape compile once here, and many times there.
+    params = cell.init(jax.random.key(0), input_size)
+    xs = np.random.default_rng(0).normal(size=(3, batch_size, input_size)).astype(np.float32)
+    result, updated, alone, gradients = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
+    trouble = _difference(updated, result)
+    if trouble:
+        raise ValueError(
+            f"check_cell: {name}.step disagrees with update: {trouble} from what rnnjax.affine_step makes of "
+            "update; write step = rnnjax.affine_step."
+        )
+    trouble = _difference(alone, result)
+    if trouble:
+        raise ValueError(
+            f"check_cell: {name}.step mixes the examples of a batch: {trouble} from the same examples one by one; "
+            "reduce only over the last axes."
+        )
+    for argument, gradient in zip(("params", "state", "xs"), gradients, strict=True):
+        for path, leaf in _leaves(gradient):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
+                raise ValueError(
+                    f"check_cell: {name}: the gradient with respect to {argument}{path} is not finite three "
+                    "steps after the initial state; look for a division, root or logarithm of zero, also in "
+                    "the branch that a where does not take."
+                )
+
+
+def _trace(where: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Shapes of a result; an error of the cell's own code comes back with the place where it happened."""
+    try:
+        return jax.eval_shape(function, *args)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"check_cell: {where} fails: {first}") from error
+
+
+def _check_dtypes(where: str, maker: str, tree: Any, dtype: Any) -> None:
+    for path, leaf in _leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != dtype:
+            raise ValueError(
+                f"check_cell: {where} ignores dtype: {path} is {describe(leaf)} for dtype "
+                f"{jnp.dtype(dtype).name}; hand dtype to {maker}."
+            )
+
+
+def _check_structure(trouble: str, before: Any, after: Any) -> None:
+    wanted: Any = jax.tree.structure(before)
+    if wanted == jax.tree.structure(after):
+        return
+    old, new = ({path for path, _ in _leaves(tree)} for tree in (before, after))
+    missing, added = sorted(old - new), sorted(new - old)
+    if _type(before) != _type(after) or not missing + added:
+        detail = f"it was {_type(before)} and became {_type(after)}"
+    else:
+        changes = ((missing, "is missing"), (added, "is new"))
+        detail = " and ".join(f"{', '.join(paths)} {verb}" for paths, verb in changes if paths)
+    raise ValueError(f"check_cell: {trouble}: {detail}. Return the same kind of tuple with the same leaves.")
+
+
+def _difference(want: Any, got: Any) -> str:
+    """Where two (state, y) differ, as part of a sentence; empty if they do not."""
+    for (path, a), b in zip(_leaves(want), jax.tree.leaves(got), strict=True):
+        gap = np.max(np.abs(np.asarray(a) - np.asarray(b)) / (1 + np.abs(np.asarray(a))), initial=0.0)
+        if not gap <= _TOLERANCE:
+            part = "y" if path == "[1]" else f"state{path.removeprefix('[0]')}"
+            return f"{part} differs by {gap:.2g}"
+    return ""
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__

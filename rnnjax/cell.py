@@ -1,0 +1,188 @@
+r"""The contract of a cell, the step that all affine cells share, and a check for authors of new cells.
+
+A cell is a hashable value that holds sizes and switches; its parameters and its state are pytrees of arrays
+that are passed in and handed back. Nothing here is stateful.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+    "AffineCell",
+    "Cell",
+    "Gates",
+    "affine_step",
+    "batch_shape",
+    "check_cell",
+    "check_size",
+    "compute_dtype",
+    "describe",
+    "project_input",
+    "project_state",
+    "split_gates",
+]
+
+Params = Any  # a NamedTuple of arrays
+State = Any  # a NamedTuple of arrays, each [*batch, ...]
+Gates = tuple[jax.Array, ...]
+S = TypeVar("S")
+
+
+@runtime_checkable
+class Cell(Protocol):
+    """What every recurrent cell offers; third parties need import nothing from here to satisfy it."""
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the size of the output ``y`` of a step."""
+        ...
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Params:
+        """New parameters for inputs of size I."""
+        ...
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:
+        """The state before the first step; every leaf is ``[*batch_shape, ...]``."""
+        ...
+
+    def step(self, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
+        """One step: ``x [*batch, I]`` to the next state and ``y [*batch, H]``."""
+        ...
+
+
+@runtime_checkable
+class AffineCell(Cell, Protocol):
+    """A cell whose step is two affine maps and a pointwise update between them.
+
+    Its state has a field ``h``, its parameters ``w_ih [I, G H]``, ``b [G H]`` and, unless the recurrence is part
+    of the update, ``w_hh [H, G H]``.
+    """
+
+    @property
+    def num_gates(self) -> int:
+        """G, the number of blocks of width H in ``w_ih`` and ``w_hh``."""
+        ...
+
+    def update(self, params: Params, state: State, zx: Gates, zh: Gates) -> tuple[State, jax.Array]:
+        """The pointwise part: per gate one array ``[*batch, H]`` from the input and one from the state."""
+        ...
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """The dtype in which a state of ``dtype`` is updated and in which matmuls accumulate: float32 or wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def split_gates(z: jax.Array, num_gates: int) -> Gates:
+    """Cuts ``z [..., G H]`` into G arrays ``[..., H]``."""
+    return tuple(jnp.split(z, num_gates, axis=-1))
+
+
+def matmul(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
+    """``x @ w`` in the dtype of the weights, accumulated and returned in ``dtype``."""
+    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=dtype)
+
+
+def project_input(cell: AffineCell, params: Params, x: jax.Array, dtype: Any) -> Gates:
+    """``split(x @ w_ih + b)``: the input's contribution to every gate, for one step or for many at once."""
+    return split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), cell.num_gates)
+
+
+def project_state(cell: AffineCell, params: Params, h: jax.Array, dtype: Any) -> Gates:
+    """``split(h @ w_hh)``: the state's contribution to every gate; empty for a cell without ``w_hh``."""
+    w_hh = getattr(params, "w_hh", None)
+    return () if w_hh is None else split_gates(matmul(h, w_hh, dtype), cell.num_gates)
+
+
+def cast_like(tree: S, like: S) -> S:
+    """Gives every leaf of ``tree`` the dtype of the same leaf in ``like``."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), tree, like)
+
+
+def widen(tree: S, dtype: Any) -> S:
+    """Casts every leaf to ``dtype``."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def affine_step(
+    cell: AffineCell, params: Params, state: State, x: jax.Array
+) -> tuple[State, jax.Array]:
+    r"""One step of any affine cell; a cell's class takes it over by ``step = affine_step``.
+
+        zx = split(x @ w_ih + b)
+        zh = split(h @ w_hh)
+        state', y = update(params, state, zx, zh)
+
+    The matmuls run in the dtype of the weights and accumulate in float32 (float64 for a float64 state); the
+    update sees that wider dtype; the new state and ``y`` have the dtype of the old state.
+
+    Args:
+        cell: the affine cell.
+        params: its parameters.
+        state: ``state.h`` is ``[*batch, H]``.
+        x: ``[*batch, I]``.
+
+    Returns:
+        The next state, and ``y [*batch, H]``.
+    """
+    dtype = compute_dtype(state.h.dtype)
+    zx = project_input(cell, params, x, dtype)
+    zh = project_state(cell, params, state.h, dtype)
+    new_state, y = cell.update(params, widen(state, dtype), zx, zh)
+    return cast_like(new_state, state), y.astype(state.h.dtype)
+
+
+def batch_shape(cell: Cell, state: State) -> tuple[int, ...]:
+    """The batch axes of ``state``: what stands before the axes that ``cell.initial_state(())`` has."""
+    single = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state(())))
+    leaves = jax.tree.leaves(state)
+    return tuple(leaves[0].shape[: leaves[0].ndim - single[0].ndim])
+
+
+def describe(x: Any) -> str:
+    """``f32[3,4]`` for an array (or its shape-and-dtype record), ``repr`` for anything else."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        return repr(x)
+    name = jnp.dtype(x.dtype).name if not jnp.issubdtype(x.dtype, jax.dtypes.extended) else str(x.dtype)
+    for long, short in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
+        if name.startswith(long):
+            name = short + name[len(long) :]
+            break
+    return f"{name}[{','.join(map(str, x.shape))}]"
+
+
+def check_size(where: str, name: str, value: Any) -> None:
+    """Raises unless ``value`` is a positive int: a hidden size, an input size and the like."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{where}: {name} must be an int, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{where}: {name} must be at least 1, got {value}.")
+
+
+def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
+    r"""Tells the author of a new cell, in one sentence, what breaks the contract; returns None if all is well.
+
+    It makes parameters and a state, takes steps in float32 and bfloat16, and compares.
+
+    Args:
+        cell: an instance of the new cell.
+        input_size: I, any size the cell accepts.
+        batch_size: B of the trial step.
+
+    Raises:
+        TypeError: a method is missing or takes other arguments, or the cell cannot be hashed or compared by
+            value.
+        ValueError: ``init`` ignores ``dtype``, a step changes the state's structure, shape or dtype, ``y`` has
+            the wrong shape or dtype, ``step`` disagrees with ``update``, a batch is not the same as its examples
+            one by one, or a gradient is not finite. That a parameter has no effect is no error.
+
+    >>> import rnnjax
+    >>> rnnjax.check_cell(rnnjax.GRU(4), input_size=3)
+    """
+    from rnnjax._check_cell import check  # the checks are long, and only authors of cells need them
+
+    check(cell, input_size, batch_size)

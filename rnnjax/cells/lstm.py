@@ -1,0 +1,102 @@
+"""Long short-term memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+
+__all__ = ["LSTM", "LSTMParams", "LSTMState"]
+
+
+class LSTMParams(NamedTuple):
+    """Parameters of `LSTM`; gate order ``i, f, g, o``."""
+
+    w_ih: jax.Array  # [I, 4H]
+    w_hh: jax.Array  # [H, 4H]
+    b: jax.Array  # [4H]
+
+
+class LSTMState(NamedTuple):
+    """State of `LSTM`."""
+
+    h: jax.Array  # [*batch, H]
+    c: jax.Array  # [*batch, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM:
+    r"""Long short-term memory (Hochreiter and Schmidhuber, 1997) with a forget gate (Gers et al., 2000).
+
+        i, f, g, o = x @ w_ih + b + h @ w_hh
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+        y  = h'
+
+    The forget bias is part of ``b`` from `init` on; `step` adds nothing, so foreign weights load exactly.
+
+    Args:
+        hidden_size: H.
+        forget_bias: the value of ``b_f`` at the start (Jozefowicz et al., 2015, advise 1), or a `Chrono`, which
+            draws ``b_f`` from time scales and sets ``b_i = -b_f``.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``.
+
+    Raises:
+        ValueError: for a size below one.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.LSTM(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, params.w_hh.shape
+    ((2, 4), (4, 16))
+    """
+
+    hidden_size: int
+    forget_bias: float | Chrono = 1.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+    num_gates = 4
+
+    def __post_init__(self) -> None:
+        check_size("LSTM", "hidden_size", self.hidden_size)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LSTMParams:
+        """New parameters; ``b`` is zero but for the forget bias."""
+        check_size("LSTM.init", "input_size", input_size)
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        size = self.hidden_size
+        zeros = jnp.zeros((size,), dtype)
+        if isinstance(self.forget_bias, Chrono):
+            b_f = self.forget_bias(key_b, (size,), dtype)
+            b_i = -b_f
+        else:
+            b_f, b_i = jnp.full((size,), self.forget_bias, dtype), zeros
+        return LSTMParams(
+            w_ih=per_gate(self.input_init, key_ih, (input_size, size), 4, dtype),
+            w_hh=per_gate(self.recurrent_init, key_hh, (size, size), 4, dtype),
+            b=jnp.concatenate([b_i, b_f, zeros, zeros]),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
+        """Zeros, in two arrays: a buffer cannot be donated twice."""
+        shape = (*batch_shape, self.hidden_size)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+
+    def update(
+        self, params: LSTMParams, state: LSTMState, zx: Gates, zh: Gates
+    ) -> tuple[LSTMState, jax.Array]:
+        """The pointwise part of a step; see the equations of the class."""
+        i, f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
+        c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
+        h = sigmoid(o) * jnp.tanh(c)
+        return LSTMState(h, c), h
+
+    step = affine_step

@@ -1,0 +1,97 @@
+"""Cells by name: ``lstm``, ``elman(activation='relu')``, or ``path/to/file.py:MyCell`` for a cell of your own."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rnnjax import initializers
+from rnnjax.cell import Cell
+from rnnjax.cells.elman import Elman
+from rnnjax.cells.gru import GRU
+from rnnjax.cells.lstm import LSTM
+
+__all__ = ["CELLS", "cell_from_name"]
+
+CELLS: dict[str, Callable[..., Cell]] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
+
+
+def cell_from_name(spec: str, hidden_size: int) -> Cell:
+    """Makes a cell from a name, with options as in a call.
+
+    Args:
+        spec: a name from `CELLS`, or ``file.py:Class``, either with keyword options in parentheses; options are
+            literals or initialisers, nothing in them is executed.
+        hidden_size: H.
+
+    Raises:
+        ValueError: for an unknown name or an option the cell does not take.
+        FileNotFoundError: if the file of a ``file.py:Class`` does not exist.
+
+    >>> cell_from_name("elman(activation='relu', recurrent_init=Identity())", 8)  # doctest: +ELLIPSIS
+    Elman(hidden_size=8, activation='relu', ..., recurrent_init=Identity(scale=1.0))
+    """
+    name, options = _parse(spec)
+    if name.lower() in CELLS:
+        make = CELLS[name.lower()]
+    elif ".py:" in name:
+        make = _from_file(name)
+    else:
+        raise ValueError(
+            f"cell: no cell is called {name!r}; known: {', '.join(sorted(CELLS))}, or path/to/file.py:Class."
+        )
+    try:
+        return make(hidden_size=hidden_size, **options)
+    except TypeError as error:
+        fields: list[str] = [f.name for f in dataclasses.fields(make)] if dataclasses.is_dataclass(make) else []
+        known = f" Its options: {', '.join(f for f in fields if f != 'hidden_size')}." if fields else ""
+        raise ValueError(f"cell: {spec!r} cannot be made: {error}.{known}") from error
+
+
+def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+    name, parenthesis, rest = spec.partition("(")
+    if not parenthesis:
+        return spec.strip(), {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError("options must be name=value")
+        return name.strip(), {str(k.arg): _literal(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise ValueError(f"cell: cannot read {spec!r} ({error}); write it like lstm(forget_bias=2.0).") from error
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal, or a call of one of our initialisers with literals; a bare word counts as a string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        kind = getattr(initializers, node.func.id, None) if node.func.id in initializers.__all__ else None
+        if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+            raise ValueError(f"{node.func.id} is no initialiser")
+        arguments = [_literal(a) for a in node.args]
+        return kind(*arguments, **{str(k.arg): _literal(k.value) for k in node.keywords})
+    return ast.literal_eval(node)
+
+
+def _from_file(name: str) -> Callable[..., Cell]:
+    filename, _, attribute = name.rpartition(":")
+    path = pathlib.Path(filename)
+    if not path.is_file():
+        raise FileNotFoundError(f"cell: there is no file {filename!r}.")
+    # The module is registered under its file's stem, so that its dataclasses resolve annotations and pickle.
+    module = sys.modules.get(path.stem)
+    if module is None or getattr(module, "__file__", None) != str(path):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise ValueError(f"cell: {filename!r} is not a Python file.")
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        raise ValueError(f"cell: {filename!r} has no class {attribute!r}.")
+    return getattr(module, attribute)

@@ -1,0 +1,103 @@
+"""The reference: a plain `jax.lax.scan` over the cell's step, differentiated by JAX itself."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import Cell
+from rnnjax.implementations.registry import Controls
+
+__all__ = ["checkpointed", "segment_length", "select", "unroll_scan"]
+
+
+def select(mask: jax.Array, new: Any, old: Any) -> Any:
+    """``new`` where the mask ``[*batch]`` is set and ``old`` elsewhere, for every leaf ``[*batch, ...]``."""
+    return jax.tree.map(
+        lambda n, o: jnp.where(mask.reshape(mask.shape + (1,) * (n.ndim - mask.ndim)), n, o), new, old
+    )
+
+
+def unroll_scan(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    xs: jax.Array,
+    controls: Controls,
+    *,
+    reverse: bool = False,
+    remat: bool | int | str | None = None,
+) -> tuple[Any, jax.Array]:
+    """Steps through time with `jax.lax.scan`; forward mode, reverse mode and higher orders all work.
+
+    Args:
+        cell: any cell.
+        params: its parameters.
+        state: the state before the first step.
+        xs: ``[T, *batch, I]``.
+        controls: masks and resets, see `Controls`.
+        reverse: whether time runs from the last step to the first.
+        remat: None keeps what every step leaves for its backward pass; True keeps the states of about
+            ``sqrt(T)`` segments and computes each segment again; an int is the length of a segment.
+
+    Returns:
+        The final state, and ``ys [T, *batch, H]``.
+
+    Raises:
+        ValueError: if ``remat`` is a name; there are none here.
+    """
+    fresh = controls.fresh
+
+    def step(state, inputs):
+        x, valid, reset = inputs
+        if reset is not None:
+            restart = reset if valid is None else reset & valid
+            state = select(restart, fresh, state)
+        new_state, y = cell.step(params, state, x)
+        if valid is not None:
+            new_state = select(valid, new_state, state)
+        return new_state, y
+
+    def run(state, inputs, reverse=False):
+        return jax.lax.scan(step, state, inputs, reverse=reverse)
+
+    inputs = (xs, controls.valid, controls.resets)
+    segment = segment_length(remat, xs.shape[0])
+    if segment is None:
+        return run(state, inputs, reverse)
+    return checkpointed(run, state, inputs, segment, reverse)
+
+
+def segment_length(remat: bool | int | str | None, length: int) -> int | None:
+    """The distance of the states kept over ``length`` steps; None if there is nothing to compute again."""
+    if isinstance(remat, str):
+        raise ValueError(
+            f"unroll: remat must be None, True or an int here, got {remat!r}; another implementation may know it."
+        )
+    if not remat or length < 2:
+        return None
+    return math.isqrt(length - 1) + 1 if remat is True else min(remat, length)
+
+
+def checkpointed(
+    run: Callable[[Any, Any], tuple[Any, jax.Array]], state: Any, inputs: Any, segment: int, reverse: bool
+) -> tuple[Any, jax.Array]:
+    """``run(state, inputs)`` over whole segments, then over what is left; each keeps only the state it starts from."""
+    run = jax.checkpoint(run, prevent_cse=False)
+    length = jax.tree.leaves(inputs)[0].shape[0]
+    flip = functools.partial(jax.tree.map, lambda a: jnp.flip(a, axis=0))
+    if reverse:
+        inputs = flip(inputs)
+    whole = length // segment * segment
+    folded = jax.tree.map(lambda a: a[:whole].reshape(-1, segment, *a.shape[1:]), inputs)
+    state, ys = jax.lax.scan(run, state, folded)
+    ys = ys.reshape(whole, *ys.shape[2:])
+    if whole < length:
+        state, rest = run(state, jax.tree.map(lambda a: a[whole:], inputs))
+        ys = jnp.concatenate([ys, rest])
+    return state, flip(ys) if reverse else ys

@@ -1,0 +1,1 @@
+"""The language model: text in, trained model and samples out."""

@@ -1,0 +1,54 @@
+"""The command ``rnnjax``: trains character language models, samples from them, and looks at them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; bad input ends with one sentence on standard error and exit code 2."""
+    try:
+        import matplotlib  # noqa: F401
+        import orbax.checkpoint  # noqa: F401
+        import rich  # noqa: F401
+        import safetensors  # noqa: F401
+        import typer
+    except ModuleNotFoundError as error:
+        _complain(f"the command line needs {error.name}, which is not installed; pip install 'rnnjax[lm]'.")
+        sys.exit(2)
+
+    # Failures reach the user as one sentence of ours; orbax would log a traceback beside it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    from rnnjax.lm import commands, train_command
+    from rnnjax.lm.train import TrainingFailedError
+
+    app = typer.Typer(
+        help="Recurrent networks in JAX: train a language model on any text, and sample from it.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command("train")(train_command.train)
+    for name in ("sample", "eval", "info", "export"):
+        app.command(name)(getattr(commands, name))
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="rnnjax")
+    except BrokenPipeError:  # the reader of the output left, as `| head` does
+        sys.stderr.close()
+        sys.exit(0)
+    except (ValueError, OSError, TypeError) as error:
+        _complain(str(error))
+        sys.exit(2)
+    except TrainingFailedError as error:
+        _complain(str(error))
+        sys.exit(1)
+
+
+def _complain(sentence: str) -> None:
+    print(f"rnnjax: {sentence}", file=sys.stderr)

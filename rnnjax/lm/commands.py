@@ -1,0 +1,342 @@
+"""``rnnjax sample``, ``eval``, ``info`` and ``export``: what one does with a trained run."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:  # jax and all that builds on it load when a command runs, not for --help
+    import numpy as np
+
+    from rnnjax.lm.evaluate import Evaluation
+    from rnnjax.lm.run import Run
+
+    _Parts = dict[str, tuple[np.ndarray, np.ndarray | None]]  # ids and document starts of texts, by name
+
+__all__ = ["eval", "export", "info", "sample"]
+
+SEPARATOR = "-" * 40
+_RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
+_Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def sample(
+    run: _RunArgument,
+    prime: Annotated[str, typer.Option(help="Text to go on from; it is printed first. None: a new line.")] = "",
+    prime_file: Annotated[
+        pathlib.Path | None, typer.Option(help="File to go on from, of any length; it is not printed.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Symbols to write: characters, bytes or words, as trained.")] = 1000,
+    temperature: Annotated[
+        float, typer.Option(help="1: as the model predicts; below: safer; above: wilder; 0: as --greedy.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw from the K likeliest symbols only; 0: from all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the fewest likeliest symbols that have probability P together.")
+    ] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest symbol.")] = False,
+    stop: Annotated[str, typer.Option(help="End before the first place where this text would stand.")] = "",
+    count: Annotated[int, typer.Option(help=f"Samples; between them stands a line {SEPARATOR[:8]}...")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same text. By default random, shown on stderr.")
+    ] = None,
+    unknown: Annotated[
+        str,
+        typer.Option(help="Prime symbols that the model does not know: error, skip, or replace by its unknown symbol."),
+    ] = "error",
+    checkpoint: _Checkpoint = "best",
+) -> None:
+    r"""Write text in the manner of a trained run, symbol by symbol, to standard output.
+
+    [bold]rnnjax sample runs/book --prime "It was" --temperature 0.8[/bold]
+    [bold]rnnjax sample runs/book --length 100000 --seed 1 > text.txt[/bold]
+    [bold]rnnjax sample runs/book --count 5 --stop "."[/bold]
+    """
+    import jax
+    import numpy as np
+
+    from rnnjax.lm.run import open_run
+    from rnnjax.lm.sample import default_prime, generate, stream_text
+
+    opened = open_run(run, checkpoint=checkpoint)
+    vocabulary = opened.vocabulary
+    ids = _prime_ids(opened, prime, prime_file, unknown)
+    if seed is None:
+        seed = secrets.randbelow(1 << 31)
+        typer.echo(f"seed {seed}", err=True)
+    elif not 0 <= seed < 1 << 63:
+        raise ValueError(f"--seed: must be a whole number from 0 to {(1 << 63) - 1}, got {seed}.")
+    blocks = generate(
+        opened.model,
+        opened.params,
+        ids if len(ids) else default_prime(vocabulary),
+        key=jax.random.key(seed),
+        length=length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        greedy=greedy,
+        count=count,
+        banned=vocabulary.unknown,
+    )
+    samples: Iterable[Iterable[np.ndarray]] = [(block[0] for block in blocks)]
+    if count > 1:  # drawn side by side, and printed one after the other
+        samples = [[row] for row in np.concatenate(list(blocks), axis=1)]
+    pieces = [
+        itertools.chain([f"\n{SEPARATOR}\n{prime}" if number else prime], stream_text(vocabulary, sample, stop=stop))
+        for number, sample in enumerate(samples)
+    ]
+    _print_all(itertools.chain.from_iterable(pieces))
+
+
+def _prime_ids(run: Run, prime: str, prime_file: pathlib.Path | None, unknown: str) -> np.ndarray:
+    if prime and prime_file is not None:
+        raise ValueError("sample: give --prime or --prime-file, got both; leave one out.")
+    text: str | bytes = prime
+    if prime_file is not None:
+        text = prime_file.read_bytes()
+        if run.vocabulary.level != "byte":
+            text = text.decode(run.config.text.encoding)
+    ids = run.vocabulary.encode(text, unknown)
+    if text and not len(ids):
+        raise ValueError("sample: the prime must hold a symbol that the model knows, got none; take another text.")
+    return ids
+
+
+def _print_all(pieces: Iterator[str]) -> None:
+    """Prints pieces as they come; a reader that leaves, as ``| head`` does, ends it without complaint."""
+    try:
+        for piece in pieces:
+            typer.echo(piece, nl=False)
+        if sys.stdout.isatty():
+            typer.echo()
+    except BrokenPipeError:
+        # What is buffered would be flushed, and fail again, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def eval(
+    run: _RunArgument,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files (also gzip), folders, - for standard input. None: validation and test text."),
+    ] = None,
+    streams: Annotated[
+        int, typer.Option(help="Pieces of the text that are read side by side; 1 is exact, and slower.")
+    ] = 32,
+    warmup: Annotated[int, typer.Option(help="Symbols that each piece reads before its beginning.")] = 256,
+    window: Annotated[
+        int | None, typer.Option(help="Symbols of a cold window. By default as in training, --chunk-len.")
+    ] = None,
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            help="Symbols that the model does not know: replace, skip or error. By default replaced where the model "
+            "has an unknown symbol, else skipped; they are counted."
+        ),
+    ] = None,
+    checkpoint: _Checkpoint = "best",
+    as_json: _Json = False,
+) -> None:
+    """Measure how well a trained run predicts text: mean loss a symbol in nats, bits and perplexity.
+
+    Carried: the state goes through the whole text. Cold: every window starts from the initial state.
+
+    [bold]rnnjax eval runs/book[/bold]                    validation and test text of the run
+    [bold]rnnjax eval runs/book other.txt --json[/bold]   a text of your own
+    """
+    from rnnjax.lm.evaluate import evaluate, evaluate_windows
+    from rnnjax.lm.run import open_run
+
+    opened = open_run(run, checkpoint=checkpoint)
+    if unknown is None:
+        unknown = "skip" if opened.vocabulary.unknown is None else "replace"
+    parts, missing = _read_foreign(opened, tuple(text), unknown) if text else _read_own(opened, unknown)
+    window = opened.config.train.chunk_len if window is None else window
+    results: list[dict[str, Any]] = []
+    for name, (ids, starts) in parts.items():
+        carried = evaluate(opened.model, opened.params, ids, streams=streams, warmup=warmup, starts=starts)
+        cold = evaluate_windows(opened.model, opened.params, ids, window=window)
+        results.append({"text": name, "state": "carried", **_numbers(carried)})
+        results.append({"text": name, "state": f"cold, windows of {window}", **_numbers(cold)})
+    if as_json:
+        step = opened.meta.get("step")
+        _print_json({"run": str(run), "step": step, "unknown_symbols": missing, "results": results})
+        return
+    if missing:
+        done = {"replace": "replaced by the unknown symbol", "skip": "left out"}[unknown]
+        typer.echo(f"{missing:,} symbols are not in the model's vocabulary; they were {done}.", err=True)
+    level = opened.vocabulary.level
+    _print_table(
+        ("text", "state", f"nats/{level}", f"bits/{level}", "perplexity", "predictions"),
+        [
+            (r["text"], r["state"], f"{r['loss']:.4f}", f"{r['bits']:.4f}", f"{r['perplexity']:.4g}", f"{r['count']:,}")
+            for r in results
+        ],
+    )
+
+
+def _numbers(result: Evaluation) -> dict[str, Any]:
+    return {"loss": result.loss, "bits": result.bpc, "perplexity": result.perplexity, "count": result.count}
+
+
+def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
+    """The validation and test text of the run, read again, and how many of their symbols are the unknown one."""
+    from rnnjax.lm.corpus import load_corpus
+
+    options = run.config.text
+    if "-" in options.paths:
+        raise ValueError("eval: the text of this run came from standard input and is gone; name a text.")
+    corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
+    if corpus.sha256 != run.provenance.get("sha256"):
+        typer.echo(
+            f"The text has changed since the training ({corpus.sources}): these are not the validation and test text "
+            "of the run, and may hold what it was trained on.",
+            err=True,
+        )
+    parts = {"valid": (corpus.valid, corpus.valid_starts), "test": (corpus.test, corpus.test_starts)}
+    parts = {name: part for name, part in parts.items() if len(part[0]) > 1}
+    if not parts:
+        raise ValueError("eval: the run has neither validation nor test text (--fractions); name a text.")
+    symbol = run.vocabulary.unknown
+    return parts, 0 if symbol is None else sum(int((ids == symbol).sum()) for ids, _ in parts.values())
+
+
+def _read_foreign(run: Run, paths: tuple[str, ...], unknown: str) -> tuple[_Parts, int]:
+    """A text that the run was not trained on, and how many of its symbols the model does not know."""
+    from rnnjax.lm.corpus import load_corpus
+    from rnnjax.lm.sources import open_sources, read_symbols
+    from rnnjax.lm.text import count_symbols
+
+    options = run.config.text
+    separator = "\n" if options.document_separator is None else options.document_separator
+    # What cannot be read twice, such as standard input, lies in a file as long as the context lasts.
+    with open_sources(paths, options.glob) as (sources, described):
+        symbols = read_symbols(sources, options.level, encoding=options.encoding, separator=separator)
+        counts = count_symbols(symbols)
+        missing = sum(counts[symbol] for symbol in counts.keys() - set(run.vocabulary.symbols))
+        options = dataclasses.replace(
+            options, paths=tuple(str(source.path) for source in sources), split="tail", fractions=(0.0, 0.0, 1.0)
+        )
+        corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
+    return {described: (corpus.test, corpus.test_starts)}, missing
+
+
+def info(run: _RunArgument, as_json: _Json = False) -> None:
+    """Show what a run is: its options, text, parameters, checkpoints and losses."""
+    from rnnjax.lm.display import duration, nats
+
+    facts = _describe(run)
+    if as_json:
+        _print_json(facts)
+        return
+    for group, values in facts["options"].items():
+        typer.echo(f"{group}: {_inline(values) if isinstance(values, dict) else values}")
+    typer.echo(f"provenance: {_inline(facts['provenance'])}")
+    typer.echo(f"vocabulary: {facts['vocabulary']['size']} symbols, level {facts['vocabulary']['level']}\n")
+    rows = [*facts["parameters"], {"name": "total", "shape": "", "dtype": "", **facts["total"]}]
+    _print_table(
+        ("parameter", "shape", "dtype", "count", "bytes"),
+        [(p["name"], str(p["shape"]), p["dtype"], f"{p['count']:,}", f"{p['bytes']:,}") for p in rows],
+    )
+    typer.echo(f"\nlayers: {', '.join(facts['layers'])}")
+    for kind in ("train", "eval", "done"):
+        if facts["last"][kind]:
+            typer.echo(f"last {kind}: {_inline(facts['last'][kind])}")
+    if facts["best"]:
+        typer.echo(f"best: step {facts['best']['step']}, validation {nats(facts['best']['val_loss'])} a symbol")
+    if facts["seconds"] is not None:
+        typer.echo(f"training time: {duration(facts['seconds'])}")
+    for saved in facts["checkpoints"]:
+        typer.echo(f"checkpoint: step {saved['step']}, validation {nats(saved['val_loss'])}, {saved['path']}")
+    if not facts["checkpoints"]:
+        typer.echo("checkpoint: none yet")
+
+
+def _describe(run: pathlib.Path) -> dict[str, Any]:
+    import jax
+
+    from rnnjax.lm.checkpoint import find_checkpoints
+    from rnnjax.lm.plots import read_metrics
+    from rnnjax.lm.run import make_model, read_config
+
+    paths, config, provenance, vocabulary = read_config(run)
+    model = make_model(config.model, len(vocabulary))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))
+    parameters = [
+        {
+            "name": jax.tree_util.keystr(path).lstrip("."),
+            "shape": list(leaf.shape),
+            "dtype": str(leaf.dtype),
+            "count": leaf.size,
+            "bytes": leaf.size * leaf.dtype.itemsize,
+        }
+        for path, leaf in leaves
+    ]
+    rows = read_metrics(paths.metrics) if paths.metrics.is_file() else []
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("train", "eval", "done")}
+    return {
+        "options": config.to_json(),
+        "provenance": provenance,
+        "vocabulary": {"level": vocabulary.level, "size": len(vocabulary)},
+        "layers": [repr(cell) for cell in model.stack.cells],
+        "parameters": parameters,
+        "total": {name: sum(p[name] for p in parameters) for name in ("count", "bytes")},
+        "best": min(kinds["eval"], key=lambda row: (row["val_loss"], row["step"]), default=None),
+        "last": {kind: found[-1] if found else None for kind, found in kinds.items()},
+        "seconds": rows[-1]["seconds"] if rows else None,
+        "checkpoints": [
+            {"path": str(c.path), "step": c.step, "val_loss": c.val_loss if math.isfinite(c.val_loss) else None}
+            for c in find_checkpoints(paths.checkpoints)
+        ],
+    }
+
+
+def export(
+    run: _RunArgument,
+    folder: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="Folder to write; made if it is not there.")],
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    checkpoint: _Checkpoint = "best",
+) -> None:
+    """Write a trained model as model.safetensors (arrays) and model.json (all else), for other programs.
+
+    In Python, rnnjax.lm.export.load_export(DST) gives model, parameters and vocabulary back.
+    """
+    from rnnjax.lm.export import export as write
+    from rnnjax.lm.run import open_run
+
+    for path in write(open_run(run, checkpoint=checkpoint), folder, force=force):
+        typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+def _inline(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value!r}" if isinstance(value, str) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns of text, the numbers right-aligned; of the same width on a terminal and in a pipe."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    number = [all(cell[:1].isdigit() or not cell for cell in column) for column in zip(*rows, strict=True)]
+    for row in (header, *rows):
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, number, strict=True)
+        )
+        typer.echo("  ".join(cells).rstrip())

@@ -1,0 +1,181 @@
+r"""How well a model predicts a text: mean nats a symbol, with the state carried through or cold in every window.
+
+The text stays on the host as small integers; the device sees one window `[T, B]` at a time, always of the same
+shape, so that memory does not grow with the text and one compiled function serves all of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnnjax.layers import StackState
+from rnnjax.lm.model import LanguageModel, LMParams
+
+__all__ = ["Evaluation", "evaluate", "evaluate_windows", "symbol_losses"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A loss over `count` predictions, in nats a symbol."""
+
+    loss: float
+    count: int
+
+    @property
+    def bpc(self) -> float:
+        """Bits a symbol."""
+        return self.loss / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """The size of a uniform choice that is as hard; infinity where a float cannot hold it."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def evaluate(
+    model: LanguageModel,
+    params: LMParams,
+    ids: np.ndarray,
+    *,
+    streams: int = 1,
+    window: int = 256,
+    warmup: int = 256,
+    starts: np.ndarray | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    r"""The loss of every prediction of a text but its first symbol, the state carried through the whole text.
+
+        loss = mean_t -log p(ids[t + 1] | ids[0], ..., ids[t])        t = 0, ..., n - 2
+
+    With one stream that is exact. More streams cut the text into as many contiguous pieces that run side by side.
+    Each of them reads the `warmup` symbols before its piece first, without counting them; what it misses is what
+    the model remembers for longer than that. A piece that reaches back to the start of the text is exact.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        ids: integers `[n]`.
+        streams: B, pieces.
+        window: T, steps of one call on the device.
+        warmup: steps that a piece begins early.
+        starts: positions where a document starts, sorted: there the state is reset.
+        limit: count at most so many predictions, from the start of the text; None for all.
+
+    Raises:
+        ValueError: for less than two symbols, or a size out of range.
+
+    >>> import jax, rnnjax
+    >>> model = LanguageModel(vocab_size=3, stack=rnnjax.Stack((rnnjax.GRU(4),)))
+    >>> result = evaluate(model, model.init(jax.random.key(0)), np.array([0, 1, 2, 1, 0], np.uint8))
+    >>> result.count, result.loss < 2
+    (4, True)
+    """
+    total, count = 0.0, 0
+    for losses, counted in _carried(model, params, ids, streams, window, warmup, starts, limit):
+        total += float(losses.sum(where=counted, dtype=np.float64))
+        count += int(counted.sum())
+    return Evaluation(total / count, count)
+
+
+def symbol_losses(
+    model: LanguageModel,
+    params: LMParams,
+    ids: np.ndarray,
+    *,
+    window: int = 256,
+    starts: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """What `evaluate` with one stream takes the mean of, in blocks: nats of the symbols `ids[1:]`, in order."""
+    for losses, counted in _carried(model, params, ids, 1, window, 0, starts, None):
+        yield losses[counted]
+
+
+def evaluate_windows(
+    model: LanguageModel, params: LMParams, ids: np.ndarray, *, window: int, batch_size: int = 64
+) -> Evaluation:
+    """The loss where every `window` predictions start cold, from the initial state; the last window may be shorter.
+
+    Above `evaluate` by what the carried state is worth. `batch_size` windows run side by side.
+
+    Raises:
+        ValueError: for less than two symbols, or a size below one.
+    """
+    predictions = _check(ids, window=window, batch_size=batch_size)
+    total = 0.0
+    fresh = model.initial_state((batch_size,))
+    for first in range(0, predictions, window * batch_size):
+        at = first + np.arange(batch_size) * window + np.arange(window)[:, None]
+        counted = at < predictions
+        _, losses = _score(model, params, fresh, ids, at, np.zeros(at.shape, bool))
+        total += float(losses.sum(where=counted, dtype=np.float64))
+    return Evaluation(total / predictions, predictions)
+
+
+def _carried(
+    model: LanguageModel,
+    params: LMParams,
+    ids: np.ndarray,
+    streams: int,
+    window: int,
+    warmup: int,
+    starts: np.ndarray | None,
+    limit: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Losses `[T, B]` window by window, and which of them count."""
+    predictions = _check(ids, streams=streams, window=window, **({} if limit is None else {"limit": limit}))
+    if warmup < 0:
+        raise ValueError(f"evaluate: warmup must be 0 or more steps, got {warmup}.")
+    predictions = predictions if limit is None else min(predictions, limit)
+    piece = -(-predictions // streams)
+    begin = np.arange(streams) * piece  # the first prediction that counts, of every stream
+    end = np.minimum(begin + piece, predictions)
+    warmup = min(warmup, (streams - 1) * piece)
+    state = model.initial_state((streams,))
+    for first in range(-warmup, piece, window):
+        at = begin + first + np.arange(window)[:, None]  # [T, B]; below 0 stands padding, which position 0 resets
+        resets = at == 0
+        if starts is not None and len(starts):
+            nearest = np.minimum(np.searchsorted(starts, at), len(starts) - 1)
+            resets |= starts[nearest] == at
+        state, losses = _score(model, params, state, ids, at, resets)
+        yield losses, (at >= begin) & (at < end)
+
+
+def _score(
+    model: LanguageModel, params: LMParams, state: StackState, ids: np.ndarray, at: np.ndarray, resets: np.ndarray
+) -> tuple[StackState, np.ndarray]:
+    """The state after the symbols at the positions `at`, and the nats of their successors; padding outside."""
+    at = np.clip(at, 0, len(ids) - 2)
+    state, losses = _losses(model, params, state, ids[at].astype(np.int32), ids[at + 1].astype(np.int32), resets)
+    return state, np.asarray(losses)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _losses(
+    model: LanguageModel,
+    params: LMParams,
+    state: StackState,
+    inputs: jax.Array,
+    targets: jax.Array,
+    resets: jax.Array,
+) -> tuple[StackState, jax.Array]:
+    state, logits = model.logits(params, state, inputs, resets=resets)
+    return state, optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+
+
+def _check(ids: np.ndarray, **sizes: int) -> int:
+    """The number of predictions."""
+    if len(ids) < 2:
+        raise ValueError(f"evaluate: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"evaluate: {name} must be at least 1, got {size}.")
+    return len(ids) - 1

@@ -1,0 +1,146 @@
+"""A trained model as two plain files that other programs can read, and the way back; no code is stored or executed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+import rnnjax
+from rnnjax.layers import Stack
+from rnnjax.lm.checkpoint import CheckpointError, named_arrays, restore
+from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.lm.run import ModelOptions, Run, make_model, write_json
+from rnnjax.lm.text import Vocabulary
+
+__all__ = ["ARRAYS", "DESCRIPTION", "export", "load_export"]
+
+ARRAYS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+
+def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> list[pathlib.Path]:
+    """Writes the parameters and what is needed to use them: ``model.safetensors`` and ``model.json``.
+
+    Arrays are named as in `LMParams`, for example ``stack.layers[0].w_ih``. Each file is written in one move, and
+    the second holds the checksum of the first, so a pair that was torn apart does not load.
+
+    Args:
+        run: from `open_run`.
+        folder: made if it is not there.
+        force: write into a folder that is not empty; other files in it stay as they are.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        FileExistsError: if the folder is not empty, or a file.
+        OSError: if it cannot be written.
+    """
+    root = pathlib.Path(folder)
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f"export: {root} must be a folder, got a file; take another name.")
+    if root.exists() and any(root.iterdir()) and not force:
+        raise FileExistsError(f"export: {root} must be empty or new, got files in it; take another name or --force.")
+    root.mkdir(parents=True, exist_ok=True)
+    data = safetensors.save(
+        {name: np.ascontiguousarray(array) for name, array in named_arrays(run.params).items()},
+        {"rnnjax": rnnjax.__version__},
+    )
+    description = {
+        "rnnjax": rnnjax.__version__,
+        "model": dataclasses.asdict(run.config.model),
+        "layers": [repr(cell) for cell in run.model.stack.cells],
+        "step": run.meta.get("step"),
+        "val_loss": run.meta.get("val_loss"),
+        "provenance": run.provenance,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "vocabulary": run.vocabulary.to_json(),
+    }
+    _write_bytes(root / ARRAYS, data)
+    write_json(root / DESCRIPTION, description)
+    return [root / ARRAYS, root / DESCRIPTION]
+
+
+def load_export(
+    folder: str | os.PathLike[str], *, stack: Stack | None = None
+) -> tuple[LanguageModel, LMParams, Vocabulary]:
+    """The model that `export` wrote.
+
+    Args:
+        folder: what `export` was given.
+        stack: the layers, for a model whose cell comes from a file of Python code: that is never run from here.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        CheckpointError: if a file is truncated or damaged, or an array is missing, left over or of another shape.
+        ValueError: if the model's cell comes from a file and no ``stack`` is given.
+    """
+    root = pathlib.Path(folder)
+    for name in (DESCRIPTION, ARRAYS):
+        if not (root / name).is_file():
+            raise FileNotFoundError(f"load_export: {root} must hold {name}, got none; write it with rnnjax export.")
+    try:
+        description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        options = ModelOptions(**description["model"])
+        vocabulary = Vocabulary.from_json(description["vocabulary"])
+        digest = description["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"load_export: {root / DESCRIPTION} is truncated or damaged ({error}); export the run again."
+        ) from error
+    data = (root / ARRAYS).read_bytes()
+    try:
+        arrays = safetensors.load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"load_export: {root / ARRAYS} is truncated or damaged ({error}); export the run again."
+        ) from error
+    model = _make_model(options, len(vocabulary), stack)
+    params = restore(arrays, jax.eval_shape(model.init, jax.random.key(0)), where=str(root / ARRAYS))
+    if left_over := sorted(arrays.keys() - named_arrays(params).keys()):
+        raise CheckpointError(
+            f"{root / ARRAYS}: leaf {left_over[0]!r} is none of the model's; it was saved from another model."
+        )
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(
+            f"load_export: {ARRAYS} and {DESCRIPTION} in {root} do not belong together; export the run again."
+        )
+    return model, jax.device_put(params), vocabulary
+
+
+def _make_model(options: ModelOptions, vocab_size: int, stack: Stack | None) -> LanguageModel:
+    if stack is not None:
+        standard = make_model(dataclasses.replace(options, cell="lstm"), vocab_size)
+        return dataclasses.replace(standard, stack=stack)
+    if ".py:" in options.cell:
+        raise ValueError(
+            f"load_export: the cell of this model is in a file of its own, {options.cell!r}, which is not run from "
+            "here; pass stack=rnnjax.Stack(...) made of it."
+        )
+    return make_model(options, vocab_size)
+
+
+def _write_bytes(path: pathlib.Path, data: Any) -> None:
+    """Like `write_json`: the file is either the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

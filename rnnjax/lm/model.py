@@ -1,0 +1,152 @@
+"""The language model: symbols in, a distribution over the next symbol out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnnjax.cell import check_size
+from rnnjax.initializers import Glorot
+from rnnjax.layers import Stack, StackParams, StackState, dropout, unroll_stack
+from rnnjax.lm.corpus import Chunk
+
+__all__ = ["LMParams", "LanguageModel"]
+
+
+class LMParams(NamedTuple):
+    """Parameters of `LanguageModel`; None where the model has no such part."""
+
+    embedding: jax.Array | None  # [V, E]
+    stack: StackParams
+    w_out: jax.Array | None  # [H, V]; None when the embedding is used for the output too
+    b_out: jax.Array  # [V]
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    r"""A stack of recurrent cells that predicts the next symbol (Mikolov et al., 2010; Graves, 2013).
+
+        x_t          = one_hot(s_t)  or  embedding[s_t]
+        state_t, y_t = stack.step(params.stack, state_{t-1}, dropout(x_t))
+        logits_t     = dropout(y_t) @ w_out + b_out         (w_out = embedding.T when tied)
+        loss         = mean_t -log softmax(logits_t)[s_{t+1}]      in nats a symbol
+
+    Args:
+        vocab_size: V.
+        stack: the recurrent layers.
+        embed_size: E, or 0 for one-hot inputs.
+        tie: whether the output weights are the embedding's (Press and Wolf, 2017); E must equal the top layer's H.
+        dropout: rate on the embedding, between the layers and on the output, new for every step; only active
+            where a key is passed.
+        dtype: of the matmuls: ``"float32"``, or ``"bfloat16"`` with float32 parameters, accumulation and state.
+
+    Raises:
+        ValueError: for sizes below one, rates outside [0, 1), a tie without a fitting embedding, or another dtype.
+
+    >>> import jax, rnnjax
+    >>> model = LanguageModel(vocab_size=5, stack=rnnjax.Stack((rnnjax.LSTM(8),)))
+    >>> params = model.init(jax.random.key(0))
+    >>> state, logits = model.logits(params, model.initial_state((2,)), jax.numpy.zeros((7, 2), int))
+    >>> logits.shape
+    (7, 2, 5)
+    """
+
+    vocab_size: int
+    stack: Stack
+    embed_size: int = 0
+    tie: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_size("LanguageModel", "vocab_size", self.vocab_size)
+        if self.embed_size < 0:
+            raise ValueError(f"LanguageModel: embed_size must be 0 (one-hot) or more, got {self.embed_size}.")
+        if self.tie and self.embed_size != self.stack.hidden_size:
+            raise ValueError(
+                f"LanguageModel: tied weights need embed_size = hidden_size = {self.stack.hidden_size}, "
+                f"got embed_size {self.embed_size}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LanguageModel: dropout must be at least 0 and below 1, got {self.dropout}.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"LanguageModel: dtype must be 'float32' or 'bfloat16', got {self.dtype!r}.")
+
+    def init(self, key: jax.Array) -> LMParams:
+        """New float32 parameters; the output starts near the uniform distribution."""
+        key_embedding, key_stack, key_out = jax.random.split(key, 3)
+        size = self.stack.hidden_size
+        embedding = None
+        if self.embed_size:
+            scale = 1.0 / self.embed_size**0.5 if self.tie else 1.0
+            embedding = scale * jax.random.normal(key_embedding, (self.vocab_size, self.embed_size))
+        return LMParams(
+            embedding=embedding,
+            stack=self.stack.init(key_stack, self.embed_size or self.vocab_size),
+            w_out=None if self.tie else Glorot()(key_out, (size, self.vocab_size)),
+            b_out=jnp.zeros((self.vocab_size,)),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> StackState:
+        """The state before the first symbol."""
+        return self.stack.initial_state(batch_shape)
+
+    def logits(
+        self,
+        params: LMParams,
+        state: StackState,
+        symbols: jax.Array,
+        *,
+        resets: jax.Array | None = None,
+        key: jax.Array | None = None,
+        implementation: str | None = None,
+    ) -> tuple[StackState, jax.Array]:
+        """Unnormalised log-probabilities of what follows each symbol.
+
+        Args:
+            params: from `init`.
+            state: from `initial_state`, or carried over.
+            symbols: int ``[T, *batch]``.
+            resets: bool ``[T, *batch]``, see `rnnjax.unroll`.
+            key: switches dropout on; one a call.
+            implementation: of the layers, see `rnnjax.unroll`.
+
+        Returns:
+            The state after the last symbol, and logits ``[T, *batch, V]``.
+        """
+        keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+
+        def thin(key: jax.Array | None, x: jax.Array) -> jax.Array:
+            return x if key is None else dropout(key, x, self.dropout)
+
+        low = jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
+        if low.embedding is None:
+            xs = jax.nn.one_hot(symbols, self.vocab_size, dtype=self.dtype)  # [T, *batch, V]
+        else:
+            xs = thin(keys[0], low.embedding[symbols])  # [T, *batch, E]
+        state, ys = unroll_stack(
+            self.stack,
+            low.stack,
+            state,
+            xs,
+            dropout_rate=self.dropout,
+            key=keys[1],
+            resets=resets,
+            implementation=implementation,
+        )
+        w_out = low.embedding.T if self.tie else low.w_out
+        ys = thin(keys[2], ys).astype(self.dtype)
+        logits = jnp.matmul(ys, w_out, preferred_element_type=jnp.float32) + params.b_out
+        return state, logits
+
+    def loss(
+        self, params: LMParams, state: StackState, chunk: Chunk, *, key: jax.Array | None = None
+    ) -> tuple[jax.Array, StackState]:
+        """Mean cross-entropy of a chunk in nats a symbol, and the state at its end; fits `rnnjax.tbptt`."""
+        state, logits = self.logits(params, state, chunk.inputs, resets=chunk.resets, key=key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, chunk.targets)
+        return losses.mean(), state

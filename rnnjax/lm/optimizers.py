@@ -1,0 +1,123 @@
+"""optax optimizers and learning rates from a handful of options."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer"]
+
+# The direction of a step; clipping comes before, decay and the learning rate after. Keys are what --optimizer takes.
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "adamw": lambda: optax.scale_by_adam(b1=0.9, b2=0.99),
+    "rmsprop": lambda: optax.scale_by_rms(decay=0.95, eps=1e-8),
+    "sgd": lambda: optax.trace(decay=0.9, nesterov=True),
+    "adagrad": lambda: optax.scale_by_rss(initial_accumulator_value=0.1),
+}
+
+SCHEDULES = ("cosine", "constant", "step", "plateau")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """How parameters are updated.
+
+    Attributes:
+        optimizer: a key of `OPTIMIZERS`.
+        lr: the peak learning rate.
+        schedule: what follows the warm-up: ``cosine`` to 1 % of the peak at the end of the budget; ``constant``;
+            ``step``: times ``decay`` every epoch from epoch ``decay_from`` on; ``plateau``: times ``decay`` at
+            every evaluation that brought no new best.
+        warmup: share of the budget over which the rate rises linearly from 0.
+        decay: factor of ``step`` and ``plateau``.
+        decay_from: first epoch, counted from 0, at which ``step`` lowers the rate.
+        clip: bound on the gradient; 0 for none.
+        clip_by: ``norm``, the global norm, or ``value``, every element by itself.
+        weight_decay: decoupled decay of the matrices (not of the biases), times the learning rate.
+
+    Raises:
+        ValueError: for an unknown name or a number out of range.
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    schedule: str = "cosine"
+    warmup: float = 0.02
+    decay: float = 0.97
+    decay_from: int = 10
+    clip: float = 1.0
+    clip_by: str = "norm"
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("optimizer", self.optimizer, tuple(OPTIMIZERS)),
+            ("schedule", self.schedule, SCHEDULES),
+            ("clip-by", self.clip_by, ("norm", "value")),
+        ):
+            if value not in known:
+                raise ValueError(f"--{name}: must be one of {', '.join(known)}, got {value!r}.")
+        for name, number, low, high in (
+            ("lr", self.lr, 0.0, math.inf),
+            ("warmup", self.warmup, 0.0, 1.0),
+            ("decay", self.decay, 0.0, 1.0),
+            ("decay-from", self.decay_from, 0, math.inf),
+            ("clip", self.clip, 0.0, math.inf),
+            ("weight-decay", self.weight_decay, 0.0, math.inf),
+        ):
+            if not low <= number <= high or (name in ("lr", "decay") and number <= 0):
+                raise ValueError(f"--{name}: must lie between {low:g} and {high:g}, got {number:g}.")
+
+
+def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
+    """The optax chain; its learning rate is ``opt_state.hyperparams["learning_rate"]``, set by the caller.
+
+    clip -> direction -> + weight_decay * matrices -> * -learning_rate
+    """
+
+    def chain(learning_rate: float) -> optax.GradientTransformation:
+        parts = []
+        if options.clip:
+            by_norm = options.clip_by == "norm"
+            parts.append(optax.clip_by_global_norm(options.clip) if by_norm else optax.clip(options.clip))
+        parts.append(OPTIMIZERS[options.optimizer]())
+        if options.weight_decay:
+            parts.append(optax.add_decayed_weights(options.weight_decay, mask=_matrices))
+        parts.append(optax.scale_by_learning_rate(learning_rate))
+        return optax.chain(*parts)
+
+    return optax.inject_hyperparams(chain)(learning_rate=options.lr)
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def learning_rate(options: OptimizerOptions, *, progress: float, epoch: int, plateaus: int = 0) -> float:
+    """The learning rate at a point of the training.
+
+    Args:
+        options: see `OptimizerOptions`.
+        progress: share of the budget that is used up, in [0, 1].
+        epoch: passes through the training text that are complete.
+        plateaus: evaluations so far without a new best; only ``plateau`` looks at it.
+
+    >>> [round(learning_rate(OptimizerOptions(lr=1.0), progress=p, epoch=0), 3) for p in (0.0, 0.01, 0.02, 0.51, 1.0)]
+    [0.0, 0.5, 1.0, 0.505, 0.01]
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < options.warmup:
+        return options.lr * progress / options.warmup
+    if options.schedule == "cosine":
+        share = (progress - options.warmup) / max(1.0 - options.warmup, 1e-9)
+        return options.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
+    if options.schedule == "step":
+        return options.lr * options.decay ** max(0, epoch - options.decay_from + 1)
+    if options.schedule == "plateau":
+        return options.lr * options.decay**plateaus
+    return options.lr

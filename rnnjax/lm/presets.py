@@ -1,0 +1,52 @@
+"""Presets: option values by name, which options on the command line override."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PRESETS", "preset_options"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Karpathy's char-rnn (2015): its defaults, but for the budget, which was 50 epochs.
+    "char-rnn": {
+        "cell": "lstm",
+        "layers": 2,
+        "hidden": 128,
+        "batch_size": 50,
+        "chunk_len": 50,
+        "optimizer": "rmsprop",
+        "lr": 2e-3,
+        "schedule": "step",
+        "decay": 0.97,
+        "decay_from": 10,
+        "warmup": 0.0,
+        "clip": 5.0,
+        "clip_by": "value",
+    },
+    # One wide layer, few large matmuls, a high rate that falls to almost nothing: more for the minute on few cores.
+    "wide": {
+        "cell": "lstm",
+        "layers": 1,
+        "hidden": 512,
+        "batch_size": 32,
+        "chunk_len": 64,
+        "optimizer": "adamw",
+        "lr": 4e-3,
+        "schedule": "cosine",
+        "warmup": 0.02,
+        "clip": 1.0,
+        "clip_by": "norm",
+    },
+}
+PRESETS["demo"] = PRESETS["wide"] | {"minutes": 4.5, "evals": 9}
+
+
+def preset_options(name: str) -> dict[str, Any]:
+    """The options of a preset.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"--preset: must be one of {', '.join(PRESETS)}, got {name!r}.")
+    return PRESETS[name]

@@ -1,0 +1,242 @@
+r"""Text from a model: symbol by symbol on the device, block by block to the host, in constant memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.layers import StackState
+from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.lm.text import StreamDecoder, Vocabulary
+
+__all__ = ["adjust_logits", "default_prime", "generate", "stream_text"]
+
+_PRIME_CHUNK = 256
+
+
+def adjust_logits(
+    logits: jax.Array,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    banned: int | None = None,
+) -> jax.Array:
+    r"""The distribution that is sampled from; what is left out gets minus infinity.
+
+    In this order: `banned` goes; `logits / temperature`; the `top_k` likeliest stay; of those, renormalised, the
+    fewest likeliest stay whose probabilities sum to `top_p` or more, at least one (Holtzman et al., 2020). Among
+    equal logits the lower id counts as the likelier.
+
+    Args:
+        logits: `[..., V]`.
+        temperature: 1e-6 or above; 0 leaves the likeliest symbol only.
+        top_k: 0 for all.
+        top_p: in (0, 1], 1 for all.
+        banned: an id that is never drawn.
+
+    Returns:
+        Logits `[..., V]`, not normalised.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    >>> adjust_logits(jnp.log(jnp.array([0.5, 0.3, 0.2])), top_p=0.7) > -jnp.inf
+    Array([ True,  True, False], dtype=bool)
+    """
+    _check_settings(temperature, top_k, top_p)
+    if banned is not None:
+        logits = logits.at[..., banned].set(-jnp.inf)
+    if temperature == 0:
+        top_k = 1
+    else:
+        logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature  # never above 0: no overflow
+    vocab_size = logits.shape[-1]
+    if not 0 < top_k < vocab_size and top_p == 1:
+        return logits
+    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
+    rank = jnp.argsort(order, axis=-1)
+    if 0 < top_k < vocab_size:
+        logits = jnp.where(rank < top_k, logits, -jnp.inf)
+    if top_p < 1:
+        probs = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+        enough = jnp.cumsum(probs, axis=-1) - probs >= top_p  # those before it suffice
+        logits = jnp.where(jnp.take_along_axis(enough, rank, axis=-1), -jnp.inf, logits)
+    return logits
+
+
+def generate(
+    model: LanguageModel,
+    params: LMParams,
+    prime_ids: np.ndarray,
+    *,
+    key: jax.Array,
+    length: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+    count: int = 1,
+    block: int = 32,
+    banned: int | None = None,
+) -> Iterator[np.ndarray]:
+    r"""Samples what follows `prime_ids`.
+
+    Every symbol has a key of its own, from its sample's number and its place, so a text does not depend on
+    `block`, nor (but for the rounding of matmuls) on how many samples run beside it.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        prime_ids: integers `[n]`, at least one, as many as one likes; see `default_prime`.
+        key: used for this call only.
+        length: symbols of each sample.
+        temperature: see `adjust_logits`, as for the next two.
+        top_k: 0 for all.
+        top_p: 1 for all.
+        greedy: always the likeliest symbol, the same as temperature 0.
+        count: samples, drawn side by side.
+        block: symbols between two returns to the host.
+        banned: an id that is never drawn; ``vocabulary.unknown`` keeps the unknown symbol out of the text.
+
+    Returns:
+        An iterator of int32 ``[count, n]`` with n = `block`, or less at the end.
+
+    Raises:
+        ValueError: for a number out of range, or no prime.
+    """
+    if greedy:
+        temperature = 0.0
+    _check_settings(temperature, top_k, top_p)
+    for name, size in (("length", length), ("count", count), ("block", block)):
+        if size < 1:
+            raise ValueError(f"sample: {name} must be at least 1, got {size}.")
+    if not len(prime_ids):
+        raise ValueError("sample: the prime must hold at least one symbol, got none; start from default_prime.")
+    if not 0 <= np.min(prime_ids) <= np.max(prime_ids) < model.vocab_size:
+        raise ValueError(
+            f"sample: the prime must be ids from 0 to {model.vocab_size - 1}, got ids from {np.min(prime_ids)} "
+            f"to {np.max(prime_ids)}; encode it with the model's vocabulary."
+        )
+    settings = (temperature, top_k, top_p, banned)
+    return _blocks(model, params, np.asarray(prime_ids), key, length, count, block, settings)
+
+
+def _blocks(
+    model: LanguageModel,
+    params: LMParams,
+    prime_ids: np.ndarray,
+    key: jax.Array,
+    length: int,
+    count: int,
+    block: int,
+    settings: tuple[Any, ...],
+) -> Iterator[np.ndarray]:
+    state = model.initial_state((1,))
+    read = len(prime_ids) - 1  # the last symbol is the first input of the sampler
+    for first in range(-(-read % _PRIME_CHUNK), read, _PRIME_CHUNK):
+        # The first chunk is filled up from the left, and the reset at position 0 wipes out what that did.
+        at = np.arange(first, first + _PRIME_CHUNK)[:, None]
+        state = _read(model, params, state, prime_ids[np.maximum(at, 0)].astype(np.int32), at == 0)
+    state = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), state)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    symbols = jnp.full((count,), int(prime_ids[-1]), jnp.int32)
+    for done in range(0, length, block):
+        state, symbols, drawn = _draw(model, params, state, symbols, keys, done, block, *settings)
+        yield np.asarray(drawn)[:, : length - done]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _read(
+    model: LanguageModel, params: LMParams, state: StackState, symbols: jax.Array, resets: jax.Array
+) -> StackState:
+    return model.logits(params, state, symbols, resets=resets)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+def _draw(
+    model: LanguageModel,
+    params: LMParams,
+    state: StackState,
+    symbols: jax.Array,
+    keys: jax.Array,
+    done: jax.Array,
+    block: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    banned: int | None,
+) -> tuple[StackState, jax.Array, jax.Array]:
+    """The next `block` symbols of each sample, `[count, block]`; `symbols [count]` are the latest."""
+
+    def step(carry: tuple[StackState, jax.Array], t: jax.Array) -> tuple[tuple[StackState, jax.Array], jax.Array]:
+        state, symbols = carry
+        state, logits = model.logits(params, state, symbols[None])
+        logits = logits[0].astype(jnp.float32)  # [count, V]
+        if temperature == 0:
+            symbols = jnp.argmax(adjust_logits(logits, banned=banned), axis=-1)
+        else:
+            logits = adjust_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
+            symbols = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, t), row))(keys, logits)
+        symbols = symbols.astype(jnp.int32)
+        return (state, symbols), symbols
+
+    (state, symbols), drawn = jax.lax.scan(step, (state, symbols), done + jnp.arange(block))
+    return state, symbols, drawn.T
+
+
+def default_prime(vocabulary: Vocabulary) -> np.ndarray:
+    r"""Where to start without a prime, as ids ``[1]``: the newline, else the first symbol that is not the unknown one.
+
+    >>> default_prime(Vocabulary("char", ("\n", "a"))).tolist()
+    [0]
+    """
+    newline = vocabulary.lookup(["\n"] if vocabulary.level == "word" else "\n", "skip")
+    others = (i for i in range(len(vocabulary)) if i != vocabulary.unknown)
+    return newline if newline[0] >= 0 else np.array([next(others, 0)], np.int32)
+
+
+def stream_text(vocabulary: Vocabulary, blocks: Iterable[np.ndarray], *, stop: str = "") -> Iterator[str]:
+    r"""The text of one sample as its ids arrive; the pieces are never empty and never end within a code point.
+
+    Args:
+        vocabulary: decodes.
+        blocks: ids `[n]`; once the text ends, no more of them are asked for.
+        stop: the text ends before its first occurrence. What may be its beginning is held back until the next
+            symbols tell. Empty for none.
+
+    >>> vocabulary = Vocabulary("char", ("a", "b", "c"))
+    >>> list(stream_text(vocabulary, [np.array([0, 1]), np.array([0, 1, 2, 0])], stop="bc"))
+    ['a', 'ba']
+    """
+    decoder = StreamDecoder(vocabulary)
+    pending = ""
+    for ids in blocks:
+        pending += decoder.push(ids)
+        if stop and stop in pending:
+            break
+        size = next((n for n in range(min(len(stop) - 1, len(pending)), 0, -1) if pending.endswith(stop[:n])), 0)
+        ready, pending = pending[: len(pending) - size], pending[len(pending) - size :]
+        if ready:
+            yield ready
+    else:
+        pending += decoder.flush()
+    rest = pending.partition(stop)[0] if stop else pending
+    if rest:
+        yield rest
+
+
+def _check_settings(temperature: float, top_k: int, top_p: float) -> None:
+    if temperature != 0 and not 1e-6 <= temperature < float("inf"):
+        raise ValueError(
+            f"sample: temperature must be at least 1e-6, or 0 for always the likeliest symbol, got {temperature:g}."
+        )
+    if top_k < 0:
+        raise ValueError(f"sample: top_k must be 0 (no limit) or a number of symbols, got {top_k}.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"sample: top_p must be above 0 and at most 1 (no limit), got {top_p:g}.")

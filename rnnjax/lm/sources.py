@@ -1,0 +1,225 @@
+r"""Where a text comes from: files, directories, gzip, the standard input, the standard library.
+
+Everything is read in blocks, so a text never stands in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import itertools
+import pathlib
+import shutil
+import sys
+import sysconfig
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+from rnnjax.lm.text import tokenize
+
+__all__ = ["Source", "Tally", "open_sources", "read_symbols", "stdlib_files"]
+
+_BLOCK_BYTES = 1 << 18
+_GZIP_MAGIC = b"\x1f\x8b"
+_NO_STDLIB = frozenset(
+    {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"}
+)
+
+
+class Source(NamedTuple):
+    """A file to read, and the name to call it by in messages."""
+
+    name: str
+    path: pathlib.Path
+
+    def blocks(self) -> Iterator[bytes]:
+        """The content in blocks, decompressed where it is gzip (by its first two bytes or the suffix .gz)."""
+        with self.path.open("rb") as raw:
+            compressed = raw.read(2) == _GZIP_MAGIC or self.path.suffix == ".gz"
+            raw.seek(0)
+            file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if compressed else raw
+            try:
+                while block := file.read(_BLOCK_BYTES):
+                    yield block
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise ValueError(
+                    f"load_corpus: {self.name} must be a whole gzip file, got a corrupt one ({error}); "
+                    f"test it with gzip -t, or rename it if it is not gzip."
+                ) from error
+
+
+class Tally:
+    """The SHA-256 and the number of the bytes that went by."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.n_bytes = 0
+
+    def update(self, data: bytes) -> None:
+        """Takes the next bytes in."""
+        self._hash.update(data)
+        self.n_bytes += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """The hexadecimal digest so far."""
+        return self._hash.hexdigest()
+
+
+@contextlib.contextmanager
+def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[Source], str]]:
+    r"""The files behind the paths, for as long as the context lasts, and one line that describes them.
+
+    Args:
+        paths: files, directories, or `"-"` for the standard input. None at all: `stdlib_files()`. What cannot
+            be read twice (the standard input, a pipe) is copied to a temporary file first.
+        glob: which files of a directory to read, at any depth, in sorted order, hidden ones left out.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a directory without a match.
+    """
+    with contextlib.ExitStack() as stack:
+        if not paths:
+            sources = [Source(str(path), path) for path in stdlib_files()]
+            version = ".".join(map(str, sys.version_info[:3]))
+            yield sources, f"Python {version} standard library, {len(sources)} files"
+            return
+        sources, described = [], []
+        for name in paths:
+            path = pathlib.Path(name)
+            if name != "-" and not path.exists():
+                raise FileNotFoundError(
+                    f"load_corpus: a path must exist, got {name}; check the spelling and the folder."
+                )
+            if name != "-" and path.is_dir():
+                found = _list_directory(path, glob)
+                described.append(f"{name} ({len(found)} files)")
+            elif name != "-" and path.is_file():
+                found = [Source(name, path)]
+                described.append(name)
+            else:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rnnjax-"))
+                spool = pathlib.Path(folder, "text")
+                # The standard input is not ours to close.
+                once = contextlib.nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb")
+                with once as original, spool.open("wb") as copy:
+                    shutil.copyfileobj(original, copy)
+                found = [Source("standard input" if name == "-" else name, spool)]
+                described.append(found[0].name)
+            sources += found
+        yield sources, ", ".join(described)
+
+
+def stdlib_files(max_bytes: int = 4_000_000) -> list[pathlib.Path]:
+    r"""Source files of the running Python's standard library, about `max_bytes` in all.
+
+    A text that is always at hand. Tests and installed packages are left out, and so is what is not UTF-8. The
+    order is that of the SHA-256 of the relative paths: as good as shuffled, so that every split sees every
+    kind of module, and the same on every machine.
+
+    Raises:
+        FileNotFoundError: the installation has no library sources.
+    """
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    names = [path.relative_to(root) for path in root.rglob("*.py")]
+    names = [name for name in names if not _NO_STDLIB.intersection(name.parts)]
+    names.sort(key=lambda name: hashlib.sha256(name.as_posix().encode()).digest())
+    files, total = [], 0
+    for name in names:
+        if total >= max_bytes:
+            break
+        content = (root / name).read_bytes()
+        with contextlib.suppress(UnicodeDecodeError):
+            content.decode("utf-8")
+            files.append(root / name)
+            total += len(content)
+    if not total:
+        raise FileNotFoundError(
+            f"stdlib_files: the standard library must have .py files, got none under {root}; name a text."
+        )
+    return files
+
+
+def read_symbols(
+    sources: Iterable[Source],
+    level: str,
+    *,
+    encoding: str = "utf-8",
+    separator: str = "\n",
+    tally: Tally | None = None,
+) -> Iterator[Sequence[str]]:
+    r"""Reads the sources as one text, in blocks of symbols.
+
+    Between two sources stands `separator`, unless the first ends with it already. Newlines are kept as they
+    are.
+
+    Args:
+        sources: what to read.
+        level: `"char"`, `"byte"` (then `encoding` plays no part) or `"word"`.
+        encoding: of the text, as Python names it.
+        separator: stands between two sources.
+        tally: takes in the bytes read (decompressed, separators included).
+
+    Yields:
+        Blocks of symbols, not empty, each a `str` or, for words, a list of tokens.
+
+    Raises:
+        ValueError: bytes that are not in `encoding`, corrupt gzip.
+    """
+    if level == "byte":
+        encoding, separator = "latin-1", separator.encode("utf-8").decode("latin-1")
+    blocks = _read_text(sources, encoding, separator, Tally() if tally is None else tally)
+    if level != "word":
+        yield from blocks
+        return
+    rest = ""
+    for text in blocks:
+        tokens = tokenize(rest + text)
+        rest = tokens.pop()
+        if tokens:
+            yield tokens
+    if rest:
+        yield [rest]
+
+
+def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
+    relative = sorted(path.relative_to(directory) for path in directory.rglob(glob) if path.is_file())
+    visible = [name for name in relative if not any(part.startswith(".") for part in name.parts)]
+    if not visible:
+        raise FileNotFoundError(
+            f"load_corpus: a directory must hold a file that matches {glob!r}, got none in {directory}; "
+            "change --glob."
+        )
+    return [Source(str(directory / name), directory / name) for name in visible]
+
+
+def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: Tally) -> Iterator[str]:
+    # What the text so far ends with, as far as the separator reaches; before the first source none is needed.
+    tail = separator
+    for source in sources:
+        decoder = codecs.getincrementaldecoder(encoding)("strict")
+        offset = 0
+        for raw in itertools.chain(source.blocks(), (b"",)):
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(raw, final=not raw)
+            except UnicodeError as error:
+                got, at = "what is not", offset
+                if isinstance(error, UnicodeDecodeError):
+                    got, at = f"{error.object[error.start]:#04x}", offset - pending + error.start
+                raise ValueError(
+                    f"load_corpus: {source.name} must be {encoding} text, got {got} at byte {at}; "
+                    f"pass the right --encoding, or read any bytes with --level byte."
+                ) from error
+            if offset == 0 and raw and tail != separator:
+                tally.update(separator.encode(encoding))
+                yield separator
+            offset += len(raw)
+            tally.update(raw)
+            if text:
+                tail = (tail + text[-len(separator) :])[-len(separator) :]
+                yield text

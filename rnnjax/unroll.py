@@ -1,0 +1,206 @@
+"""`unroll`: a cell over a sequence, with one semantics for every implementation."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import AffineCell, Cell, batch_shape, describe
+from rnnjax.implementations import Controls, choose
+
+__all__ = ["run", "unroll"]
+
+
+def unroll(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    xs: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+    remat: bool | int | str | None = None,
+) -> tuple[Any, jax.Array]:
+    r"""Runs a cell over a sequence: ``state[t+1], ys[t] = cell.step(params, state[t], xs[t])``.
+
+    Args:
+        cell: any cell, also a `Stack`.
+        params: from ``cell.init``.
+        state: from ``cell.initial_state(batch_shape)``, or the final state of an earlier call; ``batch_shape``
+            may have any number of axes, also none.
+        xs: ``[T, *batch, I]``, time first; T may be 0.
+        lengths: int ``[*batch]``. Steps at and past a row's length leave its state alone and emit zeros, so
+            the final state is that of the last valid step, and length 0 returns the state passed in. What
+            stands in the padding of ``xs``, also NaN, reaches no output and no gradient.
+        resets: bool ``[T, *batch]``; a set flag restores ``cell.initial_state`` *before* the step it marks.
+        reverse: time runs backwards, from each row's last valid step to step 0; ``ys[t]`` still belongs to
+            ``xs[t]``, and padding stays at the end.
+        implementation: a name from ``rnnjax.implementations(cell)``; None takes the best one for the cell, the
+            backend and the dtype. ``"scan"`` is the reference, and the one that has forward-mode derivatives.
+        remat: checkpointing through time. None keeps everything for the backward pass; True keeps the state
+            every sqrt(T) steps and computes the rest again, so memory grows with sqrt(T); an int sets the
+            distance; an implementation may know names of its own.
+
+    Returns:
+        The final state, with the structure, shapes and dtypes of ``state``, and ``ys [T, *batch, H]``.
+
+    Raises:
+        ValueError: for shapes, lengths or resets that do not fit, or an unknown implementation.
+        TypeError: if ``lengths`` are not integers, ``resets`` not bool, ``xs`` not of a floating dtype, ``remat``
+            is of no kind listed, or ``cell`` is a class.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.LSTM(hidden_size=5)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state = cell.initial_state((2,))
+    >>> state, ys = rnnjax.unroll(cell, params, state, jnp.ones((7, 2, 3)), lengths=jnp.array([7, 4]))
+    >>> ys.shape, bool((ys[4:, 1] == 0).all()), bool((state.h[1] == ys[3, 1]).all())
+    ((7, 2, 5), True, True)
+    """
+    xs = jnp.asarray(xs)
+    batch = _check_state(cell, state)
+    _check_xs(cell, params, xs, batch)
+    if lengths is not None:
+        lengths = _check_lengths(lengths, xs.shape[0], batch)
+    if resets is not None:
+        resets = _check_resets(resets, xs.shape[: 1 + len(batch)])
+    if remat is not None and not isinstance(remat, (int, str)):
+        raise TypeError(f"unroll: remat must be None, True, an int or a name, got {remat!r}.")
+    if isinstance(remat, int) and not isinstance(remat, bool) and remat < 1:
+        raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
+    name = choose(cell, implementation, jax.tree.leaves(state)[0].dtype).name
+    return _unroll(cell, params, state, xs, lengths, resets, reverse, name, remat)
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat"))
+def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat):
+    batch = batch_shape(cell, state)
+    steps = xs.shape[: 1 + len(batch)]
+    valid = None
+    if lengths is not None:
+        lengths = jnp.clip(lengths.astype(jnp.int32), 0, steps[0])  # traced values could not be checked
+        time = jnp.arange(steps[0]).reshape(-1, *(1,) * len(batch))
+        valid = time < lengths  # [T, *batch]
+        if reverse:  # turn the valid part of every row round, and turn the outputs back below
+            order = jnp.where(valid, lengths - 1 - time, time)
+            xs = _reorder(xs, order)
+            resets = None if resets is None else _reorder(resets, order)
+        # Zeros instead of whatever stands in the padding: a NaN would pass through `where` into gradients.
+        xs = jnp.where(_as_wide(valid, xs), xs, jnp.zeros((), xs.dtype))
+    fresh = None
+    if resets is not None:
+        fresh = jax.tree.map(
+            lambda new, old: new.astype(old.dtype), cell.initial_state(batch), state
+        )
+    controls = Controls(valid, resets, fresh)
+    in_reverse = reverse and lengths is None
+    state, ys = run(cell, params, state, xs, controls, implementation, reverse=in_reverse, remat=remat)
+    if valid is not None:
+        ys = jnp.where(_as_wide(valid, ys), ys, jnp.zeros((), ys.dtype))
+        if reverse:
+            ys = _reorder(ys, order)
+    return state, ys
+
+
+def run(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    xs: jax.Array,
+    controls: Controls,
+    implementation: str | None,
+    *,
+    reverse: bool = False,
+    remat: Any = None,
+) -> tuple[Any, jax.Array]:
+    """`unroll` below its checks: what composite cells call for their parts."""
+    entry = choose(cell, implementation, jax.tree.leaves(state)[0].dtype)
+    return entry.fn(cell, params, state, xs, controls, reverse=reverse, remat=remat)
+
+
+def _as_wide(mask, array):
+    return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+
+
+def _reorder(array, order):
+    return jnp.take_along_axis(array, _as_wide(order, array), axis=0)
+
+
+def _check_state(cell, state):
+    """The batch axes of a state that fits the cell."""
+    if isinstance(cell, type):
+        raise TypeError(f"unroll: cell must be an instance, got the class {cell.__name__}; make one.")
+    name = type(cell).__name__
+    structure: Any = jax.tree.structure(state)
+    if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
+        raise ValueError(
+            f"unroll: state must be what {name}.initial_state makes, got {type(state).__name__}; "
+            "start from cell.initial_state(batch_shape)."
+        )
+    batch = batch_shape(cell, state)
+    expected = jax.eval_shape(lambda: cell.initial_state(batch))
+    for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+        if want.shape != got.shape:
+            raise ValueError(
+                f"unroll: every leaf of the state must have the shape of {name}.initial_state({batch}), "
+                f"{list(want.shape)} here, got {describe(got)}."
+            )
+    return batch
+
+
+def _check_xs(cell, params, xs, batch):
+    if not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise TypeError(f"unroll: xs must be of a floating dtype, got {describe(xs)}; one-hot encode or embed symbols.")
+    axes = ", ".join(["T", *map(str, batch)])
+    source = "params"
+    while hasattr(params, "layers") and hasattr(cell, "cells"):  # the input of a stack goes to its first layer
+        cell, params, source = cell.cells[0], params.layers[0], f"{source}.layers[0]"
+    weights = getattr(params, "w_ih", None)
+    if weights is not None and isinstance(cell, AffineCell):
+        width = cell.num_gates * cell.hidden_size
+        if weights.ndim != 2 or weights.shape[1] != width:
+            raise ValueError(
+                f"unroll: {source}.w_ih must have shape [I, {width}] for {type(cell).__name__} with hidden_size = "
+                f"{cell.hidden_size}, got {describe(weights)}; take the params of this cell."
+            )
+    if weights is not None and xs.shape[1:] != (*batch, weights.shape[0]):
+        raise ValueError(
+            f"unroll: xs must have shape [{axes}, I] with I = {weights.shape[0]} (from {source}.w_ih) and the "
+            f"batch axes of the state, got {describe(xs)}."
+        )
+    if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch:
+        raise ValueError(f"unroll: xs must have shape [{axes}, I], as the state has, got {describe(xs)}.")
+
+
+def _check_lengths(lengths, length, batch):
+    array = jnp.asarray(lengths)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"unroll: lengths must be integers, got {describe(array)}.")
+    if array.shape != batch:
+        raise ValueError(f"unroll: lengths must have the batch shape {list(batch)}, got {describe(array)}.")
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(lengths))
+    if not traced and array.size:
+        values = np.asarray(lengths)
+        if values.min() < 0 or values.max() > length:
+            raise ValueError(
+                f"unroll: lengths must lie between 0 and T = {length}, "
+                f"got values from {values.min()} to {values.max()}."
+            )
+    return array
+
+
+def _check_resets(resets, shape):
+    resets = jnp.asarray(resets)
+    if resets.dtype != bool:
+        raise TypeError(f"unroll: resets must be bool, got {describe(resets)}; compare with != 0 first.")
+    if resets.shape != shape:
+        raise ValueError(
+            f"unroll: resets must have shape {list(shape)}, as xs without features, got {describe(resets)}."
+        )
+    return resets

@@ -1,0 +1,32 @@
+"""Settings of all tests. The environment is set before jax is imported, and subprocesses inherit it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+_CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Test processes share what they compile. With a size limit jax locks the cache; without one, a process can
+# read an entry that another has half written.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# One thread for torch: the tests already run one process a core, and torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax  # noqa: E402
+
+# Compilation makes the first example slow, which is no failure; the same examples come in every run.
+hypothesis.settings.register_profile("rnnjax", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("rnnjax")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Arrays made within the test may be float64."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,242 @@
+"""The command line from end to end, and what it says to bad input."""
+
+import gzip
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rnnjax.lm import checkpoint as checkpoints
+from rnnjax.lm.cli import main
+
+SMALL = "--steps 120 --evals 3 --log-every 20 --batch-size 4 --chunk-len 16 --hidden 32 --lr 0.03 --sample-length 40".split()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = np.random.default_rng(0).choice(["the ", "café ", "sat ", "on ", "a ", "mat.\n"], 1500)
+    path.write_text("".join(words), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert call("train", text, "--out", folder, "--tensorboard", *SMALL) == 0
+    return folder
+
+
+def call(*arguments):
+    """The exit code of a command that runs in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+def refused(capsys, *arguments):
+    """The sentence of a command that is refused."""
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return " ".join(error.replace("│", " ").split())
+
+
+def test_train_leaves_everything_a_run_needs(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        "config.json",
+        "vocabulary.json",
+        "metrics.jsonl",
+        "samples.txt",
+        "checkpoints",
+        "loss.png",
+        "train.log",
+        "tensorboard",
+        "baselines.json",
+    }
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["kind"] == "done" and rows[-1]["val_loss"] < 2.0
+    baselines = json.loads((trained / "baselines.json").read_text())["nats"]
+    assert 0 < baselines["witten_bell"] < baselines["unigram"] < math.log(40)
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_module_run_is_the_command(text, tmp_path):
+    """As users start it, in a process of its own, from standard input."""
+    command = [sys.executable, "-m", "rnnjax", "train", "-", "--out", str(tmp_path / "run"), *SMALL]
+    result = subprocess.run(command, input=text.read_bytes(), capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert b"rnnjax sample" in result.stdout
+    command = [sys.executable, "-m", "rnnjax", "sample", str(tmp_path / "run"), "--length", "50", "--seed", "3"]
+    first = subprocess.run(command, capture_output=True, timeout=120)
+    second = subprocess.run(command, capture_output=True, timeout=120)
+    assert first.returncode == 0 and first.stdout == second.stdout and len(first.stdout.decode()) >= 50
+
+
+def test_sample_eval_info_export(trained, tmp_path, capfd):
+    assert call("sample", trained, "--prime", "the c", "--length", 60, "--seed", 1, "--temperature", 0.5) == 0
+    sample = capfd.readouterr().out
+    assert sample.startswith("the c") and "café" in sample
+    assert call("eval", trained, "--json") == 0
+    evaluated = json.loads(capfd.readouterr().out)
+    assert "valid" in json.dumps(evaluated)
+    assert call("info", trained) == 0
+    shown = capfd.readouterr().out
+    assert "w_hh" in shown and "lstm" in shown
+    assert call("export", trained, tmp_path / "export") == 0
+    assert (tmp_path / "export" / "model.safetensors").exists()
+
+
+def test_a_finished_run_goes_on_with_a_larger_budget(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert call("train", "--resume", folder, "--steps", 140) == 0
+    assert checkpoints.find_checkpoints(folder / "checkpoints")[-1].step == 140
+
+
+def test_levels_and_compressed_files(text, tmp_path):
+    packed = tmp_path / "text.gz"
+    packed.write_bytes(gzip.compress(text.read_bytes()))
+    for level in ("byte", "word"):
+        assert call("train", packed, "--level", level, "--out", tmp_path / level, "--no-baselines", *SMALL) == 0
+    shown = json.loads((tmp_path / "byte" / "vocabulary.json").read_text())
+    assert shown["level"] == "byte"
+
+
+def test_documents_mode(text, tmp_path):
+    options = ["--document-separator", "\\n", "--no-baselines", *SMALL]
+    assert call("train", text, "--out", tmp_path / "run", *options) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["options"]["text"]["document_separator"] == "\n"
+
+
+BAD_OPTIONS = [
+    (["--hidden", "0"], "--hidden: the hidden size must be at least 1, got 0"),
+    (["--batch-size", "-2"], "--batch-size: the value must be at least 1, got -2"),
+    (["--lr", "0"], "--lr: must lie between"),
+    (["--cell", "lstn"], "no cell is called 'lstn'; known: elman, gru, lstm"),
+    (["--cell", "lstm(bias=1)"], "cannot be made"),
+    (["--optimizer", "adam"], "--optimizer: must be one of adamw"),
+    (["--preset", "best"], "--preset: must be one of char-rnn"),
+    (["--level", "letter"], "level"),
+    (["--steps", "0"], "--steps: must be above 0"),
+    (["--steps", "5", "--minutes", "1"], "exactly one of --steps, --epochs and --minutes"),
+    (["--fractions", "0.5,0.6"], "fractions"),
+    (["--fractions", "a,b,c"], "--fractions: must be three numbers"),
+    (["--chunk-len", "100000"], "use chunk_len at most 160"),
+    (["--encoding", "utf-99"], "encoding"),
+    (["--hidden", "many"], "Invalid value for '--hidden'"),
+    (["--hiden", "3"], "No such option"),
+    (["--tie", "--embed", "7"], "tied weights need embed_size"),
+    (["--dropout", "1.0"], "--dropout: must be at least 0 and below 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(o) for o, _ in BAD_OPTIONS])
+def test_bad_options_leave_nothing_behind(text, tmp_path, capsys, options, message):
+    assert message in refused(capsys, "train", text, "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_texts(tmp_path, capsys):
+    empty, short, binary = (tmp_path / name for name in ("empty.txt", "short.txt", "binary.txt"))
+    empty.write_text("")
+    short.write_text("too short")
+    binary.write_bytes(b"good so far \xff\xfe and then " * 100)
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (empty, "empty"),
+        (short, "symbols are needed, got"),
+        (binary, "--level byte"),
+        (tmp_path / "missing.txt", "missing.txt"),
+        (tmp_path / "folder", "folder"),
+    ):
+        assert message in refused(capsys, "train", path, "--out", tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_folder_is_kept(trained, text, tmp_path, capsys):
+    before = (trained / "metrics.jsonl").read_bytes()
+    assert "--force to replace it" in refused(capsys, "train", text, "--out", trained, *SMALL)
+    assert "at least 1, got 0" in refused(capsys, "train", text, "--out", trained, "--force", "--hidden", 0)
+    assert "missing" in refused(capsys, "train", tmp_path / "missing", "--out", trained, "--force", *SMALL)
+    assert (trained / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "precious.txt").write_text("not a run")
+    assert "not the folder of a run" in refused(capsys, "train", text, "--out", tmp_path, "--force", *SMALL)
+
+
+def test_resume_refuses_another_text_or_model(trained, text, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert "was trained with --hidden 32, got 48" in refused(capsys, "train", "--resume", folder, "--hidden", 48)
+    assert "was trained with --lr 0.03" in refused(capsys, "train", "--resume", folder, "--lr", 0.5)
+    assert "does not go together with --resume" in refused(capsys, "train", "--resume", folder, "--out", tmp_path)
+    changed = tmp_path / "changed.txt"
+    changed.write_text(text.read_text() + "more")
+    assert "the text has changed" in refused(capsys, "train", changed, "--resume", folder)
+    assert "no run in" in refused(capsys, "train", "--resume", tmp_path / "nowhere")
+    same = tmp_path / "moved.txt"
+    shutil.copy(text, same)
+    assert call("train", same, "--resume", folder) == 0
+
+
+def damage(folder, kind):
+    arrays = sorted((folder / "checkpoints").glob("step_*/arrays/**/d/*"), key=lambda path: path.stat().st_size)[-1]
+    data = arrays.read_bytes()
+    if kind == "truncated":
+        arrays.write_bytes(data[: len(data) // 2])
+    else:
+        middle = len(data) // 2
+        arrays.write_bytes(data[:middle] + bytes(b ^ 0xFF for b in data[middle : middle + 8]) + data[middle + 8 :])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "edited"])
+def test_damaged_checkpoints_are_named(trained, tmp_path, capsys, kind):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for path in (folder / "checkpoints").iterdir():
+        if path != checkpoints.find_checkpoints(folder / "checkpoints")[-1].path:
+            shutil.rmtree(path)
+    damage(folder, kind)
+    for command in (["sample", folder], ["train", "--resume", folder, "--steps", 200]):
+        sentence = refused(capsys, *command)
+        assert "step_00000120" in sentence and "damaged" in sentence and "remove that folder" in sentence
+
+
+def test_a_checkpoint_of_another_model_names_the_first_leaf(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["options"]["model"]["hidden"] = 24
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "leaf 'params.stack.layers[0].w_ih' is f32" in refused(capsys, "sample", folder)
+
+
+def test_damaged_run_files(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "config.json").write_text("{ half")
+    assert "damaged" in refused(capsys, "info", folder)
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copy(trained / "config.json", folder / "config.json")
+    assert "no complete checkpoint" in refused(capsys, "sample", folder)
+
+
+def test_unknown_characters_in_a_prime_are_a_choice(trained, capsys):
+    assert "Ω" in refused(capsys, "sample", trained, "--prime", "the Ω", "--length", 5)
+    assert call("sample", trained, "--prime", "the Ω", "--unknown", "skip", "--length", 5) == 0
+
+
+def test_help_explains(capsys):
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("train", "sample", "eval", "info", "export"))
+    assert call("train", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "--chunk-len" in shown and "Budget" in shown

@@ -1,0 +1,108 @@
+"""A run that is killed and resumed is the run that was never killed: in subprocesses, with SIGKILL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rnnjax.lm import checkpoint as checkpoints
+from rnnjax.lm.run import RunPaths
+
+# Each makes a child kill itself at one place, the `at`-th time it comes there.
+PLACES = {
+    "update": "target, name = rnnjax.lm.train, 'update'",
+    "before the checkpoint": "target, name = rnnjax.lm.checkpoint, 'save'",
+    "inside the checkpoint": "target, name = orbax.checkpoint.CompositeCheckpointHandler, 'finalize'",
+    "after the checkpoint": "target, name = rnnjax.lm.checkpoint, 'prune'",
+}
+CHILD = """
+import os, resource, signal, sys
+import orbax.checkpoint, rnnjax.lm.checkpoint, rnnjax.lm.train
+from rnnjax.lm.cli import main
+if {place!r}:
+    {patch}
+    original, count = getattr(target, name), 0
+    def patched(*args, **kwargs):
+        global count
+        count += 1
+        if count == {at}:
+            {action}
+        return original(*args, **kwargs)
+    setattr(target, name, patched)
+main(sys.argv[1:])
+"""
+OPTIONS = (
+    "--steps 60 --evals 5 --log-every 3 --batch-size 4 --chunk-len 12 --hidden 10 --layers 2 --dropout 0.2 --lr 0.01 "
+    "--schedule plateau --decay 0.5 --sample-length 30 --no-baselines --seed 5"
+).split()
+
+
+def child(arguments, place="", at=1, action="os.kill(os.getpid(), signal.SIGKILL)"):
+    code = CHILD.format(place=place, patch=PLACES.get(place, "pass"), at=at, action=action)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def what_counts(folder):
+    """Arrays of the last checkpoint, metrics without clocks, samples."""
+    paths = RunPaths(folder)
+    arrays, meta = checkpoints.load(checkpoints.find_checkpoints(paths.checkpoints)[-1].path)
+    rows = [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+    for row in [*rows, meta["progress"]]:
+        for clock in ("seconds", "symbols_per_second", "metrics_bytes"):
+            row.pop(clock, None)
+    return arrays, meta, rows, paths.samples.read_text()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(np.random.default_rng(0).choice(list("abcdef \n"), 2500)))
+    return str(path)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(text, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert child(["train", text, "--out", str(straight), *OPTIONS]).returncode == 0
+    first = child(["train", text, "--out", str(killed), *OPTIONS], "update", 2)
+    assert first.returncode == -signal.SIGKILL, first.stderr
+    for place, at in (
+        ("update", 17),  # there is one checkpoint by then
+        ("inside the checkpoint", 2),
+        ("after the checkpoint", 1),
+        ("before the checkpoint", 1),
+    ):
+        result = child(["train", "--resume", str(killed), "--no-baselines"], place, at)
+        assert result.returncode == -signal.SIGKILL, (place, result.returncode, result.stderr)
+    last = child(["train", "--resume", str(killed), "--no-baselines"])
+    assert last.returncode == 0, last.stderr
+    left, right = what_counts(straight), what_counts(killed)
+    assert left[1:] == right[1:]
+    for name in left[0]:
+        assert np.array_equal(left[0][name], right[0][name]), name
+    assert len(checkpoints.find_checkpoints(killed / "checkpoints")) == len(list((killed / "checkpoints").iterdir()))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(text, tmp_path):
+    """The second checkpoint meets a file size limit far below its size, which the system reports like a full disk."""
+    folder = tmp_path / "run"
+    action = "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))"
+    result = child(["train", text, "--out", str(folder), *OPTIONS], "before the checkpoint", 2, action)
+    assert result.returncode == 2
+    assert "checkpoint: step 24 cannot be written" in result.stderr and "Traceback" not in result.stderr
+    (survivor,) = checkpoints.find_checkpoints(folder / "checkpoints")
+    assert survivor.step == 12
+    checkpoints.load(survivor.path)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(text, tmp_path):
+    folder = tmp_path / "run"
+    action = "os.kill(os.getpid(), signal.SIGINT)"
+    result = child(["train", text, "--out", str(folder), *OPTIONS], "update", 8, action)
+    assert result.returncode == 0, result.stderr
+    assert f"rnnjax train --resume {folder}" in result.stdout.replace("\n", "")
+    assert [saved.step for saved in checkpoints.find_checkpoints(folder / "checkpoints")] == [9]
+    assert os.path.exists(folder / "loss.png")

@@ -1,0 +1,179 @@
+"""`Stack`, `dropout` and `unroll_stack`."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import GRU, LSTM, Stack, dropout, unroll_stack
+from tests.cells_table import CELLS, Row, assert_close, make_problem
+
+ROW = CELLS["stack"]
+KEY = jax.random.key(0)
+
+
+def run(row, problem, **options):
+    return unroll_stack(row.cell, *problem[:3], **options)
+
+
+@pytest.mark.quick
+def test_a_stack_of_one_is_the_cell():
+    row = Row(LSTM(4))
+    problem = make_problem(row)
+    stack = Stack((row.cell,))
+    params, state = type_of_params(stack)((problem.params,)), type(stack.initial_state())((problem.state,))
+    want_state, want = rnnjax.unroll(row.cell, *problem[:3], lengths=problem.lengths, resets=problem.resets)
+    for implementation in rnnjax.implementations(stack):
+        got_state, got = rnnjax.unroll(
+            stack, params, state, problem.xs, lengths=problem.lengths, resets=problem.resets,
+            implementation=implementation,
+        )  # fmt: skip
+        assert_close(got, want, 1e-6)
+        assert_close(got_state.layers[0], want_state, 1e-6)
+
+
+def type_of_params(cell):
+    return type(jax.eval_shape(lambda: cell.init(KEY, 3)))
+
+
+@pytest.mark.quick
+def test_layers_have_their_own_sizes_keys_and_dtypes():
+    stack = Stack((LSTM(5), GRU(4), GRU(4)))
+    params = stack.init(KEY, 3, jnp.bfloat16)
+    assert [layer.w_ih.shape for layer in params.layers] == [(3, 20), (5, 12), (4, 12)]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    assert not jnp.any(params.layers[1].w_hh == params.layers[2].w_hh)
+    assert stack.hidden_size == 4
+    state = stack.initial_state((2,), jnp.bfloat16)
+    assert [leaf.shape for leaf in jax.tree.leaves(state)] == [(2, 5), (2, 5), (2, 4), (2, 4)]
+    assert stack == Stack([LSTM(5), GRU(4), GRU(4)])  # a list becomes a tuple, and so hashable
+    assert hash(stack) == hash(Stack([LSTM(5), GRU(4), GRU(4)]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "sentence"),
+    [
+        ((), ValueError, "Stack: cells must hold at least one cell, got none."),
+        (LSTM(4), TypeError, "Stack: cells must be a tuple of cells, got LSTM("),
+        ((LSTM(4), 3), TypeError, "Stack: every layer must be a cell, got 3."),
+        ((LSTM,), TypeError, "Stack: every layer must be a cell, got <class "),
+    ],
+)
+def test_errors_of_a_stack(cells, kind, sentence):
+    with pytest.raises(kind) as caught:
+        Stack(cells)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.quick
+def test_dropout_keeps_the_mean_and_the_dtype():
+    x = jnp.full((100, 100), 3.0)
+    y = np.asarray(dropout(KEY, x, 0.25))
+    np.testing.assert_allclose(np.unique(y), [0, 4], rtol=1e-6)
+    np.testing.assert_allclose((y == 0).mean(), 0.25, atol=0.02)
+    assert dropout(KEY, x.astype(jnp.bfloat16), 0.25).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(dropout(KEY, x, 0.25), y)  # the key is all the randomness
+    assert not np.array_equal(dropout(jax.random.key(1), x, 0.25), y)
+    assert dropout(KEY, x, 0) is x
+
+
+def test_gradient_of_dropout_uses_the_same_mask():
+    x = jnp.arange(1.0, 101.0)
+    slope = jax.grad(lambda x: dropout(KEY, x, 0.5).sum())(x)
+    np.testing.assert_allclose(slope * x, dropout(KEY, x, 0.5), rtol=1e-6)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("rate", [1.0, -0.1, 1.5, float("nan")])
+def test_rate_of_dropout(rate):
+    with pytest.raises(ValueError, match=r"^dropout: rate must be at least 0 and below 1, got \S+\.$"):
+        dropout(KEY, jnp.ones(3), rate)
+    for key in (None, KEY):
+        with pytest.raises(ValueError, match=r"^unroll_stack: dropout_rate must be at least 0 and below 1, got \S+\.$"):
+            run(ROW, make_problem(ROW), dropout_rate=rate, key=key)
+
+
+@pytest.mark.quick
+def test_unroll_stack_without_a_key_is_unroll():
+    problem = make_problem(ROW)
+    options = {"lengths": problem.lengths, "resets": problem.resets, "reverse": True}
+    assert_close(
+        run(ROW, problem, dropout_rate=0.5, **options), rnnjax.unroll(ROW.cell, *problem[:3], **options), 1e-6
+    )
+
+
+def reference(problem, drop):
+    """Layer by layer and step by step, with `drop(t, y)` between the two layers."""
+    (lstm, gru), (p0, p1) = ROW.cell.cells, problem.params.layers
+    s0, s1 = problem.state.layers
+    ys = []
+    for t, x in enumerate(problem.xs):
+        s0, y = lstm.step(p0, s0, x)
+        s1, y = gru.step(p1, s1, drop(t, y))
+        ys.append(y)
+    return (s0, s1), jnp.stack(ys)
+
+
+def test_dropout_between_layers_and_nowhere_else():
+    """Pitfall 11: one mask an element, so new at every step; the states and the top layer are left alone."""
+    problem = make_problem(ROW, seq_len=6)
+    # The mask the library draws: that of the second of two keys, over all outputs of the first layer at once.
+    key = jax.random.split(KEY, 2)[1]
+    mask = dropout(key, jnp.ones((6, 3, 5)), 0.4)
+    assert len({np.asarray(m).tobytes() for m in mask}) == 6
+    want_states, want = reference(problem, lambda t, y: y * mask[t])
+    got_state, got = run(ROW, problem, dropout_rate=0.4, key=KEY)
+    assert_close(got, want, 1e-5)
+    assert_close(got_state.layers, want_states, 1e-5)
+
+
+def test_keys_decide_about_dropout():
+    """Pitfall 11: the same key gives the same run, another key another, and no global seed exists."""
+    problem = make_problem(ROW)
+    first, again, other = (
+        np.asarray(run(ROW, problem, dropout_rate=0.4, key=key)[1]) for key in (KEY, KEY, jax.random.key(1))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_masks_of_layers_differ():
+    """Three layers that pass their input through show the two masks as a product."""
+    stack = Stack((Passes(50), Passes(50), Passes(50)))
+    params, state = stack.init(KEY, 50), stack.initial_state()
+    _, ys = unroll_stack(stack, params, state, jnp.ones((40, 50)), dropout_rate=0.5, key=KEY)
+    np.testing.assert_allclose(np.unique(ys), [0, 4])
+    np.testing.assert_allclose((np.asarray(ys) == 4).mean(), 0.25, atol=0.04)  # 0.5 if the masks were one
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """A cell that copies its input to its output."""
+
+    hidden_size: int
+
+    def init(self, key, input_size, dtype=jnp.float32):
+        return jnp.ones((), dtype)
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros(batch_shape, dtype)
+
+    def step(self, params, state, x):
+        return state, params * x
+
+
+def test_padding_stays_clean_under_dropout():
+    problem = make_problem(ROW)
+    padding = np.arange(8)[:, None] >= np.asarray(problem.lengths)
+    xs = jnp.where(padding[..., None], jnp.nan, problem.xs)
+
+    def loss(params):
+        _, ys = run(ROW, problem._replace(params=params, xs=xs), lengths=problem.lengths, dropout_rate=0.5, key=KEY)
+        return ys.sum(), ys
+
+    gradient, ys = jax.grad(loss, has_aux=True)(problem.params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert (np.asarray(ys)[padding] == 0).all()

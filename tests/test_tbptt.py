@@ -1,0 +1,196 @@
+"""Truncated backpropagation through time against loops written out by hand."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rnnjax
+
+T, B, SIZE, HIDDEN = 12, 3, 2, 5
+CELL = rnnjax.GRU(HIDDEN)
+
+
+def loss_fn(params, state, chunk):
+    state, ys = rnnjax.unroll(CELL, params, state, chunk["x"], resets=chunk.get("resets"), implementation="scan")
+    return jnp.mean((ys[..., 0] - chunk["y"]) ** 2), state
+
+
+@pytest.fixture(scope="module")
+def problem():
+    key_params, key_x, key_y = jax.random.split(jax.random.key(0), 3)
+    params = CELL.init(key_params, SIZE)
+    stream = {"x": jax.random.normal(key_x, (T, B, SIZE)), "y": jax.random.normal(key_y, (T, B))}
+    return params, CELL.initial_state((B,)), stream
+
+
+def cut(stream, start, stop):
+    return {name: array[start:stop] for name, array in stream.items()}
+
+
+def run(problem, optimizer, chunk_len, **options):
+    params, state, stream = problem
+    return rnnjax.tbptt(
+        loss_fn, optimizer, params, optimizer.init(params), state, stream, chunk_len=chunk_len, **options
+    )
+
+
+def close(left, right, tolerance=1e-5):
+    chex.assert_trees_all_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("chunk_len", [T, T + 5])
+def test_one_chunk_is_full_backpropagation(problem, chunk_len):
+    params, state, stream = problem
+    result = run(problem, optax.sgd(1.0), chunk_len)
+    (loss, final), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, state, stream)
+    close(result.params, jax.tree.map(lambda p, g: p - g, params, grads))
+    close(result.state, final)
+    close(result.info.loss, loss[None])
+    norm = np.sqrt(sum(float(np.sum(np.square(g))) for g in jax.tree.leaves(grads)))
+    close(result.info.grad_norm, jnp.asarray([norm]))
+
+
+@pytest.mark.parametrize("chunk_len", [4, 5])
+def test_chunks_carry_the_state_and_cut_the_gradient(problem, chunk_len):
+    """chunk_len 5 leaves a shorter last chunk, which is trained on as well."""
+    params, state, stream = problem
+    losses = []
+    for start in range(0, T, chunk_len):
+        frozen = jax.tree.map(np.asarray, state)  # numbers alone: no gradient can pass
+        chunk = cut(stream, start, start + chunk_len)
+        (loss, state), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, frozen, chunk)
+        params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
+        losses.append(loss)
+    result = run(problem, optax.sgd(0.3), chunk_len)
+    close(result.params, params)
+    close(result.state, state)
+    close(result.info.loss, jnp.stack(losses))
+
+
+def test_truncation_changes_the_gradient(problem):
+    """Otherwise the test above could not tell a cut from none."""
+    params, state, stream = problem
+
+    def last_loss(params, state):
+        _, state = loss_fn(params, state, cut(stream, 0, 8))
+        return loss_fn(params, jax.lax.stop_gradient(state) if truncate else state, cut(stream, 8, T))[0]
+
+    truncate = True
+    short = jax.grad(last_loss)(params, state)
+    truncate = False
+    full = jax.grad(last_loss)(params, state)
+    assert max(float(jnp.abs(a - b).max()) for a, b in zip(short, full, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("lookback", [4, 6, 10, 40])
+def test_lookback_follows_the_gradient_through_earlier_chunks(problem, lookback):
+    """With frozen parameters, update n has the gradient of chunk n's loss back to step max(0, 2 (n + 1) - k2)."""
+    params, state, stream = problem
+    result = run(problem, optax.sgd(0.0), 2, lookback=lookback)
+    for n in range(T // 2):
+        start = max(0, 2 * (n + 1) - lookback)
+
+        def window_loss(params, start=start, n=n):
+            at_start = state if start == 0 else loss_fn(params, state, cut(stream, 0, start))[1]
+            at_start = jax.lax.stop_gradient(at_start)
+            near = at_start if start == 2 * n else loss_fn(params, at_start, cut(stream, start, 2 * n))[1]
+            return loss_fn(params, near, cut(stream, 2 * n, 2 * n + 2))[0]
+
+        loss, grads = jax.value_and_grad(window_loss)(params)
+        close(result.info.loss[n], loss)
+        close(result.info.grad_norm[n], optax.tree.norm(grads))
+    close(result.state, loss_fn(params, state, stream)[1])
+
+
+def test_lookback_with_updates_equals_a_loop(problem):
+    """The state before a window is the one that earlier parameters left there; nothing else is stale."""
+    params, start, stream = problem
+    for n in range(T // 3):
+        begin = max(0, n - 1)
+
+        def window_loss(params, start=start, begin=begin, n=n):
+            after_first = near = start
+            if begin < n:
+                _, near = loss_fn(params, start, cut(stream, 3 * begin, 3 * n))
+                after_first = near
+            loss, state = loss_fn(params, near, cut(stream, 3 * n, 3 * n + 3))
+            return loss, (after_first, state)
+
+        (_, (start, state)), grads = jax.value_and_grad(window_loss, has_aux=True)(params)
+        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
+    result = run(problem, optax.sgd(0.5), 3, lookback=6)
+    close(result.params, params)
+    close(result.state, state)
+
+
+def test_resets_of_single_rows_stop_state_and_gradient(problem):
+    """A row with a reset at step 5 trains like two rows of their own."""
+    params, state, stream = problem
+    resets = jnp.zeros((T, B), bool).at[5, 1].set(True)
+    result = run((params, state, stream | {"resets": resets}), optax.sgd(0.0), T)
+    row = {"x": stream["x"][:, 1:2], "y": stream["y"][:, 1:2]}
+    single = CELL.initial_state((1,))
+
+    def by_hand(params):
+        others = {name: jnp.delete(array, 1, axis=1) for name, array in stream.items()}
+        rest = loss_fn(params, CELL.initial_state((B - 1,)), others)[0] * T * (B - 1)
+        first = loss_fn(params, single, cut(row, 0, 5))[0] * 5
+        second = loss_fn(params, single, cut(row, 5, T))[0] * (T - 5)
+        return (rest + first + second) / (T * B)
+
+    loss, grads = jax.value_and_grad(by_hand)(params)
+    close(result.info.loss[0], loss)
+    close(result.info.grad_norm[0], optax.tree.norm(grads))
+
+
+def test_every_update_gets_a_key_of_its_own(problem):
+    params, state, stream = problem
+
+    def noisy(params, state, chunk, *, key):
+        return jax.random.uniform(key) + 0.0 * params.b.sum(), state
+
+    optimizer = optax.sgd(0.0)
+    arguments = (noisy, optimizer, params, optimizer.init(params), state, stream)
+    losses = rnnjax.tbptt(*arguments, chunk_len=5, key=jax.random.key(1)).info.loss
+    again = rnnjax.tbptt(*arguments, chunk_len=5, key=jax.random.key(1)).info.loss
+    assert len(set(map(float, losses))) == 3 and np.array_equal(losses, again)
+
+
+@pytest.mark.quick
+def test_an_epoch_is_one_jit_and_the_next_compiles_nothing(problem):
+    params, state, stream = problem
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def epoch(params, opt_state, state):
+        return rnnjax.tbptt(loss_fn, optimizer, params, opt_state, state, stream, chunk_len=4)
+
+    first = epoch(params, optimizer.init(params), state)
+    second = epoch(first.params, first.opt_state, state)
+    assert float(second.info.loss.mean()) < float(first.info.loss.mean())
+    plain = run(problem, optimizer, 4)
+    close(first.params, plain.params)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk_len": 0}, "chunk_len must be at least 1, got 0"),
+        ({"chunk_len": 4, "lookback": 6}, "multiple of chunk_len = 4, got 6; take 8"),
+        ({"chunk_len": 4, "lookback": 2}, "multiple of chunk_len = 4, got 2; take 4"),
+    ],
+)
+def test_bad_options_are_refused(problem, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(problem, optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize("stream", [{"x": jnp.zeros((0, 2))}, {"x": jnp.zeros((3, 2)), "y": jnp.zeros((4, 2))}])
+def test_streams_without_one_length_are_refused(problem, stream):
+    with pytest.raises(ValueError, match="same leading time axis"):
+        run((*problem[:2], stream), optax.sgd(0.1), 2)
