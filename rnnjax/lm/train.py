@@ -289,9 +289,9 @@ class _Training:
         if self.progress.rollbacks >= MAX_ROLLBACKS:
             self.save(math.nan)
             raise TrainingFailedError(
-                f"train: {trouble} at step {row['step']}, for the {self.progress.rollbacks}th time in a row although the learning "
-                f"rate was halved each time; lower --lr or --clip and start again. The last good state is saved in "
-                f"{self.paths.root}."
+                f"train: {trouble} at step {row['step']}, for the {self.progress.rollbacks}th time in a row "
+                "although the learning rate was halved each time; lower --lr or --clip and start again. "
+                f"The last good state is saved in {self.paths.root}."
             )
 
     def evaluate_and_save(self) -> None:

@@ -13,7 +13,9 @@ import pytest
 from rnnjax.lm import checkpoint as checkpoints
 from rnnjax.lm.cli import main
 
-SMALL = "--steps 120 --evals 3 --log-every 20 --batch-size 4 --chunk-len 16 --hidden 32 --lr 0.03 --sample-length 40".split()
+SMALL = (
+    "--steps 120 --evals 3 --log-every 20 --batch-size 4 --chunk-len 16 --hidden 32 --lr 0.03 --sample-length 40"
+).split()
 
 
 @pytest.fixture(scope="module")
