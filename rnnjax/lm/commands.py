@@ -72,16 +72,14 @@ def sample(
     opened = open_run(run, checkpoint=checkpoint)
     vocabulary = opened.vocabulary
     ids = _prime_ids(opened, prime, prime_file, unknown)
-    if seed is None:
-        seed = secrets.randbelow(1 << 31)
-        typer.echo(f"seed {seed}", err=True)
-    elif not 0 <= seed < 1 << 63:
-        raise ValueError(f"--seed: must be a whole number from 0 to {(1 << 63) - 1}, got {seed}.")
+    if seed is not None and not 0 <= seed < 1 << 31:
+        raise ValueError(f"--seed: must be from 0 to {(1 << 31) - 1}, got {seed}.")
+    used_seed = secrets.randbelow(1 << 31) if seed is None else seed
     blocks = generate(
         opened.model,
         opened.params,
         ids if len(ids) else default_prime(vocabulary),
-        key=jax.random.key(seed),
+        key=jax.random.key(used_seed),
         length=length,
         temperature=temperature,
         top_k=top_k,
@@ -90,6 +88,8 @@ def sample(
         count=count,
         banned=vocabulary.unknown,
     )
+    if seed is None:
+        typer.echo(f"seed {used_seed}", err=True)
     samples: Iterable[Iterable[np.ndarray]] = [(block[0] for block in blocks)]
     if count > 1:  # drawn side by side, and printed one after the other
         samples = [[row] for row in np.concatenate(list(blocks), axis=1)]
@@ -105,9 +105,17 @@ def _prime_ids(run: Run, prime: str, prime_file: pathlib.Path | None, unknown: s
         raise ValueError("sample: give --prime or --prime-file, got both; leave one out.")
     text: str | bytes = prime
     if prime_file is not None:
-        text = prime_file.read_bytes()
-        if run.vocabulary.level != "byte":
-            text = text.decode(run.config.text.encoding)
+        encoding = run.config.text.encoding
+        try:
+            text = prime_file.read_bytes()
+            if run.vocabulary.level != "byte":
+                text = text.decode(encoding)
+        except UnicodeError as error:
+            raise ValueError(
+                f"--prime-file: {prime_file} must be {encoding} text, got what is not: {error}."
+            ) from error
+        except OSError as error:
+            raise ValueError(f"--prime-file: {prime_file} cannot be read ({error.strerror}); name a file.") from error
     ids = run.vocabulary.encode(text, unknown)
     if text and not len(ids):
         raise ValueError("sample: the prime must hold a symbol that the model knows, got none; take another text.")
@@ -130,7 +138,9 @@ def eval(
     run: _RunArgument,
     text: Annotated[
         list[str] | None,
-        typer.Argument(help="Files (also gzip), folders, - for standard input. None: validation and test text."),
+        typer.Argument(
+            metavar="TEXT", help="Files (also gzip), folders, - for standard input. None: validation and test text."
+        ),
     ] = None,
     streams: Annotated[
         int, typer.Option(help="Pieces of the text that are read side by side; 1 is exact, and slower.")
@@ -176,7 +186,7 @@ def eval(
         return
     if missing:
         done = {"replace": "replaced by the unknown symbol", "skip": "left out"}[unknown]
-        typer.echo(f"{missing:,} symbols are not in the model's vocabulary; they were {done}.", err=True)
+        typer.echo(f"Symbols that the model does not know: {missing:,}; they were {done}.", err=True)
     level = opened.vocabulary.level
     _print_table(
         ("text", "state", f"nats/{level}", f"bits/{level}", "perplexity", "predictions"),

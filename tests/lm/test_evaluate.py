@@ -145,7 +145,7 @@ def test_command_counts_what_the_model_does_not_know(run: pathlib.Path, capsys: 
     foreign.write_text("abcXYdefX", encoding="utf-8")
     result = tiny_run.rnnjax(capsys, "eval", run, foreign)
     assert result.code == 0
-    assert "3 symbols are not in the model's vocabulary; they were left out." in result.err
+    assert "Symbols that the model does not know: 3; they were left out." in result.err
     assert "nats/char" in result.out and str(foreign) in result.out
     assert json.loads(tiny_run.rnnjax(capsys, "eval", run, foreign, "--json").out)["unknown_symbols"] == 3
     result = tiny_run.rnnjax(capsys, "eval", run, foreign, "--unknown", "error")

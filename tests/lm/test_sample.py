@@ -215,6 +215,11 @@ def test_command_goes_on_from_a_prime(run: pathlib.Path, capsys: pytest.CaptureF
     assert skipped.out == "abcXabc" + given[6:]
     unknown = tiny_run.rnnjax(capsys, "sample", run, *options, "--prime", "abcXabc")
     assert (unknown.code, unknown.out) == (2, "") and "'X' (U+0058)" in unknown.err
+    missing = tiny_run.rnnjax(capsys, "sample", run, *options, "--prime-file", run.parent / "none.txt")
+    assert missing.code == 2 and "cannot be read (No such file or directory)" in missing.err
+    (run.parent / "prime.txt").write_bytes(b"ab\xff")
+    broken = tiny_run.rnnjax(capsys, "sample", run, *options, "--prime-file", run.parent / "prime.txt")
+    assert broken.code == 2 and "must be utf-8 text" in broken.err
     nothing = tiny_run.rnnjax(capsys, "sample", run, *options, "--prime", "X", "--unknown", "skip")
     assert nothing.code == 2 and "got none" in nothing.err
 
