@@ -43,11 +43,16 @@ def rows(table: dict[str, Row] = CELLS) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in table.items()])
 
 
-def rows_and_implementations() -> pytest.MarkDecorator:
-    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell."""
+def rows_and_implementations(*names: str) -> pytest.MarkDecorator:
+    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell.
+
+    With names it takes these rows only, for a law that is dear to test and says little about one cell more.
+    """
 
     def params() -> Iterator[Any]:
         for name, row in CELLS.items():
+            if names and name not in names:
+                continue
             for implementation in rnnjax.implementations(row.cell):
                 quick = [pytest.mark.quick] if name == "gru" else []
                 yield pytest.param(row, implementation, id=f"{name}-{implementation}", marks=quick)

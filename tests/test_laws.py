@@ -96,7 +96,7 @@ def test_dtypes_and_shapes_are_a_fixed_point(row, implementation, params_dtype, 
     chex.assert_trees_all_equal_shapes_and_dtypes(by_hand[0], problem.state)
 
 
-@rows_and_implementations()
+@rows_and_implementations("lstm", "gru")
 def test_bfloat16_is_close_to_exact(row, implementation, x64):
     """bfloat16 keeps 8 bits: 0.4 % a rounding, and a few dozen roundings on the way."""
     problem = make_problem(row, dtype=jnp.bfloat16)
@@ -118,7 +118,7 @@ def test_any_batch_axes(row, implementation, x64):
     assert_close(run(single), loop(row, single))
 
 
-@rows_and_implementations()
+@rows_and_implementations("gru", "stack")
 def test_batch_is_vmap(row, implementation, x64):
     problem = make_problem(row)
     axes = Problem(params=None, state=0, xs=1, lengths=0, resets=1)
@@ -180,7 +180,7 @@ def test_equal_cells_share_one_trace(row, implementation, monkeypatch):
     assert len(traces) == count
 
 
-@rows_and_implementations()
+@rows_and_implementations("lstm", "gru")
 def test_derivatives_are_those_of_finite_differences(row, implementation, x64):
     """First and second order along two random directions; forward mode is promised by the scan only."""
     problem = make_problem(row, batch=(2,), seq_len=3)

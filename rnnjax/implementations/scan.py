@@ -18,9 +18,7 @@ __all__ = ["checkpointed", "segment_length", "select", "unroll_scan"]
 
 def select(mask: jax.Array, new: Any, old: Any) -> Any:
     """``new`` where the mask ``[*batch]`` is set and ``old`` elsewhere, for every leaf ``[*batch, ...]``."""
-    return jax.tree.map(
-        lambda n, o: jnp.where(mask.reshape(mask.shape + (1,) * (n.ndim - mask.ndim)), n, o), new, old
-    )
+    return jax.tree.map(lambda n, o: jnp.where(mask.reshape(mask.shape + (1,) * (n.ndim - mask.ndim)), n, o), new, old)
 
 
 def unroll_scan(

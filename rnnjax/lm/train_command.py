@@ -134,7 +134,6 @@ def train(
     """
     values = {k: v for k, v in locals().items() if k != "context"}
     given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
-    values["fractions"] = _fractions(fractions)
     if document_separator is not None:
         values["document_separator"] = document_separator.replace("\\n", "\n").replace("\\t", "\t")
     console = Console(highlight=False)
@@ -207,6 +206,8 @@ def _resume(root: str, values: dict[str, Any], given: set[str]) -> tuple[RunPath
         raise ValueError(f"--{name}: does not go together with --resume, which stays in its folder; leave it out.")
     stored = {k: v for group in GROUPS for k, v in dataclasses.asdict(getattr(old, group)).items()}
     asked = {k: values[k] for k in given & stored.keys()}
+    if "fractions" in asked:
+        asked["fractions"] = _fractions(values["fractions"])
     for name in sorted(asked.keys() - RESUMABLE):
         if asked[name] != stored[name]:
             raise ValueError(
@@ -232,6 +233,7 @@ def _config(values: dict[str, Any]) -> RunConfig:
     values = dict(values)
     if "text" in values:  # from the command line rather than from a config
         values |= {"paths": tuple(values["text"] or ()), "rows": values["batch_size"]}
+        values["fractions"] = _fractions(values["fractions"])
     groups = {name: kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for name, kind in GROUPS.items()}
     return RunConfig(**groups)
 
