@@ -22,8 +22,8 @@ test: lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 demo: $(VENV)/.installed-lm
-	.venv/bin/rnnjax train --preset demo --out runs/demo --force
-	.venv/bin/rnnjax sample runs/demo --length 1000 --seed 1
+	$(VENV)/bin/rnnjax train --preset demo --out runs/demo --force
+	$(VENV)/bin/rnnjax sample runs/demo --length 1000 --seed 1
 	@echo; echo "The pictures of this run:"; find runs/demo -name '*.png' -o -name '*.svg' -o -name '*.pdf'
 
 lint: $(VENV)/.installed-test

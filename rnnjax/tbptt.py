@@ -67,7 +67,7 @@ def tbptt(
         chunk_len: k1, steps between updates.
         lookback: k2, steps that the gradient goes back; a multiple of ``chunk_len``. It reaches back to the start
             of this stream at most.
-        key: for a random ``loss_fn`` (dropout); every update gets a key of its own.
+        key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own.
 
     Returns:
         `TBPTTResult`: parameters, optimizer state and recurrent state at the end, and the losses and gradient norms.
@@ -104,17 +104,21 @@ def tbptt(
     def update(carry, inputs):
         params, opt_state, start, _ = carry
         n, chunk = inputs
-        call = loss_fn if key is None else lambda *a: loss_fn(*a, key=jax.random.fold_in(key, n))
+
+        def call(params, state, chunk, place):
+            if key is None:
+                return loss_fn(params, state, chunk)
+            return loss_fn(params, state, chunk, key=jax.random.fold_in(jax.random.fold_in(key, n), place))
 
         def window_loss(params):
             state = after_first = jax.lax.stop_gradient(start)
             for j in range(before):
                 earlier = n - before + j
                 old = jax.tree.map(lambda a: a[jnp.maximum(earlier, 0)], whole)  # noqa: B023  (called at once)
-                state = select(jnp.asarray(earlier >= 0), call(params, state, old)[1], state)
+                state = select(jnp.asarray(earlier >= 0), call(params, state, old, j)[1], state)
                 if j == 0:
                     after_first = state
-            loss, state = call(params, state, chunk)
+            loss, state = call(params, state, chunk, before)
             return loss, (after_first if before else state, state)
 
         (loss, (start, state)), grads = jax.value_and_grad(window_loss, has_aux=True)(params)

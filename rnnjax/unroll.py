@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import AffineCell, Cell, batch_shape, describe
-from rnnjax.implementations import Controls, choose
+from rnnjax.implementations import Controls, choose, registrations
 
 __all__ = ["run", "unroll"]
 
@@ -75,11 +75,12 @@ def unroll(
     if isinstance(remat, int) and not isinstance(remat, bool) and remat < 1:
         raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
     name = choose(cell, implementation, jax.tree.leaves(state)[0].dtype).name
-    return _unroll(cell, params, state, xs, lengths, resets, reverse, name, remat)
+    return _unroll(cell, params, state, xs, lengths, resets, reverse, name, remat, registrations())
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat"))
-def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat):
+@functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat", "version"))
+def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat, version):
+    del version  # of the registry: a new registration traces anew
     batch = batch_shape(cell, state)
     steps = xs.shape[: 1 + len(batch)]
     valid = None

@@ -2,7 +2,9 @@
 
 import functools
 import pickle
+import random
 import re
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +108,17 @@ def constant(cell, params, state, xs, controls, *, reverse, remat, value):
 
 
 @pytest.mark.usefixtures("clean_registry")
+def test_a_file_is_one_module_and_shadows_none(tmp_path, monkeypatch):
+    """Pitfall 17: two cells of a file are equal, also by a relative path, and a file random.py is not Python's."""
+    (tmp_path / "random.py").write_text("from rnnjax import GRU\n\n\nclass Mine(GRU):\n    pass\n")
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.chdir(tmp_path)
+    assert cell_from_name("random.py:Mine", 4) == cell_from_name(f"{tmp_path}/random.py:Mine", 4)
+    assert "Mine" not in vars(sys.modules.get("random", random))
+    with pytest.raises(ValueError, match=r"'broken.py' cannot be run: ModuleNotFoundError"):
+        cell_from_name("broken.py:Mine", 4)
+
+
 def test_register_unroll():
     row = Row(LSTM(4))
     problem = make_problem(row)
@@ -140,7 +153,7 @@ def test_priority_decides_the_default():
     np.testing.assert_array_equal(ys, 2)
     register_unroll("half", functools.partial(constant, value=3.0), priority=2000)  # replaces
     assert rnnjax.implementations(row.cell).count("half") == 1
-    _, ys = rnnjax.unroll(row.cell, *make_problem(row, seq_len=9)[:3])
+    _, ys = rnnjax.unroll(row.cell, *make_problem(row, dtype=jnp.bfloat16)[:3])
     np.testing.assert_array_equal(ys, 3)
 
 

@@ -160,6 +160,23 @@ def test_every_update_gets_a_key_of_its_own(problem):
     assert len(set(map(float, losses))) == 3 and np.array_equal(losses, again)
 
 
+def test_chunks_of_one_look_back_get_keys_of_their_own(problem):
+    """Pitfall 11: a mask that came again in the chunk before would be half of a dropout."""
+    params, _, stream = problem
+
+    def difference(params, state, chunk, *, key):
+        draw = jax.random.uniform(key)
+        return draw - state + 0.0 * params.b.sum(), draw
+
+    optimizer = optax.sgd(0.0)
+    start = jnp.zeros(())
+    result = rnnjax.tbptt(
+        difference, optimizer, params, optimizer.init(params), start, stream, chunk_len=3, lookback=6,
+        key=jax.random.key(1),
+    )  # fmt: skip
+    assert (jnp.abs(result.info.loss) > 1e-4).all()
+
+
 @pytest.mark.quick
 def test_an_epoch_is_one_jit_and_the_next_compiles_nothing(problem):
     params, state, stream = problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
 import importlib.util
 import pathlib
 import sys
@@ -81,17 +82,23 @@ def _literal(node: ast.expr) -> Any:
 
 def _from_file(name: str) -> Callable[..., Cell]:
     filename, _, attribute = name.rpartition(":")
-    path = pathlib.Path(filename)
+    path = pathlib.Path(filename).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"cell: there is no file {filename!r}.")
-    # The module is registered under its file's stem, so that its dataclasses resolve annotations and pickle.
-    module = sys.modules.get(path.stem)
-    if module is None or getattr(module, "__file__", None) != str(path):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Registered under a name of its own, so that its dataclasses resolve annotations and pickle, and read once, so
+    # that two cells of it are equal.
+    module_name = f"rnnjax_cell_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
             raise ValueError(f"cell: {filename!r} is not a Python file.")
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.modules[module_name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[module_name])
+        except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+            del sys.modules[module_name]
+            raise ValueError(f"cell: {filename!r} cannot be run: {type(error).__name__}: {error}.") from error
+    module = sys.modules[module_name]
     if not hasattr(module, attribute):
         raise ValueError(f"cell: {filename!r} has no class {attribute!r}.")
     return getattr(module, attribute)

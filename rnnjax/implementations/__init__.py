@@ -8,6 +8,7 @@ from rnnjax.implementations.registry import (
     choose,
     implementations,
     register_unroll,
+    registrations,
 )
 from rnnjax.implementations.scan import unroll_scan
 
@@ -18,6 +19,7 @@ __all__ = [
     "choose",
     "implementations",
     "register_unroll",
+    "registrations",
     "unroll_fused",
     "unroll_scan",
 ]

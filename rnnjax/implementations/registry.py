@@ -10,7 +10,7 @@ import jax
 
 from rnnjax.cell import Cell
 
-__all__ = ["Controls", "Implementation", "UnrollFn", "choose", "implementations", "register_unroll"]
+__all__ = ["Controls", "Implementation", "UnrollFn", "choose", "implementations", "register_unroll", "registrations"]
 
 
 class Controls(NamedTuple):
@@ -54,6 +54,7 @@ class Implementation:
 
 
 _REGISTRY: dict[str, Implementation] = {}
+_registrations = 0
 
 
 def register_unroll(
@@ -72,8 +73,15 @@ def register_unroll(
         priority: a number, or a function of ``(cell, backend, dtype)``. The highest becomes the default for a
             cell, ``"scan"`` has 0, and a negative number is only used when named.
     """
+    global _registrations
     rank = priority if callable(priority) else (lambda cell, backend, dtype: priority)
     _REGISTRY[name] = Implementation(name, fn, supports, rank)
+    _registrations += 1
+
+
+def registrations() -> int:
+    """How many there have been: what was compiled before the last one may have chosen otherwise."""
+    return _registrations
 
 
 def implementations(cell: Cell) -> tuple[str, ...]:

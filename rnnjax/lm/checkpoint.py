@@ -8,6 +8,7 @@ so a checkpoint made on one kind of device loads on any other, and no code is st
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import pathlib
 import re
@@ -23,7 +24,17 @@ import orbax.checkpoint as ocp
 
 from rnnjax.cell import describe
 
-__all__ = ["Checkpoint", "CheckpointError", "find_checkpoints", "load", "named_arrays", "prune", "restore", "save"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "best",
+    "find_checkpoints",
+    "load",
+    "named_arrays",
+    "prune",
+    "restore",
+    "save",
+]
 
 _NAME = re.compile(r"step_(\d+)(?:_val_(\d+\.\d+))?")
 
@@ -49,7 +60,7 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
 def save(
     folder: pathlib.Path, tree: Any, meta: Mapping[str, Any], *, step: int, val_loss: float = math.inf
 ) -> Checkpoint:
-    """Writes a checkpoint; it counts only once it is complete, and the older ones stay as they are.
+    """Writes a checkpoint; it counts only once it is complete, and those of other steps stay as they are.
 
     Args:
         folder: the run's folder of checkpoints.
@@ -64,7 +75,8 @@ def save(
     suffix = f"_val_{val_loss:.4f}" if math.isfinite(val_loss) else ""
     path = folder.absolute() / f"step_{step:08d}{suffix}"
     arrays = named_arrays(tree)
-    record = {**meta, "step": step, "val_loss": val_loss if suffix else None, "sha256": _digest(arrays)}
+    record = {**meta, "step": step, "val_loss": val_loss if suffix else None, }
+    record["sha256"] = _digest(arrays, record)
     try:
         if path.exists():  # half-written by a killed run, or the same step again after one
             shutil.rmtree(path)
@@ -72,7 +84,8 @@ def save(
         with _checkpointer() as checkpointer:
             checkpointer.save(path, items)
     except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(path, ignore_errors=True)
+        for part in folder.glob(f"{path.name}*"):
+            shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(
             f"checkpoint: step {step} cannot be written to {folder} ({_first_line(error)}); free some space there and "
             "resume: the checkpoint before it is unharmed."
@@ -87,14 +100,20 @@ def find_checkpoints(folder: pathlib.Path) -> list[Checkpoint]:
         match = _NAME.fullmatch(path.name)
         if match and ocp.utils.is_checkpoint_finalized(path.absolute()):
             found.append(Checkpoint(path, int(match[1]), float(match[2] or math.inf)))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    return sorted(found, key=lambda checkpoint: (checkpoint.step, math.isinf(checkpoint.val_loss)))
+
+
+def best(checkpoints: list[Checkpoint]) -> Checkpoint:
+    """The one with the lowest validation loss, the earliest of equals; the newest where none was measured."""
+    measured = [checkpoint for checkpoint in checkpoints if math.isfinite(checkpoint.val_loss)]
+    return min(measured, key=lambda checkpoint: checkpoint.val_loss) if measured else checkpoints[-1]
 
 
 def prune(folder: pathlib.Path) -> None:
     """Removes all but the newest and the best checkpoint, and what killed runs left half-written."""
     checkpoints = find_checkpoints(folder)
     if checkpoints:
-        keep = {checkpoints[-1].path, min(checkpoints, key=lambda c: (c.val_loss, c.step)).path}
+        keep = {checkpoints[-1].path, best(checkpoints).path}
         for path in folder.glob("step_*"):
             if path not in keep:
                 shutil.rmtree(path, ignore_errors=True)
@@ -111,7 +130,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with _checkpointer() as checkpointer:
             restored = checkpointer.restore(path.absolute(), items)
         arrays, meta = dict(restored["arrays"]), dict(restored["meta"])
-        whole = meta.pop("sha256", None) == _digest(arrays)
+        whole = meta.pop("sha256", None) == _digest(arrays, meta)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint: {path} cannot be read, it is truncated or damaged ({_first_line(error)}); "
@@ -135,7 +154,7 @@ def restore(arrays: Mapping[str, np.ndarray], like: Any, *, prefix: str = "", wh
         where: opens the error message.
 
     Raises:
-        CheckpointError: naming the first leaf that is missing or differs in shape or dtype.
+        CheckpointError: naming the first leaf that is missing, left over, or differs in shape or dtype.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     filled = []
@@ -151,6 +170,11 @@ def restore(arrays: Mapping[str, np.ndarray], like: Any, *, prefix: str = "", wh
                 "it was saved from another model."
             )
         filled.append(array)
+    wanted = {prefix + n if prefix else n.lstrip(".") for n in (jax.tree_util.keystr(path) for path, _ in leaves)}
+    if left_over := sorted(n for n in arrays.keys() - wanted if n.startswith(f"{prefix}." if prefix else "")):
+        raise CheckpointError(
+            f"{where}: leaf {left_over[0]!r} is none of the model's; it was saved from another model."
+        )
     return jax.tree_util.tree_unflatten(structure, filled)
 
 
@@ -173,8 +197,8 @@ def _checkpointer() -> Iterator[ocp.Checkpointer]:
     sys.unraisablehook = report
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype} {array.shape};".encode())

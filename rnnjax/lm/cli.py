@@ -23,8 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Failures reach the user as one sentence of ours; orbax would log a traceback beside it.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    from jax.errors import JaxRuntimeError
+
     from rnnjax.lm import commands, train_command
-    from rnnjax.lm.train import TrainingFailedError
+    from rnnjax.lm.progress import TrainingFailedError
 
     app = typer.Typer(
         help="Recurrent networks in JAX: train a language model on any text, and sample from it.",
@@ -42,8 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of the output left, as `| head` does
         sys.stderr.close()
         sys.exit(0)
-    except (ValueError, OSError, TypeError) as error:
+    except MemoryError:
+        _complain("there is not enough memory; lower --hidden, --batch-size or --chunk-len.")
+        sys.exit(2)
+    except OSError as error:
+        _complain(f"{error.filename or 'output'}: {error.strerror}." if error.strerror else str(error))
+        sys.exit(2)
+    except (ValueError, TypeError) as error:
         _complain(str(error))
+        sys.exit(2)
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _complain("the device has not enough memory; lower --hidden, --batch-size or --chunk-len.")
         sys.exit(2)
     except TrainingFailedError as error:
         _complain(str(error))

@@ -10,21 +10,28 @@ import os
 import pathlib
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
+import jax
+import numpy as np
 import typer
 
-if TYPE_CHECKING:  # jax and all that builds on it load when a command runs, not for --help
-    import numpy as np
-
-    from rnnjax.lm.evaluate import Evaluation
-    from rnnjax.lm.run import Run
-
-    _Parts = dict[str, tuple[np.ndarray, np.ndarray | None]]  # ids and document starts of texts, by name
+from rnnjax.cell import check_size
+from rnnjax.lm.checkpoint import find_checkpoints
+from rnnjax.lm.corpus import load_corpus
+from rnnjax.lm.display import duration, nats
+from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
+from rnnjax.lm.export import export as write
+from rnnjax.lm.plots import read_metrics
+from rnnjax.lm.run import Run, make_model, open_run, read_config
+from rnnjax.lm.sample import default_prime, generate, stream_text
+from rnnjax.lm.sources import open_sources, read_symbols
+from rnnjax.lm.text import count_symbols
 
 __all__ = ["eval", "export", "info", "sample"]
 
+_Parts = dict[str, tuple[np.ndarray, np.ndarray | None]]  # ids and document starts of texts, by name
 SEPARATOR = "-" * 40
 _RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 _Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
@@ -63,40 +70,40 @@ def sample(
     [bold]rnnjax sample runs/book --length 100000 --seed 1 > text.txt[/bold]
     [bold]rnnjax sample runs/book --count 5 --stop "."[/bold]
     """
-    import jax
-    import numpy as np
-
-    from rnnjax.lm.run import open_run
-    from rnnjax.lm.sample import default_prime, generate, stream_text
-
     opened = open_run(run, checkpoint=checkpoint)
     vocabulary = opened.vocabulary
     ids = _prime_ids(opened, prime, prime_file, unknown)
     if seed is not None and not 0 <= seed < 1 << 31:
         raise ValueError(f"--seed: must be from 0 to {(1 << 31) - 1}, got {seed}.")
     used_seed = secrets.randbelow(1 << 31) if seed is None else seed
-    blocks = generate(
-        opened.model,
-        opened.params,
-        ids if len(ids) else default_prime(vocabulary),
-        key=jax.random.key(used_seed),
-        length=length,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        greedy=greedy,
-        count=count,
-        banned=vocabulary.unknown,
-    )
+
+    def one_sample(number: int) -> Iterator[np.ndarray]:
+        blocks = generate(
+            opened.model,
+            opened.params,
+            ids if len(ids) else default_prime(vocabulary),
+            key=jax.random.key(used_seed),
+            length=length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            greedy=greedy,
+            first=number,
+            banned=vocabulary.unknown,
+        )
+        return (block[0] for block in blocks)
+
+    check_size("--count", "the number of samples", count)
+    first = one_sample(0)  # checks the options before anything is printed
     if seed is None:
         typer.echo(f"seed {used_seed}", err=True)
-    samples: Iterable[Iterable[np.ndarray]] = [(block[0] for block in blocks)]
-    if count > 1:  # drawn side by side, and printed one after the other
-        samples = [[row] for row in np.concatenate(list(blocks), axis=1)]
-    pieces = [
-        itertools.chain([f"\n{SEPARATOR}\n{prime}" if number else prime], stream_text(vocabulary, sample, stop=stop))
-        for number, sample in enumerate(samples)
-    ]
+    pieces = (
+        itertools.chain(
+            [f"\n{SEPARATOR}\n{prime}" if number else prime],
+            stream_text(vocabulary, one_sample(number) if number else first, stop=stop),
+        )
+        for number in range(count)
+    )
     _print_all(itertools.chain.from_iterable(pieces))
 
 
@@ -144,7 +151,7 @@ def eval(
     ] = None,
     streams: Annotated[
         int, typer.Option(help="Pieces of the text that are read side by side; 1 is exact, and slower.")
-    ] = 32,
+    ] = 1,
     warmup: Annotated[int, typer.Option(help="Symbols that each piece reads before its beginning.")] = 256,
     window: Annotated[
         int | None, typer.Option(help="Symbols of a cold window. By default as in training, --chunk-len.")
@@ -166,9 +173,6 @@ def eval(
     [bold]rnnjax eval runs/book[/bold]                    validation and test text of the run
     [bold]rnnjax eval runs/book other.txt --json[/bold]   a text of your own
     """
-    from rnnjax.lm.evaluate import evaluate, evaluate_windows
-    from rnnjax.lm.run import open_run
-
     opened = open_run(run, checkpoint=checkpoint)
     if unknown is None:
         unknown = "skip" if opened.vocabulary.unknown is None else "replace"
@@ -203,8 +207,6 @@ def _numbers(result: Evaluation) -> dict[str, Any]:
 
 def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
     """The validation and test text of the run, read again, and how many of their symbols are the unknown one."""
-    from rnnjax.lm.corpus import load_corpus
-
     options = run.config.text
     if "-" in options.paths:
         raise ValueError("eval: the text of this run came from standard input and is gone; name a text.")
@@ -225,10 +227,6 @@ def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
 
 def _read_foreign(run: Run, paths: tuple[str, ...], unknown: str) -> tuple[_Parts, int]:
     """A text that the run was not trained on, and how many of its symbols the model does not know."""
-    from rnnjax.lm.corpus import load_corpus
-    from rnnjax.lm.sources import open_sources, read_symbols
-    from rnnjax.lm.text import count_symbols
-
     options = run.config.text
     separator = "\n" if options.document_separator is None else options.document_separator
     # What cannot be read twice, such as standard input, lies in a file as long as the context lasts.
@@ -245,8 +243,6 @@ def _read_foreign(run: Run, paths: tuple[str, ...], unknown: str) -> tuple[_Part
 
 def info(run: _RunArgument, as_json: _Json = False) -> None:
     """Show what a run is: its options, text, parameters, checkpoints and losses."""
-    from rnnjax.lm.display import duration, nats
-
     facts = _describe(run)
     if as_json:
         _print_json(facts)
@@ -275,11 +271,6 @@ def info(run: _RunArgument, as_json: _Json = False) -> None:
 
 
 def _describe(run: pathlib.Path) -> dict[str, Any]:
-    import jax
-
-    from rnnjax.lm.checkpoint import find_checkpoints
-    from rnnjax.lm.plots import read_metrics
-    from rnnjax.lm.run import make_model, read_config
 
     paths, config, provenance, vocabulary = read_config(run)
     model = make_model(config.model, len(vocabulary))
@@ -296,6 +287,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
     ]
     rows = read_metrics(paths.metrics) if paths.metrics.is_file() else []
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("train", "eval", "done")}
+    measured = [row for row in kinds["eval"] if row["val_loss"] is not None]
     return {
         "options": config.to_json(),
         "provenance": provenance,
@@ -303,7 +295,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
         "layers": [repr(cell) for cell in model.stack.cells],
         "parameters": parameters,
         "total": {name: sum(p[name] for p in parameters) for name in ("count", "bytes")},
-        "best": min(kinds["eval"], key=lambda row: (row["val_loss"], row["step"]), default=None),
+        "best": min(measured, key=lambda row: (row["val_loss"], row["step"]), default=None),
         "last": {kind: found[-1] if found else None for kind, found in kinds.items()},
         "seconds": rows[-1]["seconds"] if rows else None,
         "checkpoints": [
@@ -323,9 +315,6 @@ def export(
 
     In Python, rnnjax.lm.export.load_export(DST) gives model, parameters and vocabulary back.
     """
-    from rnnjax.lm.export import export as write
-    from rnnjax.lm.run import open_run
-
     for path in write(open_run(run, checkpoint=checkpoint), folder, force=force):
         typer.echo(f"{path}  {path.stat().st_size:,} bytes")
 

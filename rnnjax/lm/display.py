@@ -66,7 +66,10 @@ class Display:
 
     def say(self, line: str, style: str = "") -> None:
         """A line that stays, on the screen and in the log file."""
-        self.console.print(Text(line, style=style), soft_wrap=True)
+        try:
+            self.console.print(Text(line, style=style), soft_wrap=True)
+        except (BrokenPipeError, SystemExit):  # rich exits where the reader left; the training goes on
+            self.console.quiet = True
         if self.log:
             self.log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
             self.log.flush()

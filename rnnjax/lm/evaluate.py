@@ -109,6 +109,8 @@ def evaluate_windows(
         ValueError: for less than two symbols, or a size below one.
     """
     predictions = _check(ids, window=window, batch_size=batch_size)
+    window = min(window, predictions)
+    batch_size = min(batch_size, -(-predictions // window))
     total = 0.0
     fresh = model.initial_state((batch_size,))
     for first in range(0, predictions, window * batch_size):

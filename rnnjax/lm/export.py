@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-import tempfile
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +17,7 @@ import rnnjax
 from rnnjax.layers import Stack
 from rnnjax.lm.checkpoint import CheckpointError, named_arrays, restore
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.run import ModelOptions, Run, make_model, write_json
+from rnnjax.lm.run import ModelOptions, Run, make_model, write_atomic, write_json
 from rnnjax.lm.text import Vocabulary
 
 __all__ = ["ARRAYS", "DESCRIPTION", "export", "load_export"]
@@ -67,7 +64,7 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
         "sha256": hashlib.sha256(data).hexdigest(),
         "vocabulary": run.vocabulary.to_json(),
     }
-    _write_bytes(root / ARRAYS, data)
+    write_atomic(root / ARRAYS, data)
     write_json(root / DESCRIPTION, description)
     return [root / ARRAYS, root / DESCRIPTION]
 
@@ -108,10 +105,6 @@ def load_export(
         ) from error
     model = _make_model(options, len(vocabulary), stack)
     params = restore(arrays, jax.eval_shape(model.init, jax.random.key(0)), where=str(root / ARRAYS))
-    if left_over := sorted(arrays.keys() - named_arrays(params).keys()):
-        raise CheckpointError(
-            f"{root / ARRAYS}: leaf {left_over[0]!r} is none of the model's; it was saved from another model."
-        )
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(
             f"load_export: {ARRAYS} and {DESCRIPTION} in {root} do not belong together; export the run again."
@@ -129,18 +122,3 @@ def _make_model(options: ModelOptions, vocab_size: int, stack: Stack | None) -> 
             "here; pass stack=rnnjax.Stack(...) made of it."
         )
     return make_model(options, vocab_size)
-
-
-def _write_bytes(path: pathlib.Path, data: Any) -> None:
-    """Like `write_json`: the file is either the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

@@ -70,7 +70,7 @@ class OptimizerOptions:
             ("clip", self.clip, 0.0, math.inf),
             ("weight-decay", self.weight_decay, 0.0, math.inf),
         ):
-            if not low <= number <= high or (name in ("lr", "decay") and number <= 0):
+            if not low <= number <= high or math.isinf(number) or (name in ("lr", "decay") and number <= 0):
                 raise ValueError(f"--{name}: must lie between {low:g} and {high:g}, got {number:g}.")
 
 

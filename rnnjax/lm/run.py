@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -16,7 +17,7 @@ import rnnjax
 from rnnjax.cell import check_size
 from rnnjax.cells import cell_from_name
 from rnnjax.layers import Stack
-from rnnjax.lm.checkpoint import CheckpointError, find_checkpoints, load, restore
+from rnnjax.lm.checkpoint import CheckpointError, best, find_checkpoints, load, restore
 from rnnjax.lm.corpus import TextOptions
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.optimizers import OptimizerOptions
@@ -32,6 +33,7 @@ __all__ = [
     "make_model",
     "open_run",
     "read_config",
+    "write_atomic",
     "write_json",
 ]
 
@@ -44,7 +46,9 @@ class ModelOptions:
         cell: name of a cell, see `rnnjax.cell_from_name`.
         layers: L.
         hidden: H of every layer.
-        embed: size of the symbol embedding; 0 for one-hot inputs; -1 picks one-hot up to 256 symbols and 256 above.
+        embed: size of the symbol embedding; 0 for one-hot inputs; -1 picks: H where tied, else 128 up to 256 symbols
+            and 256 above. One-hot inputs learn much slower: a vector of norm 1 through a Glorot matrix hardly moves
+            a gate at first.
         tie: whether the output uses the embedding's weights.
         dropout: rate, see `LanguageModel`.
         dtype: of the matmuls, ``float32`` or ``bfloat16``.
@@ -97,6 +101,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_len", "log_every", "evals"):
             check_size(f"--{name.replace('_', '-')}", "the value", getattr(self, name))
+        if self.seed >= 2**31:
+            raise ValueError(f"--seed: must be below {2**31}, got {self.seed}.")
         for name in ("seed", "eval_symbols", "patience", "sample_length"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}.")
@@ -123,8 +129,8 @@ class BudgetOptions:
             what = "none" if not given else " and ".join(given)
             raise ValueError(f"train: give exactly one of --steps, --epochs and --minutes as the budget, got {what}.")
         ((name, value),) = given.items()
-        if not value > 0:
-            raise ValueError(f"{name}: must be above 0, got {value:g}.")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: must be a number above 0, got {value:g}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +207,31 @@ class RunPaths(NamedTuple):
         """Picture of the losses."""
         return self.root / "loss.png"
 
+    @property
+    def log(self) -> pathlib.Path:
+        """What `rnnjax train` printed, with times."""
+        return self.root / "train.log"
+
+    @property
+    def tensorboard(self) -> pathlib.Path:
+        """Folder of TensorBoard's events."""
+        return self.root / "tensorboard"
+
+    def foreign(self) -> list[str]:
+        """Names in the folder that no run has written."""
+        own = {
+            path.name
+            for path in (
+                *(self.config, self.vocabulary, self.metrics, self.samples, self.baselines),
+                *(self.checkpoints, self.curve, self.log, self.tensorboard),
+            )
+        }
+        names = sorted(path.name for path in self.root.iterdir())
+        foreign = [name for name in names if name not in own and not name.startswith(tuple(f".{n}." for n in own))]
+        if self.config.is_file() and b'"rnnjax"' not in self.config.read_bytes():
+            foreign.insert(0, self.config.name)  # somebody else's settings
+        return foreign
+
 
 class Run(NamedTuple):
     """A trained run, opened."""
@@ -221,20 +252,29 @@ def make_model(options: ModelOptions, vocab_size: int) -> LanguageModel:
         ValueError: for an unknown cell or sizes that do not fit.
     """
     cells = tuple(cell_from_name(options.cell, options.hidden) for _ in range(options.layers))
-    embed = (0 if vocab_size <= 256 and not options.tie else 256) if options.embed == -1 else options.embed
-    if options.tie and options.embed == -1:
+    embed = options.embed
+    if embed == -1 and options.tie:
         embed = options.hidden
+    elif embed == -1:
+        embed = 128 if vocab_size <= 256 else 256
     return LanguageModel(vocab_size, Stack(cells), embed, options.tie, options.dropout, options.dtype)
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:
-    """Writes a JSON file in one move, so that it is either the old one or the new one."""
+    """Writes a JSON file by `write_atomic`."""
+    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8"))
+
+
+def write_atomic(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file in one move, so that it is either the old one or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, ensure_ascii=False)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
@@ -256,10 +296,12 @@ def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict
     try:
         data = json.loads(paths.config.read_text(encoding="utf-8"))
         config = RunConfig.from_json(data["options"])
+        provenance = {key: data["provenance"][key] for key in ("sha256", "sources", "n_symbols", "device")}
+        provenance |= data["provenance"]
         vocabulary = Vocabulary.from_json(json.loads(paths.vocabulary.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"run: the files of {str(root)!r} are damaged: {error}") from error
-    return paths, config, data["provenance"], vocabulary
+    return paths, config, provenance, vocabulary
 
 
 def open_run(root: str | os.PathLike[str], *, checkpoint: str = "best") -> Run:
@@ -279,7 +321,7 @@ def open_run(root: str | os.PathLike[str], *, checkpoint: str = "best") -> Run:
     found = find_checkpoints(paths.checkpoints)
     if not found:
         raise FileNotFoundError(f"run: {str(root)!r} has no complete checkpoint yet; go on with --resume {root}.")
-    chosen = found[-1] if checkpoint == "last" else min(found, key=lambda c: (c.val_loss, c.step))
+    chosen = found[-1] if checkpoint == "last" else best(found)
     arrays, meta = load(chosen.path)
     model = make_model(config.model, len(vocabulary))
     like = jax.eval_shape(model.init, jax.random.key(0))

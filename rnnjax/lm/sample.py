@@ -82,6 +82,7 @@ def generate(
     top_p: float = 1.0,
     greedy: bool = False,
     count: int = 1,
+    first: int = 0,
     block: int = 32,
     banned: int | None = None,
 ) -> Iterator[np.ndarray]:
@@ -101,6 +102,7 @@ def generate(
         top_p: 1 for all.
         greedy: always the likeliest symbol, the same as temperature 0.
         count: samples, drawn side by side.
+        first: number of the first of them; those of another call with the same key have other numbers.
         block: symbols between two returns to the host.
         banned: an id that is never drawn; ``vocabulary.unknown`` keeps the unknown symbol out of the text.
 
@@ -124,16 +126,16 @@ def generate(
             f"to {np.max(prime_ids)}; encode it with the model's vocabulary."
         )
     settings = (temperature, top_k, top_p, banned)
-    return _blocks(model, params, np.asarray(prime_ids), key, length, count, block, settings)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+    return _blocks(model, params, np.asarray(prime_ids), keys, length, block, settings)
 
 
 def _blocks(
     model: LanguageModel,
     params: LMParams,
     prime_ids: np.ndarray,
-    key: jax.Array,
+    keys: jax.Array,
     length: int,
-    count: int,
     block: int,
     settings: tuple[Any, ...],
 ) -> Iterator[np.ndarray]:
@@ -143,8 +145,8 @@ def _blocks(
         # The first chunk is filled up from the left, and the reset at position 0 wipes out what that did.
         at = np.arange(first, first + _PRIME_CHUNK)[:, None]
         state = _read(model, params, state, prime_ids[np.maximum(at, 0)].astype(np.int32), at == 0)
+    count = len(keys)
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), state)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     symbols = jnp.full((count,), int(prime_ids[-1]), jnp.int32)
     for done in range(0, length, block):
         state, symbols, drawn = _draw(model, params, state, symbols, keys, done, block, *settings)

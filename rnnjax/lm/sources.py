@@ -84,11 +84,12 @@ def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[S
     """
     with contextlib.ExitStack() as stack:
         if not paths:
-            sources = [Source(str(path), path) for path in stdlib_files()]
+            library = [Source(str(path), path) for path in stdlib_files()]
             version = ".".join(map(str, sys.version_info[:3]))
-            yield sources, f"Python {version} standard library, {len(sources)} files"
+            yield library, f"Python {version} standard library, {len(library)} files"
             return
-        sources, described = [], []
+        sources: list[Source] = []
+        described = []
         for name in paths:
             path = pathlib.Path(name)
             if name != "-" and not path.exists():
@@ -110,6 +111,12 @@ def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[S
                     shutil.copyfileobj(original, copy)
                 found = [Source("standard input" if name == "-" else name, spool)]
                 described.append(found[0].name)
+            twice = {source.path.resolve() for source in sources} & {source.path.resolve() for source in found}
+            if twice:
+                raise ValueError(
+                    f"load_corpus: every file must be named once, got {min(map(str, twice))} twice; what is in the "
+                    "text twice is in the validation text too."
+                )
             sources += found
         yield sources, ", ".join(described)
 
@@ -186,9 +193,19 @@ def read_symbols(
         yield [rest]
 
 
+def _is_run(config: pathlib.Path) -> bool:
+    return (config.parent / "vocabulary.json").is_file() and (config.parent / "checkpoints").is_dir()
+
+
 def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
     relative = sorted(path.relative_to(directory) for path in directory.rglob(glob) if path.is_file())
-    visible = [name for name in relative if not any(part.startswith(".") for part in name.parts)]
+    # What training runs wrote is no text: a run that lies in the folder of its own text could not be resumed.
+    runs = {config.parent.relative_to(directory) for config in directory.rglob("config.json") if _is_run(config)}
+    visible = [
+        name
+        for name in relative
+        if not any(part.startswith(".") for part in name.parts) and runs.isdisjoint(name.parents)
+    ]
     if not visible:
         raise FileNotFoundError(
             f"load_corpus: a directory must hold a file that matches {glob!r}, got none in {directory}; "

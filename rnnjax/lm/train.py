@@ -1,8 +1,8 @@
 r"""The training loop of the language model: exact to resume, and able to survive an explosion.
 
 Everything that the next update depends on is in a checkpoint: parameters, optimizer state, carried state, the place in
-the text, the learning rate's history and the seed; random keys are functions of seed and step. What is only looked at
-(evaluations, samples, checkpoints) reads that state and never changes it.
+the text and the learning rate's history; random keys are functions of the run's seed and the step. Evaluations,
+samples and checkpoints only read that state.
 """
 
 from __future__ import annotations
@@ -23,26 +23,24 @@ import optax
 
 from rnnjax.lm import checkpoint as checkpoints
 from rnnjax.lm import corpus as corpora
-from rnnjax.lm.checkpoint import Checkpoint
+from rnnjax.lm.checkpoint import Checkpoint, CheckpointError
 from rnnjax.lm.corpus import Chunk, Corpus
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.optimizers import learning_rate, make_optimizer
+from rnnjax.lm.progress import Outcome, Progress, TrainingFailedError
 from rnnjax.lm.run import RunConfig, RunPaths, make_model
 from rnnjax.lm.sample import default_prime, generate
 from rnnjax.tbptt import TBPTTInfo, tbptt
 
-__all__ = ["MAX_ROLLBACKS", "Carry", "Outcome", "Progress", "TrainingFailedError", "train", "update"]
+__all__ = ["MAX_ROLLBACKS", "Carry", "train", "update"]
 
 MAX_ROLLBACKS = 8  # in a row, without an evaluation between them
 EXPLOSION = 1.5  # nats above the best interval so far
 EVAL_STREAMS = 32
+_INIT_KEY, _SAMPLE_KEY, _DROPOUT_KEY = range(3)  # what the seed is split into
 
 Report = Callable[[dict[str, Any]], None]
-
-
-class TrainingFailedError(RuntimeError):
-    """The loss exploded again and again; the message says what to try."""
 
 
 class Carry(NamedTuple):
@@ -51,34 +49,6 @@ class Carry(NamedTuple):
     params: Any
     opt_state: Any
     state: Any
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where the training stands, on the host; the part of a checkpoint that is not arrays."""
-
-    step: int = 0
-    epoch: int = 0
-    cursor: int = 0  # column of the streams at which the next chunk begins
-    seconds: float = 0.0
-    best_loss: float = math.inf  # of the evaluations
-    best_step: int = 0
-    plateaus: int = 0  # evaluations without a new best, in all
-    since_best: int = 0  # the same, in a row
-    lr_scale: float = 1.0
-    rollbacks: int = 0  # in a row
-    calm_loss: float = math.inf  # lowest mean training loss of an interval
-    metrics_bytes: int = 0
-    samples_bytes: int = 0
-
-
-class Outcome(NamedTuple):
-    """How a training ended."""
-
-    reason: str  # "budget", "patience" or "stopped"
-    progress: Progress
-    valid_loss: float  # of the best checkpoint, on the whole validation text, in nats
-    test_loss: float  # the same on the test text; nan where there is none
 
 
 @functools.partial(jax.jit, static_argnames=("model", "optimizer"), donate_argnames=("carry",))
@@ -101,7 +71,7 @@ def update(
         carry.state,
         chunk,
         chunk_len=chunk.inputs.shape[0],
-        key=jax.random.fold_in(key, step) if model.dropout else None,
+        key=jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step) if model.dropout else None,
     )
     return Carry(result.params, result.opt_state, result.state), result.info
 
@@ -150,49 +120,53 @@ class _Training:
 
     def run(self, resume: bool, should_stop: Callable[[], bool]) -> Outcome:
         self.carry = self.fresh_carry()
-        if resume and (found := checkpoints.find_checkpoints(self.paths.checkpoints)):
+        if found := checkpoints.find_checkpoints(self.paths.checkpoints):
+            if not resume:
+                raise ValueError(f"train: {self.paths.root} holds checkpoints already; resume, or take another folder.")
             self.load(found[-1])
         self.truncate_logs()
         self.started = time.monotonic() - self.progress.seconds
         self.snapshot(anchor=True)
         pending: list[tuple[TBPTTInfo, float]] = []
         mark = (self.progress.step, self.seconds())
-        evaluated = int(self.fraction() * self.config.train.evals)
-        reason = "budget"
-        while self.fraction() < 1.0:
+        evaluated, ended = self.due(), self.fraction() >= 1.0
+        patience = self.config.train.patience
+        while not ended:
             pending.append(self.one_update())
             if len(pending) > 2:  # the host stays two updates ahead: enough to hide its work, and clocks stay right
                 pending[-3][0].loss.block_until_ready()
-            if self.progress.step % self.config.train.log_every and self.fraction() < 1.0:
+            ended = self.fraction() >= 1.0
+            if self.progress.step % self.config.train.log_every and not ended:
                 continue
+            stop = should_stop()
+            evaluating = ended or self.due() > evaluated
             row = self.interval_row(pending, mark)
             pending = []
-            trouble = self.trouble(row)
+            trouble = self.trouble(row["loss"], row["grad_norm_max"])
+            if not trouble:
+                self.progress.calm_loss = min(self.progress.calm_loss, row["loss"])
+                self.record(row)
+                if evaluating:
+                    trouble = self.evaluate_and_save()
             if trouble:
                 self.roll_back(row, trouble)
-                mark = (self.progress.step, self.seconds())
-                continue
-            self.progress.calm_loss = min(self.progress.calm_loss, row["loss"])
-            self.record(row)
-            stop = should_stop()
-            due = int(self.fraction() * self.config.train.evals)
-            if due > evaluated or self.fraction() >= 1.0:
-                evaluated = due
-                self.evaluate_and_save()
-                self.snapshot(anchor=True)
+                ended = self.fraction() >= 1.0  # steps that were taken back are there to be taken again
+                if ended:
+                    self.evaluate_and_save()
             else:
-                if stop:  # an evaluation now would count for the patience and the schedule
-                    self.save(math.nan)
-                self.snapshot()
+                self.snapshot(anchor=evaluating)
+            evaluated = self.due()
+            if stop and (trouble or not evaluating):  # an evaluation now would count for patience and schedule
+                self.save(math.nan)
+            if stop:
+                return self.finish("stopped")
+            if evaluating and patience and self.progress.since_best >= patience:
+                return self.finish("patience")
             mark = (self.progress.step, self.seconds())
-            patience = self.config.train.patience
-            if stop or (patience and self.progress.since_best >= patience):
-                reason = "stopped" if stop else "patience"
-                break
-        return self.finish(reason)
+        return self.finish("budget")
 
     def fresh_carry(self) -> Carry:
-        params = self.model.init(jax.random.fold_in(self.key, 0))
+        params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
         return Carry(params, self.optimizer.init(params), self.fresh_state())
 
     def fresh_state(self) -> Any:
@@ -228,6 +202,10 @@ class _Training:
             self.carry = self.carry._replace(state=self.fresh_state())
         return info, rate
 
+    def due(self) -> int:
+        """How many evaluations the budget so far has room for."""
+        return int(self.fraction() * self.config.train.evals)
+
     def interval_row(self, pending: list[tuple[TBPTTInfo, float]], mark: tuple[int, float]) -> dict[str, Any]:
         losses = np.concatenate([info.loss for info, _ in pending])
         norms = np.concatenate([info.grad_norm for info, _ in pending])
@@ -249,13 +227,13 @@ class _Training:
             "symbols_per_second": round((self.progress.step - mark[0]) * symbols / max(seconds - mark[1], 1e-9), 1),
         }
 
-    def trouble(self, row: dict[str, Any]) -> str:
-        """What is wrong with an interval, or nothing."""
-        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm_max"])):
+    def trouble(self, loss: float, grad_norm: float = 0.0) -> str:
+        """What is wrong with an interval or an evaluation, or nothing."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return "a loss or gradient that is not finite"
-        if row["loss"] > self.progress.calm_loss + EXPLOSION:
-            above = row["loss"] - self.progress.calm_loss
-            return f"a loss of {row['loss']:.2f} nats, {above:.2f} above the best so far"
+        calm, uniform = self.progress.calm_loss, math.log(max(len(self.corpus.vocabulary), 2))
+        if loss > max(calm + EXPLOSION, uniform + 0.5):  # worse than guessing: hard text alone is no explosion
+            return f"a loss of {loss:.2f} nats, {loss - calm:.2f} above the best so far"
         return ""
 
     def snapshot(self, *, anchor: bool = False) -> None:
@@ -294,12 +272,14 @@ class _Training:
                 f"The last good state is saved in {self.paths.root}."
             )
 
-    def evaluate_and_save(self) -> None:
+    def evaluate_and_save(self) -> str:
+        """Saves a checkpoint with its validation loss, unless that loss shows trouble, which is returned."""
         progress = self.progress
         loss = math.nan
         if len(self.corpus.valid) > 1:
             loss = self.valid_loss(self.carry.params, self.config.train.eval_symbols)
-            progress.rollbacks = 0
+            if trouble := self.trouble(loss):
+                return trouble
             if loss < progress.best_loss:
                 progress.best_loss, progress.best_step, progress.since_best = loss, progress.step, 0
             else:
@@ -307,9 +287,13 @@ class _Training:
             symbols = progress.step * self.config.train.batch_size * self.config.train.chunk_len
             position = {"step": progress.step, "epoch": progress.epoch, "symbols": symbols}
             self.record({"kind": "eval", **position, "val_loss": loss, "seconds": round(self.seconds(), 3)})
+        elif not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.carry.params)):
+            return "parameters that are not finite"
+        progress.rollbacks = 0
         if self.config.train.sample_length:
             self.sample()
         self.save(loss)
+        return ""
 
     def valid_loss(self, params: Any, limit: int | None) -> float:
         corpus = self.corpus
@@ -324,7 +308,7 @@ class _Training:
             self.model,
             self.carry.params,
             default_prime(vocabulary),
-            key=jax.random.fold_in(jax.random.fold_in(self.key, 1), self.progress.step),
+            key=jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE_KEY), self.progress.step),
             length=self.config.train.sample_length,
             banned=vocabulary.unknown,
         )
@@ -334,7 +318,7 @@ class _Training:
         self.report({"kind": "sample", "step": self.progress.step, "text": text})
 
     def record(self, row: dict[str, Any]) -> None:
-        self.progress.metrics_bytes += _append(self.paths.metrics, json.dumps(row) + "\n")
+        self.progress.metrics_bytes += _append(self.paths.metrics, json.dumps(_plain(row)) + "\n")
         self.report(row)
 
     def save(self, loss: float) -> None:
@@ -347,25 +331,27 @@ class _Training:
     def load(self, saved: Checkpoint) -> None:
         arrays, meta = checkpoints.load(saved.path)
         self.carry = jax.tree.map(jnp.asarray, checkpoints.restore(arrays, self.carry, where=str(saved.path)))
-        known: dict[str, Any] = {k: math.inf if v is None else v for k, v in meta["progress"].items()}
+        known: dict[str, Any] = {k: math.inf if v is None else v for k, v in meta.get("progress", {}).items()}
+        if known.keys() != {field.name for field in dataclasses.fields(Progress)}:
+            raise CheckpointError(f"checkpoint: {saved.path} was written by another version; start a new run.")
         self.progress = Progress(**known)
 
     def truncate_logs(self) -> None:
         """Drops what was written after the checkpoint: it comes again, the same to the last bit."""
         self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
-        for path, size in (
-            (self.paths.metrics, self.progress.metrics_bytes),
-            (self.paths.samples, self.progress.samples_bytes),
-        ):
+        for path, counter in ((self.paths.metrics, "metrics_bytes"), (self.paths.samples, "samples_bytes")):
             path.touch()
-            os.truncate(path, min(size, path.stat().st_size))
+            setattr(self.progress, counter, min(getattr(self.progress, counter), path.stat().st_size))
+            os.truncate(path, getattr(self.progress, counter))
 
     def finish(self, reason: str) -> Outcome:
         """Measures the best checkpoint on the whole validation and test text."""
         corpus, valid, test = self.corpus, math.nan, math.nan
         found = checkpoints.find_checkpoints(self.paths.checkpoints)
+        step = self.progress.step
         if reason != "stopped" and found:
-            best = min(found, key=lambda c: (c.val_loss, c.step))
+            best = checkpoints.best(found)
+            step = best.step
             params = checkpoints.restore(checkpoints.load(best.path)[0], self.carry.params, prefix="params")
             if len(corpus.valid) > 1:
                 valid = self.valid_loss(params, None)
@@ -373,9 +359,9 @@ class _Training:
                 test = evaluate(
                     self.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts
                 ).loss
-            row = {"kind": "done", "step": self.progress.step, "best_step": best.step, "reason": reason}
-            self.record(_plain({**row, "val_loss": valid, "test_loss": test, "seconds": round(self.seconds(), 3)}))
-        return Outcome(reason, self.progress, valid, test)
+            row = {"kind": "done", "step": self.progress.step, "best_step": step, "reason": reason}
+            self.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(self.seconds(), 3)})
+        return Outcome(reason, self.progress, step, valid, test)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

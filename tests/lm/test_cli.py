@@ -86,11 +86,14 @@ def test_sample_eval_info_export(trained, tmp_path, capfd):
     sample = capfd.readouterr().out
     assert sample.startswith("the c") and "café" in sample
     assert call("eval", trained, "--json") == 0
-    evaluated = json.loads(capfd.readouterr().out)
-    assert "valid" in json.dumps(evaluated)
+    results = {(r["text"], r["state"][:4]): r["loss"] for r in json.loads(capfd.readouterr().out)["results"]}
+    done = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert results["valid", "carr"] == pytest.approx(done["val_loss"], rel=1e-3)
+    assert results["test", "carr"] == pytest.approx(done["test_loss"], rel=1e-3)
+    assert results["valid", "cold"] > results["valid", "carr"]
     assert call("info", trained) == 0
     shown = capfd.readouterr().out
-    assert "w_hh" in shown and "lstm" in shown
+    assert "w_hh" in shown and "LSTM(hidden_size=32" in shown.replace("\n", "")
     assert call("export", trained, tmp_path / "export") == 0
     assert (tmp_path / "export" / "model.safetensors").exists()
 
@@ -147,30 +150,37 @@ def test_bad_options_leave_nothing_behind(text, tmp_path, capsys, options, messa
 
 
 def test_bad_texts(tmp_path, capsys):
-    empty, short, binary = (tmp_path / name for name in ("empty.txt", "short.txt", "binary.txt"))
+    empty, short, binary = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
     empty.write_text("")
     short.write_text("too short")
     binary.write_bytes(b"good so far \xff\xfe and then " * 100)
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "d").mkdir()
     for path, message in (
-        (empty, "empty"),
+        (empty, "at least one symbol"),
         (short, "symbols are needed, got"),
         (binary, "--level byte"),
-        (tmp_path / "missing.txt", "missing.txt"),
-        (tmp_path / "folder", "folder"),
+        (tmp_path / "e.txt", "a path must exist"),
+        (tmp_path / "d", "must hold a file that matches '*'"),
     ):
         assert message in refused(capsys, "train", path, "--out", tmp_path / "run")
         assert not (tmp_path / "run").exists()
+    short.write_text("long enough " * 1000)
+    assert "named once" in refused(capsys, "train", short, short, "--out", tmp_path / "run")
 
 
 def test_an_existing_folder_is_kept(trained, text, tmp_path, capsys):
     before = (trained / "metrics.jsonl").read_bytes()
     assert "--force to replace it" in refused(capsys, "train", text, "--out", trained, *SMALL)
     assert "at least 1, got 0" in refused(capsys, "train", text, "--out", trained, "--force", "--hidden", 0)
-    assert "missing" in refused(capsys, "train", tmp_path / "missing", "--out", trained, "--force", *SMALL)
+    assert "must exist" in refused(capsys, "train", tmp_path / "nothing", "--out", trained, "--force", *SMALL)
     assert (trained / "metrics.jsonl").read_bytes() == before
-    (tmp_path / "precious.txt").write_text("not a run")
-    assert "not the folder of a run" in refused(capsys, "train", text, "--out", tmp_path, "--force", *SMALL)
+    samples = trained / "samples.txt"
+    assert "copy it out first" in refused(capsys, "train", samples, "--out", trained, "--force", *SMALL)
+    for name in ("precious.txt", "config.json"):
+        (tmp_path / name[:2]).mkdir()
+        (tmp_path / name[:2] / name).write_text("not a run")
+        refusal = refused(capsys, "train", text, "--out", tmp_path / name[:2], "--force", *SMALL)
+        assert f"holds {name}, which no run wrote" in refusal
 
 
 def test_resume_refuses_another_text_or_model(trained, text, tmp_path, capsys):
@@ -185,7 +195,15 @@ def test_resume_refuses_another_text_or_model(trained, text, tmp_path, capsys):
     assert "no run in" in refused(capsys, "train", "--resume", tmp_path / "nowhere")
     same = tmp_path / "moved.txt"
     shutil.copy(text, same)
-    assert call("train", same, "--resume", folder) == 0
+    assert call("train", same, "--resume", folder, "--steps", 130) == 0
+    assert checkpoints.find_checkpoints(folder / "checkpoints")[-1].step == 130
+
+
+def test_a_run_may_lie_in_the_folder_of_its_text(text, tmp_path):
+    shutil.copy(text, tmp_path / "text.txt")
+    assert call("train", tmp_path, "--out", tmp_path / "run", "--no-baselines", *SMALL) == 0
+    assert call("train", "--resume", tmp_path / "run", "--steps", 130, "--no-baselines") == 0
+    assert call("eval", tmp_path / "run", "--json") == 0
 
 
 def damage(folder, kind):

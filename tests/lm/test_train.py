@@ -14,8 +14,9 @@ from rnnjax.lm import checkpoint as checkpoints
 from rnnjax.lm.corpus import Chunk, TextOptions, load_corpus
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
+from rnnjax.lm.progress import TrainingFailedError
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, open_run
-from rnnjax.lm.train import MAX_ROLLBACKS, TrainingFailedError, train
+from rnnjax.lm.train import MAX_ROLLBACKS, train
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +121,36 @@ def test_explosions_without_end_stop_the_run_and_keep_the_last_good_state(corpus
     assert all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
 
 
+def test_a_broken_state_is_never_kept(corpus, tmp_path):
+    """The loss is taken before its update: the evaluation is the first to see what the last update broke."""
+    options = {"optimizer": "sgd", "lr": 1e30, "clip": 0.0, "warmup": 0.0, "schedule": "constant", "dropout": 0.0}
+    with pytest.raises(TrainingFailedError):
+        run(corpus, tmp_path / "run", log_every=1, evals=48, **options)
+    saved = checkpoints.find_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    arrays, meta = checkpoints.load(saved.path)
+    assert all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
+    assert meta["progress"]["step"] == 0
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_without_a_validation_text_the_newest_is_the_best(corpus, tmp_path):
+    everything = corpus._replace(train=np.concatenate([corpus.train, corpus.valid, corpus.test]))
+    everything = everything._replace(valid=corpus.valid[:0], test=corpus.test[:0])
+    outcome, rows, paths = run(everything, tmp_path / "run")
+    assert not any(row["kind"] == "eval" for row in rows)
+    assert [c.step for c in checkpoints.find_checkpoints(paths.checkpoints)] == [48] and outcome.best_step == 48
+
+
+def test_a_new_training_does_not_mix_with_an_old_one(corpus, tmp_path):
+    run(corpus, tmp_path / "run", steps=4, evals=1)
+    with pytest.raises(ValueError, match="holds checkpoints already"):
+        run(corpus, tmp_path / "run", steps=4, evals=1)
+
+
 def test_patience_stops_early(corpus, tmp_path):
     outcome, rows, _ = run(corpus, tmp_path / "run", lr=1e-20, warmup=0.0, dropout=0.0, patience=2, evals=12)
     losses = [row["val_loss"] for row in rows if row["kind"] == "eval"]
-    assert outcome.reason == "patience" and len(losses) < 12
-    assert min(losses[-2:]) >= min(losses[:-2])
+    assert outcome.reason == "patience" and len(losses) == 1 + losses.index(min(losses)) + 2 < 12
 
 
 def test_stopping_saves_without_an_evaluation(corpus, tmp_path):
@@ -214,9 +240,12 @@ def test_schedules():
         (lambda: ModelOptions(dtype="float16"), "--dtype: must be float32 or bfloat16"),
         (lambda: TrainOptions(chunk_len=-3), "--chunk-len: the value must be at least 1, got -3"),
         (lambda: TrainOptions(seed=-1), "--seed: must not be negative"),
+        (lambda: TrainOptions(seed=2**63), "--seed: must be below 2147483648"),
+        (lambda: BudgetOptions(epochs=math.inf), "--epochs: must be a number above 0, got inf"),
+        (lambda: OptimizerOptions(lr=math.inf), "--lr: must"),
         (lambda: BudgetOptions(), "exactly one of --steps, --epochs and --minutes as the budget, got none"),
         (lambda: BudgetOptions(steps=3, minutes=1), "got --steps and --minutes"),
-        (lambda: BudgetOptions(minutes=0), "--minutes: must be above 0, got 0"),
+        (lambda: BudgetOptions(minutes=0), "--minutes: must be a number above 0, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(make, message):
@@ -228,8 +257,9 @@ def test_the_best_checkpoint_opens(corpus, tmp_path):
     outcome, _, paths = run(corpus, tmp_path / "run")
     from rnnjax.lm.run import write_json
 
+    provenance = {"sha256": corpus.sha256, "sources": corpus.sources, "n_symbols": corpus.n_symbols, "device": "cpu"}
     write_json(paths.vocabulary, corpus.vocabulary.to_json())
-    write_json(paths.config, {"options": config_of().to_json(), "provenance": {}})
+    write_json(paths.config, {"options": config_of().to_json(), "provenance": provenance})
     opened = open_run(paths.root)
-    assert opened.meta["step"] == outcome.progress.best_step
+    assert opened.meta["step"] == outcome.best_step
     assert opened.config == config_of() and opened.vocabulary == corpus.vocabulary
