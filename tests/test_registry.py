@@ -107,7 +107,6 @@ def constant(cell, params, state, xs, controls, *, reverse, remat, value):
     return state, jnp.full((*xs.shape[:-1], cell.hidden_size), value, xs.dtype)
 
 
-@pytest.mark.usefixtures("clean_registry")
 def test_a_file_is_one_module_and_shadows_none(tmp_path, monkeypatch):
     """Pitfall 17: two cells of a file are equal, also by a relative path, and a file random.py is not Python's."""
     (tmp_path / "random.py").write_text("from rnnjax import GRU\n\n\nclass Mine(GRU):\n    pass\n")
@@ -119,6 +118,7 @@ def test_a_file_is_one_module_and_shadows_none(tmp_path, monkeypatch):
         cell_from_name("broken.py:Mine", 4)
 
 
+@pytest.mark.usefixtures("clean_registry")
 def test_register_unroll():
     row = Row(LSTM(4))
     problem = make_problem(row)

@@ -130,7 +130,7 @@ BAD_OPTIONS = [
     (["--optimizer", "adam"], "--optimizer: must be one of adamw"),
     (["--preset", "best"], "--preset: must be one of char-rnn"),
     (["--level", "letter"], "level"),
-    (["--steps", "0"], "--steps: must be above 0"),
+    (["--steps", "0"], "--steps: must be a number above 0, got 0"),
     (["--steps", "5", "--minutes", "1"], "exactly one of --steps, --epochs and --minutes"),
     (["--fractions", "0.5,0.6"], "fractions"),
     (["--fractions", "a,b,c"], "--fractions: must be three numbers"),

@@ -204,7 +204,7 @@ def test_streams_equal_a_plain_loop(num_symbols, batch_size, chunk_len, starts):
 
 def test_a_reset_marks_the_first_symbol_of_a_document(tmp_path):
     corpus = corpus_of(tmp_path, "ab|cd|ef|gh|", document_separator="|", fractions=(1, 0, 0))
-    inputs, targets, resets, _ = chunk(streams(corpus.train, 1), 0, 11, corpus.train_starts)
+    inputs, targets, resets = chunk(streams(corpus.train, 1), 0, 11, corpus.train_starts)
     assert [corpus.vocabulary.symbols[i] for i in inputs[resets]] == ["a", "c", "e", "g"]
     # The separator predicts the next document's first symbol, and its own state is that of its document.
     assert corpus.vocabulary.decode(targets[np.roll(resets, -1)]).startswith("ceg")

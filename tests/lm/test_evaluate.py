@@ -2,13 +2,13 @@
 
 import json
 import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.lm import evaluate as evaluation
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows, symbol_losses
 from rnnjax.lm.model import LanguageModel, LMParams
 from tests.lm import tiny_run
@@ -93,12 +93,12 @@ def test_cold_windows(window: int, batch_size: int) -> None:
 
 def test_one_compilation_serves_texts_of_any_length() -> None:
     evaluate(MODEL, PARAMS, IDS, streams=3, window=9)
-    before = evaluation._losses._cache_size()
+    before = sys.modules["rnnjax.lm.evaluate"]._losses._cache_size()
     for size in (2, 20, 61):
         for starts in (None, STARTS[:2]):
             evaluate(MODEL, PARAMS, IDS[:size].astype(np.int32), streams=3, window=9, starts=starts)
         evaluate_windows(MODEL, PARAMS, IDS[:size], window=9, batch_size=3)
-    assert evaluation._losses._cache_size() == before
+    assert sys.modules["rnnjax.lm.evaluate"]._losses._cache_size() == before
 
 
 def test_units() -> None:

@@ -72,7 +72,7 @@ def test_training_learns_and_leaves_a_run_behind(corpus, tmp_path):
 def test_loss_and_gradient_norm_are_those_of_the_model(corpus, tmp_path):
     """The first interval of one update against a gradient taken by hand from the same start."""
     _, rows, _ = run(corpus, tmp_path / "run", steps=1, log_every=1, dropout=0.0, evals=1)
-    model = LanguageModel(len(corpus.vocabulary), rnnjax.Stack((rnnjax.GRU(12),)))
+    model = LanguageModel(len(corpus.vocabulary), rnnjax.Stack((rnnjax.GRU(12),)), embed_size=128)
     params = model.init(jax.random.fold_in(jax.random.key(0), 0))
     streams = corpus.train[: len(corpus.train) // 4 * 4].reshape(4, -1)
     chunk = Chunk(streams[:, :16].T.astype(int), streams[:, 1:17].T.astype(int))

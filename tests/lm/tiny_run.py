@@ -30,12 +30,13 @@ def make_run(folder: pathlib.Path, *, model: ModelOptions | None = None, **text:
     folder.mkdir(parents=True)
     source = folder / "text.txt"
     source.write_text(TEXT, encoding="utf-8")
-    model = ModelOptions(hidden=8, layers=2) if model is None else model
+    model = ModelOptions(embed=0, hidden=8, layers=2) if model is None else model
     options = TextOptions(**{"paths": (str(source),), "fractions": (0.6, 0.2, 0.2), **text})
     config = RunConfig(options, model, OptimizerOptions(), TrainOptions(chunk_len=16), BudgetOptions(steps=3))
     paths, corpus = RunPaths(folder), load_corpus(options)
     write_json(paths.vocabulary, corpus.vocabulary.to_json())
-    write_json(paths.config, {"options": config.to_json(), "provenance": {"sha256": corpus.sha256}})
+    provenance = {key: getattr(corpus, key) for key in ("sha256", "sources", "n_symbols")} | {"device": "cpu"}
+    write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
     rows = [
         {"kind": "train", "step": 2, "epoch": 0, "symbols": 64, "loss": 2.5, "grad_norm": 0.5, "seconds": 1.0},
         {"kind": "eval", "step": 2, "epoch": 0, "symbols": 64, "val_loss": 2.25, "seconds": 60.0},
