@@ -18,6 +18,7 @@ from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.lm.sample import generate
 from rnnjax.lm.train import Carry, update
+from rnnjax.lm.train_command import reuse_memory
 
 VOCAB = 65
 # layers, hidden, batch, chunk
@@ -68,6 +69,7 @@ def torch_script(layers: int, hidden: int, batch: int, chunk: int, symbols: np.n
 
 def training_speed(*, rounds: int, burst_seconds: float) -> list[dict[str, Any]]:
     """Characters a second of both, per configuration; torch is left out where it is not installed."""
+    reuse_memory()  # as `rnnjax train` does; in one process, so torch's arrays come from the same allocator
     rows = []
     for name, sizes in CONFIGURATIONS.items():
         _, _, batch, chunk = sizes

@@ -45,7 +45,7 @@ from rnnjax.lm.run import (
 )
 from rnnjax.lm.train import train as run_training
 
-__all__ = ["train"]
+__all__ = ["reuse_memory", "train"]
 
 GROUPS: dict[str, Any] = {
     "model": ModelOptions,
@@ -162,7 +162,7 @@ def train(
             f"{config.model.layers} x {config.model.hidden} {config.model.cell}, {count:,} parameters, batch "
             f"{config.train.batch_size} x {config.train.chunk_len}, on {provenance['device']}; run folder {paths.root}"
         )
-        _reuse_memory()
+        reuse_memory()
         thread = None
         if baselines or (baselines is None and corpus.n_symbols <= BASELINE_SYMBOLS):
             thread = _start_baselines(corpus, paths, display)
@@ -305,7 +305,7 @@ def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threa
     return thread
 
 
-def _reuse_memory() -> None:
+def reuse_memory() -> None:
     """Lets the allocator keep what a training step frees: the next step takes arrays of the same sizes.
 
     Where glibc maps large arrays afresh, the system clears every page of them again, a sixth of a step's time for a
