@@ -11,6 +11,7 @@ from pathlib import Path
 import chex
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -301,3 +302,17 @@ def test_batch_may_be_sharded_over_devices():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.stdout == "same\n", result.stderr
+
+
+@rows_and_implementations("gru")
+def test_check_grads_in_float64(row, implementation, x64):
+    """JAX's own check, to second order in reverse mode; the reference in forward mode too."""
+    problem = plain(make_problem(row, batch=(2,), seq_len=3))
+
+    def loss(params, state, xs):
+        return loss_of(*unroll(row.cell, implementation, problem._replace(params=params, state=state, xs=xs)))
+
+    arguments = tuple(problem[:3])
+    jax.test_util.check_grads(loss, arguments, order=2, modes=["rev"], atol=1e-5, rtol=1e-5)
+    if implementation == "scan":
+        jax.test_util.check_grads(loss, arguments, order=1, modes=["fwd"], atol=1e-5, rtol=1e-5)
