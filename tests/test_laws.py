@@ -277,8 +277,11 @@ import jax, numpy as np, rnnjax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from tests.cells_table import CELLS, assert_close, make_problem, with_gradients
 assert len(jax.devices()) == 2
-for name in ("gru", "stack"):
-    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+cases = [("gru", AxisType.Auto), ("stack", AxisType.Auto)]
+if jax.__version_info__ < (0, 11):  # jax 0.12 refuses the gradient of any matmul whose batch is sharded
+    cases.append(("stack", AxisType.Explicit))
+for name, axis_type in cases:
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(axis_type,))
     row = CELLS[name]
     problem = make_problem(row, batch=(4,))
     specs = type(problem)(P(), P("batch"), P(None, "batch"), P("batch"), P(None, "batch"))
