@@ -30,7 +30,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python -m benchmarks --quick
 
 # The quick tests on the newest jax, which needs a newer Python than the oldest one supported.
@@ -63,6 +63,11 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
 	@echo "Installing rnnjax[test] into $(VENV); the first time takes a few minutes"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[test]'
 	@touch $(VENV)/.installed-lm $@
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-test
+	@echo "Installing rnnjax[bench] into $(VENV); the first time takes a few minutes"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[bench]'
+	@touch $@
 
 $(NEWEST)/bin/python:
 	@test -n "$(NEWEST_PYTHON)" || \

@@ -1,4 +1,4 @@
-"""Where a measurement was made: goes into every result file."""
+"""Where a measurement was made: goes into every result file, and in short into every row."""
 
 import datetime
 import importlib.metadata
@@ -9,25 +9,45 @@ import subprocess
 
 import jax
 
+__all__ = ["PACKAGES", "ROW_FIELDS", "provenance", "row_provenance"]
 
-def provenance() -> dict:
-    """Device, cores, versions, commit and date."""
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "torch", "numpy", "dm-haiku", "equinox", "keras")
+# What two rows must share to be comparable; the date is in every row, but a day makes no difference.
+ROW_FIELDS = ("device", "cores", "python", "jax", "jaxlib", "commit", "memory_reused")
+
+
+def provenance(memory_reused: bool | None = None) -> dict:
+    """Device, cores, versions, commit and date.
+
+    Args:
+        memory_reused: whether the allocator was told to keep freed memory; None where nobody has said.
+    """
     versions = {}
-    for name in ("jax", "jaxlib", "optax", "flax", "torch", "numpy"):
+    for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
     device = jax.devices()[0]
+    cores = os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     return {
         "device": _cpu() if device.platform == "cpu" else device.device_kind,
-        "cores": os.cpu_count(),
+        "cores": usable,
+        "cores_of_the_machine": cores,
         "python": platform.python_version(),
         **versions,
+        "xla_flags": os.environ.get("XLA_FLAGS"),
+        "memory_reused": memory_reused,
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
         "date": datetime.date.today().isoformat(),
     }
+
+
+def row_provenance(record: dict) -> dict:
+    """The part of a `provenance` that every row carries."""
+    return {key: record[key] for key in (*ROW_FIELDS, "date")}
 
 
 def _cpu() -> str:

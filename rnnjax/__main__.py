@@ -1,6 +1,6 @@
 """``python -m rnnjax`` is the command ``rnnjax``."""
 
-from rnnjax.lm.cli import main
+from rnnjax.cli import main
 
 __all__ = ["main"]
 

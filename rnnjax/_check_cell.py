@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import affine_step, check_size, describe
+from rnnjax.cell import affine_step, check_size, describe, input_shape
 
 __all__ = ["check"]
 
@@ -43,6 +43,8 @@ def _check_methods(cell: Any, name: str) -> None:
     }
     if hasattr(cell, "update") or hasattr(cell, "num_gates"):
         calls["update"] = (("params", "state", "zx", "zh"), 4)
+    if hasattr(cell, "input_shape"):
+        calls["input_shape"] = (("input_size",), 1)
     for method, (arguments, required) in calls.items():
         usage = f"{method}({', '.join(arguments)})"
         function = getattr(cell, method, None)
@@ -100,6 +102,10 @@ def _check_shapes(
             f"check_cell: the state of {name} must have the field h, as {name} has update, "
             f"got {_type(single)}; add it."
         )
+    features = _trace(f"{name}.input_shape", lambda: jnp.empty(input_shape(cell, input_size))).shape
+    output: tuple[int, ...] | None = (cell.hidden_size,)
+    if hasattr(cell, "input_shape"):
+        output = None  # the first step tells
     for batch in ((), (batch_size,), (2, batch_size)):
         where = f"{name}.initial_state({batch})"
         state = _trace(where, lambda batch=batch: cell.initial_state(batch, dtype))
@@ -111,9 +117,9 @@ def _check_shapes(
                     f"check_cell: {where}: {path} must have shape {[*batch, *one.shape]}, "
                     f"got {describe(leaf)}; begin its shape with *batch_shape."
                 )
-        x = jax.ShapeDtypeStruct((*batch, input_size), dtype)
+        x = jax.ShapeDtypeStruct((*batch, *features), dtype)
         result = _trace(f"{name}.step with batch shape {batch}", cell.step, params, state, x)
-        _check_step(cell, name, batch, state, result, dtype if params_dtype == dtype else None)
+        output = _check_step(cell, name, batch, state, result, output, dtype if params_dtype == dtype else None)
 
 
 def _check_affine_params(cell: Any, name: str, params: Any, input_size: int) -> None:
@@ -130,7 +136,10 @@ def _check_affine_params(cell: Any, name: str, params: Any, input_size: int) -> 
             )
 
 
-def _check_step(cell: Any, name: str, batch: tuple[int, ...], state: Any, result: Any, dtype: Any) -> None:
+def _check_step(
+    cell: Any, name: str, batch: tuple[int, ...], state: Any, result: Any, output: tuple[int, ...] | None, dtype: Any
+) -> tuple[int, ...]:
+    """Checks a step's result; returns the shape of one y, which is to be ``output`` if that is known."""
     if type(result) is not tuple or len(result) != 2:  # a state of two fields is a tuple of two as well
         raise ValueError(f"check_cell: {name}.step must return (state, y), got {_type(result)}.")
     new, y = result
@@ -142,9 +151,13 @@ def _check_step(cell: Any, name: str, batch: tuple[int, ...], state: Any, result
                 f"check_cell: {name}.step changes the state: {path} was {describe(before)} and became "
                 f"{describe(after)}. {advice}"
             )
-    if getattr(y, "shape", None) != (*batch, cell.hidden_size):
+    shape = getattr(y, "shape", None)
+    if output is None and shape and shape[-1] == cell.hidden_size:
+        output = tuple(shape)
+    wanted = (*batch, *(output or (cell.hidden_size,)))
+    if shape != wanted:
         raise ValueError(
-            f"check_cell: {name}.step: y must have shape {[*batch, cell.hidden_size]}, the batch axes and "
+            f"check_cell: {name}.step: y must have shape {list(wanted)}, the batch axes and "
             f"hidden_size, got {describe(y)}."
         )
     if dtype is not None and y.dtype != dtype:
@@ -152,6 +165,7 @@ def _check_step(cell: Any, name: str, batch: tuple[int, ...], state: Any, result
             f"check_cell: {name}.step: y must have the dtype of the state, {jnp.dtype(dtype).name}, "
             f"got {describe(y)}; cast it."
         )
+    return wanted[len(batch) :]
 
 
 def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> None:
@@ -175,7 +189,8 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
 
     # Not within `measure`: many random draws of one shape compile once here, and many times there.
     params = cell.init(jax.random.key(0), input_size)
-    xs = np.random.default_rng(0).normal(size=(3, batch_size, input_size)).astype(np.float32)
+    shape = (3, batch_size, *input_shape(cell, input_size))
+    xs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     result, updated, alone, gradients = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
     trouble = _difference(updated, result)
     if trouble:

@@ -1,4 +1,4 @@
-r"""The contract of a cell, the step that all affine cells share, and a check for authors of new cells.
+r"""The contract of a cell, the steps that affine and linear cells share, and a check for authors of new cells.
 
 A cell is a hashable value that holds sizes and switches; its parameters and its state are pytrees of arrays
 that are passed in and handed back. Nothing here is stateful.
@@ -15,15 +15,22 @@ __all__ = [
     "AffineCell",
     "Cell",
     "Gates",
+    "LinearCell",
     "affine_step",
     "batch_shape",
     "check_cell",
     "check_size",
     "compute_dtype",
     "describe",
+    "input_shape",
+    "linear_step",
+    "output_shape",
+    "pack_state",
     "project_input",
     "project_state",
     "split_gates",
+    "start_state",
+    "unpack_state",
 ]
 
 Params = Any  # a NamedTuple of arrays
@@ -69,6 +76,32 @@ class AffineCell(Cell, Protocol):
 
     def update(self, params: Params, state: State, zx: Gates, zh: Gates) -> tuple[State, jax.Array]:
         """The pointwise part: per gate one array ``[*batch, H]`` from the input and one from the state."""
+        ...
+
+
+@runtime_checkable
+class LinearCell(Cell, Protocol):
+    r"""A cell whose next state is linear in the state, entry by entry, with coefficients from the input alone.
+
+        s' = a(x) * s + b(x)
+        y  = output(s', x)
+
+    So the states of all steps come from one scan with an associative operator, and no matmul waits for a state.
+    Both methods take any number of leading axes, a step's batch or the whole sequence, and treat them alike.
+    """
+
+    def coefficients(
+        self, params: Params, x: jax.Array, dtype: Any
+    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        """``(a, b)`` for ``x [..., I]``, in ``dtype`` (float32 or wider), each with one array a leaf of the state.
+
+        Where they are complex, the array stands for two leaves in a row: the real and the imaginary part.
+        ``b`` is ``[..., N]`` for a leaf ``[*batch, N]``; ``a`` too, or only ``[N]`` where it does not depend on x.
+        """
+        ...
+
+    def output(self, params: Params, state: State, x: jax.Array) -> jax.Array:
+        """``y [..., H]`` from the new state, which comes in the wider dtype, and ``x [..., I]``."""
         ...
 
 
@@ -136,11 +169,109 @@ def affine_step(
     return cast_like(new_state, state), y.astype(state.h.dtype)
 
 
+def pack_state(state: State, coefficients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The leaves of ``state`` as the arrays that the coefficients multiply: two real ones become a complex one."""
+    leaves = iter(jax.tree.leaves(state))
+    return tuple(
+        jax.lax.complex(next(leaves), next(leaves)) if jnp.iscomplexobj(a) else next(leaves) for a in coefficients
+    )
+
+
+def unpack_state(arrays: tuple[jax.Array, ...], like: S) -> S:
+    """The inverse of `pack_state`: a state with the structure of ``like``."""
+    leaves: list[jax.Array] = []
+    for s in arrays:
+        leaves += [jnp.real(s), jnp.imag(s)] if jnp.iscomplexobj(s) else [s]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def linear_step(
+    cell: LinearCell, params: Params, state: State, x: jax.Array
+) -> tuple[State, jax.Array]:
+    r"""One step of any linear cell; a cell's class takes it over by ``step = linear_step``.
+
+        a, b = coefficients(params, x)
+        s'   = a * s + b
+        y    = output(params, s', x)
+
+    Matmuls run in the dtype of the weights, all else in float32 (float64 for a float64 state); the new state and
+    ``y`` have the dtype of the old state.
+
+    Args:
+        cell: the linear cell.
+        params: its parameters.
+        state: every leaf is ``[*batch, N]``.
+        x: ``[*batch, I]``.
+
+    Returns:
+        The next state, and ``y [*batch, H]``.
+    """
+    narrow = jax.tree.leaves(state)[0].dtype
+    dtype = compute_dtype(narrow)
+    a, b = cell.coefficients(params, x, dtype)
+    old = pack_state(widen(state, dtype), a)
+    new_state = unpack_state(tuple(k * s + d for k, s, d in zip(a, old, b, strict=True)), state)
+    y = cell.output(params, new_state, x)
+    return cast_like(new_state, state), y.astype(narrow)
+
+
 def batch_shape(cell: Cell, state: State) -> tuple[int, ...]:
     """The batch axes of ``state``: what stands before the axes that ``cell.initial_state(())`` has."""
     single = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state(())))
     leaves = jax.tree.leaves(state)
     return tuple(leaves[0].shape[: leaves[0].ndim - single[0].ndim])
+
+
+def start_state(cell: Any, params: Params, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:
+    """The state before the first step, which a reset restores; a function of the parameters where a cell learns it.
+
+    A cell that learns its initial state, or is made of such cells, has a method ``start_state(params, batch_shape,
+    dtype)``; for every other cell it is ``cell.initial_state(batch_shape, dtype)``.
+
+    Args:
+        cell: any cell, or a `Bidirectional` network.
+        params: its parameters.
+        batch_shape: the batch axes.
+        dtype: of the state; None keeps the dtype of what is learned, and is float32 for what is not.
+
+    Returns:
+        A state as ``cell.initial_state`` makes it; its gradient flows into ``params``.
+
+    >>> import jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.LearnedState(rnnjax.GRU(2))
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> params = params._replace(start=params.start._replace(h=jnp.array([1.0, 2.0])))
+    >>> rnnjax.start_state(cell, params, (3,)).h.tolist()
+    [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
+    """
+    own = getattr(cell, "start_state", None)
+    if own is not None:
+        return own(params, batch_shape, dtype)
+    return cell.initial_state(batch_shape) if dtype is None else cell.initial_state(batch_shape, dtype)
+
+
+def input_shape(cell: Cell, input_size: int) -> tuple[int, ...]:
+    """The axes of one input behind the batch axes: ``(I,)``, unless the cell has a method `input_shape` of its own.
+
+    A cell whose features are not one axis (channels of an image, say) offers ``input_shape(input_size)``; everybody
+    else reads the shape through this function.
+
+    >>> import rnnjax
+    >>> input_shape(rnnjax.LSTM(4), 3)
+    (3,)
+    """
+    own = getattr(cell, "input_shape", None)
+    return (input_size,) if own is None else tuple(own(input_size))
+
+
+def output_shape(cell: Cell, input_size: int) -> tuple[int, ...]:
+    """The axes of ``y`` behind the batch axes, found by tracing one step; ``(H,)`` for all but a few cells."""
+    if not hasattr(cell, "input_shape"):
+        return (cell.hidden_size,)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+    x = jax.ShapeDtypeStruct(input_shape(cell, input_size), jnp.float32)
+    _, y = jax.eval_shape(cell.step, params, jax.eval_shape(cell.initial_state), x)
+    return tuple(y.shape)
 
 
 def describe(x: Any) -> str:

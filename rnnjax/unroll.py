@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import AffineCell, Cell, batch_shape, describe
+from rnnjax.cell import AffineCell, Cell, batch_shape, describe, input_shape, start_state
 from rnnjax.implementations import Controls, choose, registrations
 
 __all__ = ["run", "unroll"]
@@ -34,11 +34,12 @@ def unroll(
         params: from ``cell.init``.
         state: from ``cell.initial_state(batch_shape)``, or the final state of an earlier call; ``batch_shape``
             may have any number of axes, also none.
-        xs: ``[T, *batch, I]``, time first; T may be 0.
+        xs: ``[T, *batch, I]``, time first; T may be 0. A cell with a method `input_shape` says what stands for I.
         lengths: int ``[*batch]``. Steps at and past a row's length leave its state alone and emit zeros, so
             the final state is that of the last valid step, and length 0 returns the state passed in. What
             stands in the padding of ``xs``, also NaN, reaches no output and no gradient.
-        resets: bool ``[T, *batch]``; a set flag restores ``cell.initial_state`` *before* the step it marks.
+        resets: bool ``[T, *batch]``; a set flag restores ``start_state(cell, params)``, that is ``cell.initial_state``
+            unless the cell learns another, *before* the step it marks.
         reverse: time runs backwards, from each row's last valid step to step 0; ``ys[t]`` still belongs to
             ``xs[t]``, and padding stays at the end.
         implementation: a name from ``rnnjax.implementations(cell)``; None takes the best one for the cell, the
@@ -97,7 +98,7 @@ def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, r
     fresh = None
     if resets is not None:
         fresh = jax.tree.map(
-            lambda new, old: new.astype(old.dtype), cell.initial_state(batch), state
+            lambda new, old: new.astype(old.dtype), start_state(cell, params, batch, None), state
         )
     controls = Controls(valid, resets, fresh)
     in_reverse = reverse and lengths is None
@@ -159,9 +160,7 @@ def _check_xs(cell, params, xs, batch):
     if not jnp.issubdtype(xs.dtype, jnp.floating):
         raise TypeError(f"unroll: xs must be of a floating dtype, got {describe(xs)}; one-hot encode or embed symbols.")
     axes = ", ".join(["T", *map(str, batch)])
-    source = "params"
-    while hasattr(params, "layers") and hasattr(cell, "cells"):  # the input of a stack goes to its first layer
-        cell, params, source = cell.cells[0], params.layers[0], f"{source}.layers[0]"
+    cell, params, source = _first_to_read(cell, params)
     weights = getattr(params, "w_ih", None)
     if weights is not None and isinstance(cell, AffineCell):
         width = cell.num_gates * cell.hidden_size
@@ -170,6 +169,15 @@ def _check_xs(cell, params, xs, batch):
                 f"unroll: {source}.w_ih must have shape [I, {width}] for {type(cell).__name__} with hidden_size = "
                 f"{cell.hidden_size}, got {describe(weights)}; take the params of this cell."
             )
+    if hasattr(cell, "input_shape"):
+        own = input_shape(cell, (xs.shape or (1,))[-1] if weights is None else weights.shape[-2])
+        if xs.shape[1:] != (*batch, *own):
+            features = ", ".join([*map(str, own[:-1]), "I"])
+            raise ValueError(
+                f"unroll: xs must have shape [{axes}, {features}] with I = {own[-1]} for {type(cell).__name__} and the "
+                f"batch axes of the state, got {describe(xs)}."
+            )
+        return
     if weights is not None and xs.shape[1:] != (*batch, weights.shape[0]):
         raise ValueError(
             f"unroll: xs must have shape [{axes}, I] with I = {weights.shape[0]} (from {source}.w_ih) and the "
@@ -177,6 +185,19 @@ def _check_xs(cell, params, xs, batch):
         )
     if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch:
         raise ValueError(f"unroll: xs must have shape [{axes}, I], as the state has, got {describe(xs)}.")
+
+
+def _first_to_read(cell, params):
+    """The cell inside of a composite one that gets the input, its parameters, and their path."""
+    source = "params"
+    while True:
+        if hasattr(cell, "cells") and hasattr(params, "layers"):
+            cell, params, source = cell.cells[0], params.layers[0], f"{source}.layers[0]"
+        elif hasattr(cell, "cell") and (hasattr(params, "cell") or hasattr(params, "first")):
+            field = "cell" if hasattr(params, "cell") else "first"
+            cell, params, source = cell.cell, getattr(params, field), f"{source}.{field}"
+        else:
+            return cell, params, source
 
 
 def _check_lengths(lengths, length, batch):

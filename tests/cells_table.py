@@ -1,16 +1,64 @@
 """The one table of cells, and what the laws measure on each: a new cell joins them by one row."""
 
-import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Chrono, Elman, Glorot, Identity, Orthogonal, Stack, Uniform
+import rnnjax.testing
+from rnnjax import (
+    GRU,
+    LRU,
+    LSTM,
+    SRU,
+    Chrono,
+    ConvLSTM,
+    Elman,
+    Glorot,
+    GRUResetBefore,
+    Identity,
+    MinGRU,
+    MinLSTM,
+    Orthogonal,
+    ProjectedLSTM,
+    RecurrentHighway,
+    Stack,
+    Uniform,
+)
+from rnnjax.testing import (
+    Outcome,
+    Problem,
+    assert_close,
+    fast_jit,
+    forward,
+    loss_of,
+    plain,
+    with_gradients,
+)
+from rnnjax.testing import unroll_problem as unroll
+
+__all__ = [
+    "CELLS",
+    "CORE",
+    "VARIANTS",
+    "Outcome",
+    "Problem",
+    "Row",
+    "assert_close",
+    "fast_jit",
+    "forward",
+    "loop",
+    "loop_with_gradients",
+    "loss_of",
+    "make_problem",
+    "params_type",
+    "plain",
+    "rows",
+    "rows_and_implementations",
+    "unroll",
+    "with_gradients",
+]
 
 
 class Row(NamedTuple):
@@ -23,7 +71,30 @@ CELLS = {
     "lstm": Row(LSTM(4)),
     "gru": Row(GRU(5)),
     "stack": Row(Stack((LSTM(5), GRU(4)))),
+    "residual_stack": Row(Stack((GRU(4), LSTM(4)), residual=True, norm="layer")),
+    "deep_stack": Row(rnnjax.DeepStack(Elman(4), 3, residual=True, norm="rms")),
+    "learned_state": Row(rnnjax.LearnedState(GRU(4))),
+    "min_gru": Row(MinGRU(4)),
+    "min_lstm": Row(MinLSTM(4)),
+    "lru": Row(LRU(4, state_size=5)),
+    "sru": Row(SRU(4)),
+    "peephole_lstm": Row(rnnjax.PeepholeLSTM(4)),
+    "coupled_lstm": Row(rnnjax.CoupledLSTM(4)),
+    "layernorm_lstm": Row(rnnjax.LayerNormLSTM(4)),
+    "layernorm_gru": Row(rnnjax.LayerNormGRU(5)),
+    "mgu": Row(rnnjax.MGU(4)),
+    "indrnn": Row(rnnjax.IndRNN(4)),
+    "leaky": Row(rnnjax.LeakyRNN(4, learn_tau=True)),
+    "mi_lstm": Row(rnnjax.MILSTM(4)),
+    "slstm": Row(rnnjax.SLSTM(4)),
+    "minimal_rnn": Row(rnnjax.MinimalRNN(4)),
+    "gru_reset_before": Row(GRUResetBefore(4)),
+    "projected_lstm": Row(ProjectedLSTM(3, cell_size=5)),
+    "highway": Row(RecurrentHighway(4, depth=2)),
+    "conv_lstm": Row(ConvLSTM(2, (4,))),
 }
+# What looks closer than the laws do, each on its own words, takes these rows.
+CORE = ("lstm", "gru", "stack")
 # The mathematics of a row above with another nonlinearity or other initial values: no law sees a difference, so
 # only the tests of references, initialisers and value semantics take these too.
 VARIANTS = {
@@ -33,8 +104,27 @@ VARIANTS = {
     "lstm_scaled": Row(LSTM(4, forget_bias=2.0, input_init=Glorot(0.5), recurrent_init=Orthogonal(0.9))),
     "gru_chrono": Row(GRU(5, update_bias=Chrono(max_lag=20))),
     "gru_biased": Row(GRU(5, update_bias=-1.0)),
+    "min_gru_positive": Row(MinGRU(4, candidate="g", update_bias=Chrono(max_lag=20))),
+    "min_lstm_positive": Row(MinLSTM(4, candidate="g", forget_bias=Chrono(max_lag=20))),
+    "sru_square": Row(SRU(4, forget_bias=1.0), 4),
+    "peephole_chrono": Row(rnnjax.PeepholeLSTM(4, forget_bias=Chrono(max_lag=20))),
+    "coupled_chrono": Row(rnnjax.CoupledLSTM(4, forget_bias=Chrono(max_lag=20))),
+    "layernorm_lstm_coarse": Row(rnnjax.LayerNormLSTM(4, forget_bias=Chrono(max_lag=20), epsilon=0.1)),
+    "layernorm_gru_coarse": Row(rnnjax.LayerNormGRU(5, update_bias=1.0, epsilon=0.1)),
+    "mgu_without_reset": Row(rnnjax.MGU(4, reset_gate=False, forget_bias=Chrono(max_lag=20))),
+    "indrnn_tanh": Row(rnnjax.IndRNN(4, activation="tanh", recurrent_range=(-0.5, 1.5))),
+    "leaky_fixed": Row(rnnjax.LeakyRNN(4, tau=100.0, dt=20.0)),
+    "leaky_relu": Row(rnnjax.LeakyRNN(4, learn_tau=True, activation="relu")),
+    "mi_rnn": Row(rnnjax.MIRNN(4, alpha=0.5, beta=2.0)),
+    "mi_lstm_general": Row(rnnjax.MILSTM(4, forget_bias=0.0, alpha=2.0, beta=0.5)),
+    "slstm_exp": Row(rnnjax.SLSTM(4, forget_gate="exp")),
+    "minimal_rnn_chrono": Row(rnnjax.MinimalRNN(4, update_bias=Chrono(max_lag=20))),
     "stack_of_one": Row(Stack((LSTM(4),))),
+    "norm_stack": Row(Stack((LSTM(5), GRU(4)), norm="rms")),
     "stack_of_stacks": Row(Stack((Stack((Elman(4), GRU(2))), LSTM(4)))),
+    "conv_lstm_2d": Row(ConvLSTM(2, (3, 2)), 2),
+    "conv_lstm_3d": Row(ConvLSTM(2, (1, 2, 3), (1, 3, 3)), 1),
+    "stack_of_conv_lstms": Row(Stack((ConvLSTM(1, (3, 2)), ConvLSTM(2, (3, 2), 1))), 2),
 }
 
 
@@ -44,159 +134,30 @@ def rows(table: dict[str, Row] = CELLS) -> pytest.MarkDecorator:
 
 
 def rows_and_implementations(*names: str) -> pytest.MarkDecorator:
-    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell.
-
-    With names it takes these rows only, for a law that is dear to test and says little about one cell more.
-    """
-
-    def params() -> Iterator[Any]:
-        for name, row in CELLS.items():
-            if names and name not in names:
-                continue
-            for implementation in rnnjax.implementations(row.cell):
-                quick = [pytest.mark.quick] if name == "gru" else []
-                yield pytest.param(row, implementation, id=f"{name}-{implementation}", marks=quick)
-
-    return pytest.mark.parametrize(("row", "implementation"), list(params()))
+    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell."""
+    found = []
+    for name in names:
+        for implementation in rnnjax.implementations(CELLS[name].cell):
+            marks = [pytest.mark.quick] if name == "gru" else []
+            found.append(pytest.param(CELLS[name], implementation, id=f"{name}-{implementation}", marks=marks))
+    return pytest.mark.parametrize(("row", "implementation"), found)
 
 
-class Problem(NamedTuple):
-    """Random numbers for every argument of `unroll`; no parameter and no entry of the state is zero."""
-
-    params: Any
-    state: Any
-    xs: jax.Array
-    lengths: jax.Array
-    resets: jax.Array
+def make_problem(row: Row, *args: Any, **options: Any) -> Problem:
+    """`rnnjax.testing.make_problem` for a row."""
+    return rnnjax.testing.make_problem(row.cell, row.input_size, *args, **options)
 
 
-def make_problem(
-    row: Row,
-    batch: tuple[int, ...] = (3,),
-    seq_len: int = 8,
-    dtype: Any = None,
-    state_dtype: Any = None,
-    seed: int = 0,
-) -> Problem:
-    """Without a dtype it is float64 within the fixture `x64` and else float32."""
-    rng = np.random.default_rng(seed)
-    dtype = dtype or jnp.zeros(()).dtype
-    state_dtype = state_dtype or dtype
-
-    def fill(leaf: Any, scale: float) -> jax.Array:
-        return jnp.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
-
-    params = jax.eval_shape(lambda: row.cell.init(jax.random.key(0), row.input_size, dtype))
-    state = jax.eval_shape(lambda: row.cell.initial_state(batch, state_dtype))
-    lengths = rng.integers(1, seq_len, batch) if seq_len > 1 else rng.integers(0, seq_len + 1, batch)
-    if batch:  # every kind of length: none, some and all
-        lengths[(0,) * len(batch)], lengths[(-1,) * len(batch)] = seq_len, 0
-    return Problem(
-        params=jax.tree.map(lambda leaf: fill(leaf, 0.5), params),
-        state=jax.tree.map(lambda leaf: fill(leaf, 0.5), state),
-        xs=jnp.asarray(rng.normal(0, 1, (seq_len, *batch, row.input_size)), state_dtype),
-        lengths=jnp.asarray(lengths, jnp.int32),
-        resets=jnp.asarray(rng.random((seq_len, *batch)) < 0.3),
-    )
-
-
-def plain(problem: Problem) -> Problem:
-    """The same problem without lengths and resets."""
-    return problem._replace(lengths=None, resets=None)
-
-
-def loss_of(state: Any, ys: jax.Array) -> jax.Array:
-    """A loss in which every number of the final state and of the outputs has a weight of its own."""
-    total = jnp.zeros((), jnp.promote_types(ys.dtype, jnp.float32))
-    for leaf in [ys, *jax.tree.leaves(state)]:
-        weights = jnp.cos(jnp.arange(leaf.size, dtype=total.dtype)).reshape(leaf.shape)
-        total += jnp.sum(weights * leaf)
-    return total
-
-
-class Outcome(NamedTuple):
-    """What every implementation must agree on."""
-
-    state: Any
-    ys: jax.Array
-    gradients: Any  # of params, state and xs
-
-
-# Unoptimised code compiles in half the time; for functions that are not differentiated from outside.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def unroll(cell: Any, implementation: str, problem: Problem, reverse: bool = False, remat: Any = None) -> Any:
-    """`rnnjax.unroll` of a problem."""
-    return rnnjax.unroll(
-        cell, *problem[:3], lengths=problem.lengths, resets=problem.resets, reverse=reverse,
-        implementation=implementation, remat=remat,
-    )  # fmt: skip
-
-
-@functools.cache
-def forward(cell: Any, implementation: str, reverse: bool = False, remat: Any = None) -> Any:
-    """A compiled `unroll`, as a function of a `Problem`."""
-    return fast_jit(lambda problem: unroll(cell, implementation, problem, reverse, remat))
-
-
-@functools.cache
-def with_gradients(cell: Any, implementation: str, reverse: bool = False, remat: Any = None) -> Any:
-    """A compiled `unroll` with its gradients, as a function from a `Problem` to an `Outcome`."""
-
-    def loss(differentiable: Any, problem: Problem) -> Any:
-        arguments = Problem(*differentiable, problem.lengths, problem.resets)
-        state, ys = unroll(cell, implementation, arguments, reverse, remat)
-        return loss_of(state, ys), (state, ys)
-
-    def outcome(problem: Problem) -> Outcome:
-        gradients, (state, ys) = jax.grad(loss, has_aux=True)(tuple(problem[:3]), problem)
-        return Outcome(state, ys, gradients)
-
-    return fast_jit(outcome)
-
-
-@functools.cache
-def _jitted_step(cell: Any) -> Any:
-    return jax.jit(cell.step)
+def params_type(cell: Any) -> Any:
+    """The NamedTuple that holds the parameters of a cell."""
+    return type(jax.eval_shape(lambda: cell.init(jax.random.key(0), 1)))
 
 
 def loop(row: Row, problem: Problem, reverse: bool = False) -> Any:
-    """`unroll` as the words of its documentation: row by row and step by step, without a mask anywhere."""
-    cell, (params, state, xs, lengths, resets) = row.cell, problem
-    batch = xs.shape[1:-1]
-    step = _jitted_step(cell)
-    finals, outputs = [], []
-    for index in np.ndindex(batch):
-        length = xs.shape[0] if lengths is None else int(lengths[index])
-        single = jax.tree.map(lambda leaf, index=index: leaf[index], state)
-        ys = [jnp.zeros(cell.hidden_size, xs.dtype)] * xs.shape[0]
-        for t in reversed(range(length)) if reverse else range(length):
-            if resets is not None and bool(resets[(t, *index)]):
-                single = cell.initial_state((), xs.dtype)
-            single, ys[t] = step(params, single, xs[(t, *index)])
-        finals.append(single)
-        outputs.append(jnp.stack(ys) if ys else jnp.zeros((0, cell.hidden_size), xs.dtype))
-    final = jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(*batch, *leaves[0].shape), *finals)
-    return final, jnp.stack(outputs, axis=1).reshape(xs.shape[0], *batch, cell.hidden_size)
+    """`unroll` as the words of its documentation say it."""
+    return rnnjax.testing.loop(row.cell, problem, reverse)
 
 
 def loop_with_gradients(row: Row, problem: Problem, reverse: bool = False) -> Outcome:
     """`loop`, differentiated by JAX."""
-
-    def loss(differentiable: Any) -> Any:
-        state, ys = loop(row, Problem(*differentiable, problem.lengths, problem.resets), reverse)
-        return loss_of(state, ys), (state, ys)
-
-    gradients, (state, ys) = jax.grad(loss, has_aux=True)(tuple(problem[:3]))
-    return Outcome(state, ys, gradients)
-
-
-def assert_close(got: Any, want: Any, tolerance: float = 1e-10) -> None:
-    """Same structure, shapes and dtypes, and values that differ by no more than the tolerance, scaled by size."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
-        where = jax.tree_util.keystr(path)
-        assert a.shape == b.shape and a.dtype == b.dtype, f"{where}: {a.dtype}{a.shape} is not {b.dtype}{b.shape}"
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=where)
+    return rnnjax.testing.loop_with_gradients(row.cell, problem, reverse)

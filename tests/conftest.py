@@ -20,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax  # noqa: E402
 
+from rnnjax.testing import problems  # noqa: E402
+
 # Compilation makes the first example slow, which is no failure; the same examples come in every run.
 hypothesis.settings.register_profile("rnnjax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("rnnjax")
@@ -30,3 +32,24 @@ def x64() -> Iterator[None]:
     """Arrays made within the test may be float64."""
     with jax.enable_x64(True):
         yield
+
+
+def release() -> None:
+    """Forgets what was compiled: executables are mapped memory, of which a process may have 65530 pieces on Linux."""
+    for cache in (problems.forward, problems.with_gradients, problems._compiled_step):
+        cache.cache_clear()
+    jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_after_module() -> Iterator[None]:
+    """What other modules compiled is of no use here."""
+    yield
+    release()
+
+
+@pytest.fixture
+def release_after() -> Iterator[None]:
+    """For a test that compiles very much."""
+    yield
+    release()

@@ -26,6 +26,8 @@ FLOORS = {
     "lm": 4,
     "analysis": 4,
     "interop": 4,
+    "saving": 3,
+    "cli": 4.5,
     "__main__": 5,  # hands over to the command line, and nothing imports it
 }
 FACADE = 3.5  # rnnjax/__init__.py: gathers floors 0 to 3, and is seen from floor 4

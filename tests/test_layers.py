@@ -9,6 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Stack, dropout, unroll_stack
+from rnnjax.layers import NormParams, StackParams, normalize
 from tests.cells_table import CELLS, Row, assert_close, make_problem
 
 ROW = CELLS["stack"]
@@ -100,9 +101,7 @@ def test_rate_of_dropout(rate):
 def test_unroll_stack_without_a_key_is_unroll():
     problem = make_problem(ROW)
     options = {"lengths": problem.lengths, "resets": problem.resets, "reverse": True}
-    assert_close(
-        run(ROW, problem, dropout_rate=0.5, **options), rnnjax.unroll(ROW.cell, *problem[:3], **options), 1e-6
-    )
+    assert_close(run(ROW, problem, dropout_rate=0.5, **options), rnnjax.unroll(ROW.cell, *problem[:3], **options), 1e-6)
 
 
 def reference(problem, drop):
@@ -177,3 +176,88 @@ def test_padding_stays_clean_under_dropout():
     gradient, ys = jax.grad(loss, has_aux=True)(problem.params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert (np.asarray(ys)[padding] == 0).all()
+
+
+DEEP = Stack((GRU(4), LSTM(4), GRU(4)), residual=True, norm="layer")
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_norms_are_those_of_torch(norm, x64):
+    torch = pytest.importorskip("torch", reason="torch is not installed on this Python")
+    x, scale, bias = np.random.default_rng(0).normal(size=(3, 2, 5))
+    x = x * 1e-2  # so small that the epsilon counts
+    wide = [torch.tensor(a, requires_grad=True) for a in (x, scale[0], bias[0])]
+    if norm == "layer":
+        want = torch.nn.functional.layer_norm(wide[0], (5,), *wide[1:], eps=1e-5)
+    else:
+        want = torch.nn.functional.rms_norm(wide[0], (5,), wide[1], eps=1e-5)
+    (want**2).sum().backward()
+    params = NormParams(jnp.asarray(scale[0]), jnp.asarray(bias[0]) if norm == "layer" else None)
+    np.testing.assert_allclose(normalize(norm, params, jnp.asarray(x)), want.detach().numpy(), rtol=1e-12)
+    slope = jax.grad(lambda p, x: (normalize(norm, p, x) ** 2).sum(), (0, 1))(params, jnp.asarray(x))
+    for got, leaf in zip(jax.tree.leaves(slope), [*wide[1 : 3 if norm == "layer" else 2], wide[0]], strict=True):
+        np.testing.assert_allclose(got, leaf.grad.numpy(), rtol=1e-9, atol=1e-12)
+    low = normalize(norm, params, jnp.asarray(x, jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+
+
+@pytest.mark.quick
+def test_residual_stack_runs_layer_by_layer_as_step_by_step():
+    """`unroll_stack` too; and a layer whose output is zero leaves the sum as it is."""
+    problem = make_problem(Row(DEEP))
+    options = {"lengths": problem.lengths, "resets": problem.resets}
+    want = rnnjax.unroll(DEEP, *problem[:3], implementation="scan", **options)
+    assert_close(unroll_stack(DEEP, *problem[:3], **options), want, 1e-5)
+    quiet = jax.tree.map(jnp.zeros_like, problem.params.layers[2])
+    params = problem.params._replace(layers=(*problem.params.layers[:2], quiet))
+    below = Stack(DEEP.cells[:2], residual=True, norm="layer")
+    cut = StackParams(problem.params.layers[:2], problem.params.norms[:2])
+    start = DEEP.initial_state((3,))
+    _, got = rnnjax.unroll(DEEP, params, start, problem.xs)
+    assert_close(got, rnnjax.unroll(below, cut, below.initial_state((3,)), problem.xs)[1], 1e-6)
+
+
+def test_dropout_leaves_the_residual_connections_alone():
+    """The mask stands between the norm and the layer."""
+    stack = Stack((Passes(50), Passes(50)), residual=True)
+    params, state = stack.init(KEY, 50), stack.initial_state()
+    _, ys = unroll_stack(stack, params, state, jnp.ones((40, 50)), dropout_rate=0.5, key=KEY)
+    np.testing.assert_allclose(np.unique(ys), [1, 3])  # x, and x + 2x where the branch is kept
+
+
+@pytest.mark.quick
+def test_params_of_a_stack_without_norms_are_what_they_were():
+    """Checkpoints name leaves by path, and programs may make `StackParams` of layers alone."""
+    stack = Stack((GRU(4), GRU(4)), residual=True)
+    params = stack.init(KEY, 3)
+    assert jax.tree.structure(params) == jax.tree.structure(StackParams(params.layers))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    fields = ("w_ih", "w_hh", "b", "b_hn")
+    assert paths == [f".layers[{depth}].{field}" for depth in range(2) for field in fields]
+    assert repr(Stack((GRU(4),))) == f"Stack(cells=({GRU(4)!r},), residual=False, norm=None)"
+    assert [n and n._fields for n in DEEP.init(KEY, 3).norms] == [None, ("scale", "bias"), ("scale", "bias")]
+    assert {leaf.dtype for leaf in jax.tree.leaves(DEEP.init(KEY, 3, jnp.bfloat16))} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.quick
+def test_errors_of_layers_that_do_not_fit():
+    sentence = r"^Stack: with residual=True cells\[2\] must have hidden_size = 4, as cells\[0\] has, got 3; make it as"
+    with pytest.raises(ValueError, match=sentence):
+        Stack((GRU(4), LSTM(4), GRU(3)), residual=True)
+    with pytest.raises(ValueError, match=r"^Stack: norm must be 'layer', 'rms' or None, got 'batch'\.$"):
+        Stack((GRU(4),), norm="batch")
+    params, state, xs, *_ = make_problem(ROW)
+    more = params._replace(layers=(*params.layers, params.layers[1]))
+    entries = r"params.layers must have one entry a layer, 2 here, got 3 of them; take params made for these layers\."
+    with pytest.raises(ValueError, match="^Stack: " + entries):
+        ROW.cell.step(more, state, xs[0])
+    with pytest.raises(ValueError, match="^unroll: " + entries):
+        rnnjax.unroll(ROW.cell, more, state, xs)
+    with pytest.raises(ValueError, match="^unroll_stack: " + entries):
+        unroll_stack(ROW.cell, more, state, xs)
+    for broken in (state._replace(layers=state.layers[:1]), state.layers[0]):
+        with pytest.raises(ValueError, match=r"^unroll_stack: state.layers must have one entry a layer, 2 here, got "):
+            unroll_stack(ROW.cell, params, broken, xs)
+    deep, state, xs, *_ = make_problem(Row(DEEP))
+    with pytest.raises(ValueError, match=r"^unroll: params.norms must have 3 entries for norm='layer', got 0; take"):
+        rnnjax.unroll(DEEP, StackParams(deep.layers), state, xs)

@@ -1,6 +1,10 @@
 """The code in the README runs: the API on one screen, and the cell that a stranger adds."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -10,13 +14,15 @@ import optax
 import pytest
 
 import rnnjax
+import rnnjax.testing
+from rnnjax import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
 
 
 def test_the_api_on_one_screen_runs():
-    (code,) = [block for block in BLOCKS if "rnnjax.tbptt(" in block]
+    (code,) = [block for block in BLOCKS if "rnnjax.tbptt(" in block]  # the one screen
     optimizer = optax.sgd(0.1)
     params = {"cell": rnnjax.LSTM(256).init(jax.random.key(0), 65), "out": jnp.zeros((256, 1))}
     given = {
@@ -38,21 +44,71 @@ def test_the_api_on_one_screen_runs():
     assert given["result"].info.loss.shape == (2,)
 
 
-@pytest.mark.quick
-def test_the_cell_in_the_readme(tmp_path, monkeypatch):
-    """As the README says it: in a file of its own, approved by check_cell, and equal to its equations."""
-    (code,) = [block for block in BLOCKS if "class MGU:" in block]
-    (tmp_path / "mgu.py").write_text(code)
+def test_the_layers_in_the_readme_run():
+    (code,) = [block for block in BLOCKS if "pack_documents(" in block]
+    rng = np.random.default_rng(0)
+    given = {
+        "rnnjax": rnnjax,
+        "key": jax.random.key(0),
+        "xs": jnp.asarray(rng.normal(size=(4, 32, 65)), jnp.float32),
+        "lengths": jnp.full(32, 3),
+        "done": jnp.zeros((4, 32), bool),
+        "documents": [rng.normal(size=(length, 65)).astype(np.float32) for length in (3, 300, 210)],
+    }
+    exec(code, given)
+    lstm, params = given["lstm"], given["params"]
+    for document, got in zip(given["documents"], given["outputs"], strict=True):
+        _, want = rnnjax.unroll(lstm, params, lstm.initial_state(), document)
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.fixture
+def janet(tmp_path, monkeypatch):
+    """The folder of a stranger, with the README's cell in a file."""
+    (code,) = [block for block in BLOCKS if "class Janet:" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) < 30
+    (tmp_path / "janet.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    cell = rnnjax.cell_from_name("mgu.py:MGU", 5)
-    rnnjax.check_cell(cell, input_size=3)
-    assert rnnjax.implementations(cell) == ("scan", "fused")
-    params, xs = cell.init(jax.random.key(0), 3), np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
-    _, ys = rnnjax.unroll(cell, params, cell.initial_state((2,)), xs)
+    return rnnjax.cell_from_name("janet.py:Janet", 5)
+
+
+@pytest.mark.quick
+def test_the_cell_in_the_readme(janet):
+    """As the README says it: approved by both checks, taken by the fused engine, and equal to its equations."""
+    (checks,) = [block for block in BLOCKS if "check_laws(Janet" in block]
+    exec(checks, {"rnnjax": rnnjax, "Janet": type(janet)})
+    assert rnnjax.implementations(janet) == ("scan", "fused")
+    params, xs = janet.init(jax.random.key(0), 3), np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+    _, ys = rnnjax.unroll(janet, params, janet.initial_state((2,)), xs)
     w_ih, w_hh, b = (np.asarray(leaf, np.float64) for leaf in params)
     h = np.zeros((2, 5))
     for t in range(6):
-        (fx, nx), (fh, nh) = np.split(xs[t] @ w_ih + b, 2, axis=-1), np.split(h @ w_hh, 2, axis=-1)
-        f = 1 / (1 + np.exp(-(fx + fh)))
-        h = (1 - f) * h + f * np.tanh(nx + f * nh)
+        f, g = np.split(xs[t] @ w_ih + b + h @ w_hh, 2, axis=-1)
+        f = 1 / (1 + np.exp(-f))
+        h = f * h + (1 - f) * np.tanh(g)
         np.testing.assert_allclose(ys[t], h, atol=1e-5)
+
+
+def test_the_cell_in_the_readme_trains(janet, capsys):
+    """The command of the README, with a small text and few steps; the model then goes on from its own file."""
+    Path("text.txt").write_text("the cat sat on the mat. " * 60)
+    options = ["--hidden", "8", "--batch-size", "2", "--chunk-len", "8", "--steps", "3", "--sample-length", "0"]
+    commands = re.findall(r"^rnnjax (train --cell .*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    for command, more in ((commands[0], ["text.txt", *options, "--out", "run"]), ("sample run --length 20", [])):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*command.split(), *more])
+        assert not caught.value.code
+    assert len(capsys.readouterr().out.strip()) > 20
+
+
+def test_the_cell_in_the_readme_is_measured(janet):
+    """The benchmark command of the README, on one small shape."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python -m (benchmarks --cells .*janet.*)$", text, re.M)
+    small = ["--sizes", "4,2,3,5", "--rounds", "1", "--compile-rounds", "1", "--rivals", "none", "--out", "rows.json"]
+    subprocess.run(
+        [sys.executable, "-m", *command.split(), *small],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True,
+    )  # fmt: skip
+    rows = json.loads(Path("rows.json").read_text())["rows"]
+    assert {row["cell"] for row in rows} == {"lstm", "janet.py:Janet"}

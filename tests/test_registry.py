@@ -42,15 +42,19 @@ def test_cell_from_name(spec, cell):
 
 
 def test_every_name_makes_a_cell():
+    required = {"conv_lstm": {"spatial_shape": (5,)}}
     for name, make in CELLS.items():
         assert name == name.lower()
-        assert cell_from_name(name, 3) == make(hidden_size=3)
+        options = required.get(name, {})
+        written = ", ".join(f"{key}={value}" for key, value in options.items())
+        assert cell_from_name(f"{name}({written})", 3) == make(hidden_size=3, **options)
+        assert options or cell_from_name(name, 3) == make(hidden_size=3)
 
 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("foo", "cell: no cell is called 'foo'; known: elman, gru, lstm"),
+        ("foo", f"cell: no cell is called 'foo'; known: {', '.join(sorted(CELLS))}, or path/"),
         ("", "cell: no cell is called ''"),
         ("lstm(4)", "cell: cannot read 'lstm(4)' (options must be name=value)"),
         ("lstm(**{'a': 1})", "(options must be name=value)"),

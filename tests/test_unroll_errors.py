@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Elman, Stack
+from rnnjax import GRU, LSTM, DeepStack, Elman, LearnedState, Stack
 
 CELL = LSTM(4)
 PARAMS = jax.tree.map(
@@ -18,6 +18,11 @@ STACK = Stack((LSTM(4), GRU(6)))
 STACK_PARAMS = jax.tree.map(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: STACK.init(jax.random.key(0), 3))
 )
+
+
+DEEP = DeepStack(LearnedState(LSTM(4)), 2)
+DEEP_PARAMS = jax.eval_shape(lambda: DEEP.init(jax.random.key(0), 3))
+DEEP_PARAMS = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), DEEP_PARAMS)
 
 
 def unroll(cell=CELL, params=PARAMS, state=STATE, xs=XS, **options):
@@ -42,6 +47,11 @@ CASES = {
         {"xs": jnp.ones((5, 2, 3), jnp.int32)},
         TypeError,
         "unroll: xs must be of a floating dtype, got i32[5,2,3]; one-hot encode or embed symbols.",
+    ),
+    "xs_of_a_deep_stack": (
+        {"cell": DEEP, "params": DEEP_PARAMS, "state": DEEP.initial_state((2,)), "xs": jnp.ones((5, 2, 8))},
+        ValueError,
+        "unroll: xs must have shape [T, 2, I] with I = 3 (from params.first.cell.w_ih)",
     ),
     "xs_of_a_stack": (
         {"cell": STACK, "params": STACK_PARAMS, "state": STACK.initial_state((2,)), "xs": jnp.ones((5, 2, 4))},

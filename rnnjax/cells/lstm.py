@@ -30,6 +30,15 @@ class LSTMState(NamedTuple):
     c: jax.Array  # [*batch, H]
 
 
+def gate_biases(forget_bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> jax.Array:
+    """The bias ``[4 size]`` of gates ``i, f, g, o`` at the start: zero but for the forget bias, see `LSTM`."""
+    zeros = jnp.zeros((size,), dtype)
+    if isinstance(forget_bias, Chrono):
+        b_f = forget_bias(key, (size,), dtype)
+        return jnp.concatenate([-b_f, b_f, zeros, zeros])
+    return jnp.concatenate([zeros, jnp.full((size,), forget_bias, dtype), zeros, zeros])
+
+
 @dataclasses.dataclass(frozen=True)
 class LSTM:
     r"""Long short-term memory (Hochreiter and Schmidhuber, 1997) with a forget gate (Gers et al., 2000).
@@ -73,16 +82,10 @@ class LSTM:
         check_size("LSTM.init", "input_size", input_size)
         key_ih, key_hh, key_b = jax.random.split(key, 3)
         size = self.hidden_size
-        zeros = jnp.zeros((size,), dtype)
-        if isinstance(self.forget_bias, Chrono):
-            b_f = self.forget_bias(key_b, (size,), dtype)
-            b_i = -b_f
-        else:
-            b_f, b_i = jnp.full((size,), self.forget_bias, dtype), zeros
         return LSTMParams(
             w_ih=per_gate(self.input_init, key_ih, (input_size, size), 4, dtype),
             w_hh=per_gate(self.recurrent_init, key_hh, (size, size), 4, dtype),
-            b=jnp.concatenate([b_i, b_f, zeros, zeros]),
+            b=gate_biases(self.forget_bias, key_b, size, dtype),
         )
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:

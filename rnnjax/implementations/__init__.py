@@ -1,5 +1,11 @@
 """Implementations of `rnnjax.unroll`; each registers here, and others may register from outside."""
 
+import functools
+
+from rnnjax.implementations.associative import priority as linear_priority
+from rnnjax.implementations.associative import supports as supports_linear
+from rnnjax.implementations.associative import unroll_associative, unroll_hoisted
+from rnnjax.implementations.cudnn import supports_cudnn, unroll_cudnn
 from rnnjax.implementations.fused import supports, unroll_fused
 from rnnjax.implementations.registry import (
     Controls,
@@ -20,9 +26,15 @@ __all__ = [
     "implementations",
     "register_unroll",
     "registrations",
+    "unroll_associative",
+    "unroll_cudnn",
     "unroll_fused",
+    "unroll_hoisted",
     "unroll_scan",
 ]
 
 register_unroll("scan", unroll_scan, priority=0)
 register_unroll("fused", unroll_fused, supports=supports, priority=5)
+register_unroll("cudnn", unroll_cudnn, supports=supports_cudnn, priority=-1)
+for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):
+    register_unroll(_name, _unroll, supports=supports_linear, priority=functools.partial(linear_priority, _name))

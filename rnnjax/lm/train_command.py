@@ -24,6 +24,7 @@ import jax
 import typer
 from rich.console import Console
 
+from rnnjax.cells import CELLS
 from rnnjax.lm import corpus as corpora
 from rnnjax.lm.baselines import compute_baselines
 from rnnjax.lm.checkpoint import best, find_checkpoints
@@ -58,6 +59,7 @@ BUDGETS = {field.name for field in dataclasses.fields(BudgetOptions)}
 # What a resumed run may change: how long, and how often one looks. All else would be another run.
 RESUMABLE = BUDGETS | {"evals", "eval_symbols", "patience", "sample_length", "log_every"}
 DEFAULT_MINUTES = 5.0
+_CELL_HELP = f"{', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: elman(activation=relu); file.py:Cell."
 BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there on
 
 
@@ -97,7 +99,7 @@ def train(
     document_separator: Annotated[
         str | None, _text(help="Text between documents; the state is reset after it. \\n stands for a newline.")
     ] = None,
-    cell: Annotated[str, _model(help="elman, lstm, gru; elman(activation=relu); file.py:Cell.")] = "lstm",
+    cell: Annotated[str, _model(help=_CELL_HELP)] = "lstm",
     layers: Annotated[int, _model(help="Layers.")] = _default(ModelOptions, "layers"),
     hidden: Annotated[int, _model(help="Units a layer.")] = _default(ModelOptions, "hidden"),
     embed: Annotated[int, _model(help="Size of the embedding; 0: one-hot; -1: 128, or 256 from 257 symbols on.")] = -1,

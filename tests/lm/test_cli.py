@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from rnnjax.cli import main
 from rnnjax.lm import checkpoint as checkpoints
-from rnnjax.lm.cli import main
 
 SMALL = (
     "--steps 120 --evals 3 --log-every 20 --batch-size 4 --chunk-len 16 --hidden 32 --lr 0.03 --sample-length 40"
@@ -125,7 +125,7 @@ BAD_OPTIONS = [
     (["--hidden", "0"], "--hidden: the hidden size must be at least 1, got 0"),
     (["--batch-size", "-2"], "--batch-size: the value must be at least 1, got -2"),
     (["--lr", "0"], "--lr: must lie between"),
-    (["--cell", "lstn"], "no cell is called 'lstn'; known: elman, gru, lstm"),
+    (["--cell", "lstn"], "no cell is called 'lstn'; known: conv_lstm, coupled_lstm, elman, gru"),
     (["--cell", "lstm(bias=1)"], "cannot be made"),
     (["--optimizer", "adam"], "--optimizer: must be one of adamw"),
     (["--preset", "best"], "--preset: must be one of char-rnn"),

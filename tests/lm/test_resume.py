@@ -22,7 +22,7 @@ PLACES = {
 CHILD = """
 import os, resource, signal, sys
 import orbax.checkpoint, rnnjax.lm.checkpoint, rnnjax.lm.train
-from rnnjax.lm.cli import main
+from rnnjax.cli import main
 if {place!r}:
     {patch}
     original, count = getattr(target, name), 0

@@ -225,7 +225,7 @@ def test_command_goes_on_from_a_prime(run: pathlib.Path, capsys: pytest.CaptureF
 
 
 def test_command_streams_and_ends_quietly_when_the_reader_leaves(run: pathlib.Path) -> None:
-    code = "from rnnjax.lm.cli import main; main()"
+    code = "from rnnjax.cli import main; main()"
     command = [sys.executable, "-c", code, "sample", str(run), "--length", "100000000", "--seed", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -94,6 +94,16 @@ def test_looking_never_changes_the_trajectory(corpus, tmp_path):
         assert np.array_equal(left[name], right[name]), name
 
 
+def test_an_epoch_ends_with_a_fresh_state(corpus, tmp_path):
+    """Pitfall 13: the start of the text does not follow from its end."""
+    epoch = (len(corpus.train) // 4 - 1) // 16
+    for steps, fresh in ((epoch, True), (epoch - 1, False)):
+        _, _, paths = run(corpus, tmp_path / str(steps), steps=steps, evals=1, sample_length=0)
+        arrays = final_arrays(paths)
+        (state,) = (array for name, array in arrays.items() if array.shape == (4, 12))
+        assert (state == 0).all() == fresh
+
+
 def test_a_seed_is_a_trajectory(corpus, tmp_path):
     losses = {
         seed: run(corpus, tmp_path / str(i), seed=seed, steps=8, evals=1)[0].valid_loss

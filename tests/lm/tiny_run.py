@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from rnnjax.lm import checkpoint, cli
+from rnnjax import cli
+from rnnjax.lm import checkpoint
 from rnnjax.lm.corpus import TextOptions, load_corpus
 from rnnjax.lm.optimizers import OptimizerOptions
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, make_model, write_json

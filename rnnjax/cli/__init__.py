@@ -1,12 +1,22 @@
-"""The command ``rnnjax``: trains character language models, samples from them, and looks at them."""
+"""The command ``rnnjax``: puts the commands of the language model, the analysis and the interchange together."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
+
+# A command is a function of the same name, with a hyphen for an underscore, in this module; its docstring is the help.
+COMMANDS = {
+    "train": "rnnjax.lm.train_command",
+    "sample": "rnnjax.lm.commands",
+    "eval": "rnnjax.lm.commands",
+    "info": "rnnjax.lm.commands",
+    "export": "rnnjax.lm.commands",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     from jax.errors import JaxRuntimeError
 
-    from rnnjax.lm import commands, train_command
     from rnnjax.lm.progress import TrainingFailedError
 
     app = typer.Typer(
@@ -36,9 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command("train")(train_command.train)
-    for name in ("sample", "eval", "info", "export"):
-        app.command(name)(getattr(commands, name))
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(importlib.import_module(module), name.replace("-", "_")))
     try:
         app(args=None if arguments is None else list(arguments), prog_name="rnnjax")
     except BrokenPipeError:  # the reader of the output left, as `| head` does

@@ -1,0 +1,142 @@
+"""The convolutional LSTM, for sequences of signals, images and volumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import check_size, compute_dtype, split_gates
+from rnnjax.cells.lstm import LSTMState, gate_biases
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+
+__all__ = ["ConvLSTM", "ConvLSTMParams"]
+
+_AXES = {1: "W", 2: "HW", 3: "DHW"}
+
+
+class ConvLSTMParams(NamedTuple):
+    """Parameters of `ConvLSTM`; gate order ``i, f, g, o``; K stands for the axes of the kernel."""
+
+    w_ih: jax.Array  # [*K, I, 4H]
+    w_hh: jax.Array  # [*K, H, 4H]
+    b: jax.Array  # [4H]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLSTM:
+    r"""Convolutional LSTM (Shi et al., 2015) in one, two or three dimensions.
+
+        i, f, g, o = conv(x, w_ih) + b + conv(h, w_hh)
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+        y  = h'
+
+    Inputs ``x`` are ``[*batch, *spatial, I]``, channels last; h, c and y are ``[*batch, *spatial, H]``, and a sequence
+    is ``[T, *batch, *spatial, I]``. ``conv`` is what networks call so (a kernel that is not flipped), padded with zeros
+    to the same size. There are no peepholes, which the paper has; flax and Haiku leave them out too, but add 1 to f in
+    every step, where here the forget bias is part of ``b`` from `init` on.
+
+    Args:
+        hidden_size: H, the channels of the output.
+        spatial_shape: the sizes of the one, two or three axes, for example ``(height, width)``.
+        kernel_shape: the size of the kernel on each of them, odd; an int stands for all.
+        forget_bias: the value of ``b_f`` at the start, or a `Chrono`; see `LSTM`.
+        input_init: initialiser of each gate's block of ``w_ih``, flat: ``[prod(K) I, H]``.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, flat: ``[prod(K) H, H]``.
+
+    Raises:
+        ValueError: for a size below one, an even kernel, or a number of axes that does not fit.
+        TypeError: if a shape holds something else than ints.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.ConvLSTM(hidden_size=4, spatial_shape=(8, 6))
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, ys = rnnjax.unroll(cell, params, cell.initial_state((2,)), jnp.ones((5, 2, 8, 6, 3)))
+    >>> ys.shape, params.w_ih.shape
+    ((5, 2, 8, 6, 4), (3, 3, 3, 16))
+    """
+
+    hidden_size: int
+    spatial_shape: tuple[int, ...]
+    kernel_shape: int | tuple[int, ...] = 3
+    forget_bias: float | Chrono = 1.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+
+    def __post_init__(self) -> None:
+        check_size("ConvLSTM", "hidden_size", self.hidden_size)
+        spatial, kernel = self.spatial_shape, self.kernel_shape
+        if not isinstance(spatial, tuple | list):
+            raise TypeError(
+                f"ConvLSTM: spatial_shape must be a tuple of ints, got {spatial!r}; write (8,) for one axis."
+            )
+        if len(spatial) not in _AXES:
+            raise ValueError(f"ConvLSTM: spatial_shape must have 1, 2 or 3 axes, got {spatial!r}.")
+        kernel = tuple(kernel) if isinstance(kernel, tuple | list) else (kernel,) * len(spatial)
+        if len(kernel) != len(spatial):
+            raise ValueError(
+                f"ConvLSTM: kernel_shape must have one size for each of the {len(spatial)} axes of spatial_shape, "
+                f"got {kernel!r}."
+            )
+        for name, shape in (("spatial_shape", spatial), ("kernel_shape", kernel)):
+            for size in shape:
+                check_size("ConvLSTM", f"every size of {name}", size)
+        if any(size % 2 == 0 for size in kernel):
+            raise ValueError(
+                f"ConvLSTM: every size of kernel_shape must be odd, so that a kernel has a middle, got {kernel!r}."
+            )
+        # In one form each, so that equal cells compare equal and share one trace.
+        object.__setattr__(self, "spatial_shape", tuple(spatial))
+        object.__setattr__(self, "kernel_shape", kernel)
+
+    def input_shape(self, input_size: int) -> tuple[int, ...]:
+        """The shape of one input, ``[*spatial, I]``."""
+        return (*self.spatial_shape, input_size)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> ConvLSTMParams:
+        """New parameters for inputs of ``input_size`` channels; ``b`` is zero but for the forget bias."""
+        check_size("ConvLSTM.init", "input_size", input_size)
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        kernel: Any = self.kernel_shape
+
+        def weights(init: Initializer, key: jax.Array, channels: int) -> jax.Array:
+            flat = per_gate(init, key, (math.prod(kernel) * channels, self.hidden_size), 4, dtype)
+            return flat.reshape(*kernel, channels, -1)
+
+        return ConvLSTMParams(
+            w_ih=weights(self.input_init, key_ih, input_size),
+            w_hh=weights(self.recurrent_init, key_hh, self.hidden_size),
+            b=gate_biases(self.forget_bias, key_b, self.hidden_size, dtype),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
+        """Zeros, in two arrays ``[*batch, *spatial, H]``."""
+        shape = (*batch_shape, *self.spatial_shape, self.hidden_size)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+
+    def step(self, params: ConvLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:
+        """One step, ``x [*batch, *spatial, I]``; see the equations of the class."""
+        dtype = compute_dtype(state.h.dtype)
+        axes = len(self.spatial_shape)
+        z = _conv(x, params.w_ih, axes, dtype) + params.b.astype(dtype) + _conv(state.h, params.w_hh, axes, dtype)
+        i, f, g, o = split_gates(z, 4)
+        c = sigmoid(f) * state.c.astype(dtype) + sigmoid(i) * jnp.tanh(g)
+        h = (sigmoid(o) * jnp.tanh(c)).astype(state.h.dtype)
+        return LSTMState(h, c.astype(state.c.dtype)), h
+
+
+def _conv(x: jax.Array, w: jax.Array, axes: int, dtype: Any) -> jax.Array:
+    """Channels-last convolution with any number of batch axes, in the dtype of the weights, returned in ``dtype``."""
+    batch = x.shape[: -1 - axes]
+    flat = x.astype(w.dtype).reshape(math.prod(batch), *x.shape[len(batch) :])  # XLA wants exactly one batch axis
+    letters = _AXES[axes]
+    layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    z = jax.lax.conv_general_dilated(
+        flat, w, (1,) * axes, "SAME", dimension_numbers=layout, preferred_element_type=dtype
+    )
+    return z.reshape(*batch, *z.shape[1:])

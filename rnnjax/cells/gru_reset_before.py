@@ -1,0 +1,96 @@
+"""The gated recurrent unit as it was published first: reset before the matmul."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import check_size, compute_dtype, matmul, split_gates
+from rnnjax.cells.gru import GRUState
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+
+__all__ = ["GRUResetBefore", "GRUResetBeforeParams"]
+
+
+class GRUResetBeforeParams(NamedTuple):
+    """Parameters of `GRUResetBefore`; gate order ``r, z, n``."""
+
+    w_ih: jax.Array  # [I, 3H]
+    w_hh: jax.Array  # [H, 3H]
+    b: jax.Array  # [3H]
+
+
+@dataclasses.dataclass(frozen=True)
+class GRUResetBefore:
+    r"""Gated recurrent unit (Cho et al., 2014) in its original form, with the reset before the matmul.
+
+        r, z = sigmoid(x @ w_ih[:, rz] + b[rz] + h @ w_hh[:, rz])
+        n  = tanh(x @ w_ih[:, n] + b[n] + (r * h) @ w_hh[:, n])
+        h' = (1 - z) * n + z * h
+        y  = h'
+
+    ``z`` *keeps* the old state, as in `GRU` and in the paper's own equation; Chung et al. (2014) and Haiku swap it,
+    ``h' = (1 - z) * h + z * n``, which is this cell with the z blocks of all three parameters negated. The paper
+    leaves out the biases. In `GRU` the reset comes after the matmul, which is another function: no parameters turn
+    one into the other. Here the recurrent matmul of n waits for r, so the cell is not affine and runs as a plain scan.
+
+    Args:
+        hidden_size: H.
+        update_bias: the value of ``b_z`` at the start, or a `Chrono`, which draws it from time scales.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``.
+
+    Raises:
+        ValueError: for a size below one.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.GRUResetBefore(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, rnnjax.implementations(cell)
+    ((2, 4), ('scan',))
+    """
+
+    hidden_size: int
+    update_bias: float | Chrono = 0.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+
+    def __post_init__(self) -> None:
+        check_size("GRUResetBefore", "hidden_size", self.hidden_size)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUResetBeforeParams:
+        """New parameters; ``b`` is zero but for the update bias."""
+        check_size("GRUResetBefore.init", "input_size", input_size)
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        size = self.hidden_size
+        zeros = jnp.zeros((size,), dtype)
+        if isinstance(self.update_bias, Chrono):
+            b_z = self.update_bias(key_b, (size,), dtype)
+        else:
+            b_z = jnp.full((size,), self.update_bias, dtype)
+        return GRUResetBeforeParams(
+            w_ih=per_gate(self.input_init, key_ih, (input_size, size), 3, dtype),
+            w_hh=per_gate(self.recurrent_init, key_hh, (size, size), 3, dtype),
+            b=jnp.concatenate([zeros, b_z, zeros]),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
+        """Zeros."""
+        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def step(self, params: GRUResetBeforeParams, state: GRUState, x: jax.Array) -> tuple[GRUState, jax.Array]:
+        """One step; see the equations of the class."""
+        dtype = compute_dtype(state.h.dtype)
+        h = state.h.astype(dtype)
+        gates, candidate = jnp.split(params.w_hh, [2 * self.hidden_size], axis=1)  # [H, 2H], [H, H]
+        zx = split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), 3)
+        zh = split_gates(matmul(h, gates, dtype), 2)
+        r, z = (sigmoid(a + b) for a, b in zip(zx, zh, strict=False))
+        n = jnp.tanh(zx[2] + matmul(r * h, candidate, dtype))
+        h = ((1 - z) * n + z * h).astype(state.h.dtype)
+        return GRUState(h), h

@@ -1,0 +1,107 @@
+"""The recurrent highway network: several layers of highway inside one time step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import check_size, compute_dtype, matmul, split_gates
+from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
+
+__all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]
+
+
+class RecurrentHighwayParams(NamedTuple):
+    """Parameters of `RecurrentHighway`; gate order ``n, t``, one entry a layer of depth D."""
+
+    w_ih: jax.Array  # [I, 2H]
+    w_hh: jax.Array  # [D, H, 2H]
+    b: jax.Array  # [D, 2H]
+
+
+class RecurrentHighwayState(NamedTuple):
+    """State of `RecurrentHighway`."""
+
+    h: jax.Array  # [*batch, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentHighway:
+    r"""Recurrent highway network (Zilly et al., 2017), with the carry gate coupled to the transform gate.
+
+        s_0 = h
+        zn, zt = s_l @ w_hh[l] + b[l], and x @ w_ih besides where l = 0
+        s_{l+1} = tanh(zn) * sigmoid(zt) + s_l * (1 - sigmoid(zt))        for l = 0 ... D - 1
+        h' = s_D
+        y  = h'
+
+    The carry gate ``1 - t`` is that of the paper's experiments. Every layer has weights of its own, and the input
+    enters the first alone.
+
+    Args:
+        hidden_size: H.
+        depth: D, the layers within a step; their matmuls wait for each other, so a step takes D times as long.
+        transform_bias: the value of the transform gates' biases at the start; negative, so that each layer at first
+            carries most of its input on.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
+        recurrent_init: initialiser of each gate's block of each layer's ``w_hh``, ``[H, H]``.
+
+    Raises:
+        ValueError: for a size or depth below one.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.RecurrentHighway(hidden_size=4, depth=3)
+    >>> params = cell.init(jax.random.key(0), input_size=2)
+    >>> state, y = cell.step(params, cell.initial_state(), jax.numpy.ones(2))
+    >>> y.shape, params.w_hh.shape
+    ((4,), (3, 4, 8))
+    """
+
+    hidden_size: int
+    depth: int = 5
+    transform_bias: float = -2.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+
+    def __post_init__(self) -> None:
+        check_size("RecurrentHighway", "hidden_size", self.hidden_size)
+        check_size("RecurrentHighway", "depth", self.depth)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> RecurrentHighwayParams:
+        """New parameters; the biases are zero but for the transform bias."""
+        check_size("RecurrentHighway.init", "input_size", input_size)
+        key_ih, key_hh = jax.random.split(key)
+        size = self.hidden_size
+        bias = jnp.repeat(jnp.asarray([0.0, self.transform_bias], dtype), size)
+        layers = [
+            per_gate(self.recurrent_init, k, (size, size), 2, dtype) for k in jax.random.split(key_hh, self.depth)
+        ]
+        return RecurrentHighwayParams(
+            w_ih=per_gate(self.input_init, key_ih, (input_size, size), 2, dtype),
+            w_hh=jnp.stack(layers),
+            b=jnp.tile(bias, (self.depth, 1)),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> RecurrentHighwayState:
+        """Zeros."""
+        return RecurrentHighwayState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def step(
+        self, params: RecurrentHighwayParams, state: RecurrentHighwayState, x: jax.Array
+    ) -> tuple[RecurrentHighwayState, jax.Array]:
+        """One step; see the equations of the class."""
+        dtype = compute_dtype(state.h.dtype)
+        s = state.h.astype(dtype)
+        for layer in range(self.depth):
+            z = matmul(s, params.w_hh[layer], dtype) + params.b[layer].astype(dtype)
+            if layer == 0:
+                z += matmul(x, params.w_ih, dtype)
+            n, t = split_gates(z, 2)
+            t = sigmoid(t)
+            s = jnp.tanh(n) * t + s * (1 - t)
+        h = s.astype(state.h.dtype)
+        return RecurrentHighwayState(h), h

@@ -1,0 +1,96 @@
+"""The independently recurrent network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.initializers import Glorot, Initializer
+
+__all__ = ["IndRNN", "IndRNNParams", "IndRNNState"]
+
+
+class IndRNNParams(NamedTuple):
+    """Parameters of `IndRNN`."""
+
+    w_ih: jax.Array  # [I, H]
+    b: jax.Array  # [H]
+    u: jax.Array  # [H]
+
+
+class IndRNNState(NamedTuple):
+    """State of `IndRNN`."""
+
+    h: jax.Array  # [*batch, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class IndRNN:
+    r"""Independently recurrent network (Li et al., 2018): a unit sees of the state only itself.
+
+        h' = phi(x @ w_ih + b + u * h)
+        y  = h'
+
+    Units mix in the next layer, so it takes at least two. Over T steps a gradient scales with ``u**T``; the
+    paper keeps it below ``gamma`` by ``u = clip(u, -limit, limit)``, ``limit = gamma**(1 / T)``, after each update of
+    the parameters: ``params._replace(u=jnp.clip(params.u, -limit, limit))``, with ``gamma = 2`` for example.
+
+    Args:
+        hidden_size: H.
+        activation: phi, ``"relu"`` or ``"tanh"``.
+        recurrent_range: ``u`` is uniform between these two at the start. The paper's last layer, which has to
+            remember, starts close to one.
+        input_init: initialiser of ``w_ih [I, H]``.
+
+    Raises:
+        ValueError: for a size below one, an unknown activation or a range that is none.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.IndRNN(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state(), jax.numpy.ones(3))
+    >>> y.shape, params.u.shape
+    ((4,), (4,))
+    """
+
+    hidden_size: int
+    activation: Literal["relu", "tanh"] = "relu"
+    recurrent_range: tuple[float, float] = (0.0, 1.0)
+    input_init: Initializer = Glorot()
+    num_gates = 1
+
+    def __post_init__(self) -> None:
+        check_size("IndRNN", "hidden_size", self.hidden_size)
+        if self.activation not in ("relu", "tanh"):
+            raise ValueError(f"IndRNN: activation must be 'relu' or 'tanh', got {self.activation!r}.")
+        limits = self.recurrent_range
+        if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] <= limits[1]:
+            raise ValueError(f"IndRNN: recurrent_range must be a tuple (low, high), got {limits!r}.")
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> IndRNNParams:
+        """New parameters; ``b`` is zero."""
+        check_size("IndRNN.init", "input_size", input_size)
+        key_ih, key_u = jax.random.split(key)
+        low, high = self.recurrent_range
+        return IndRNNParams(
+            w_ih=self.input_init(key_ih, (input_size, self.hidden_size), dtype),
+            b=jnp.zeros((self.hidden_size,), dtype),
+            u=jax.random.uniform(key_u, (self.hidden_size,), jnp.float32, low, high).astype(dtype),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> IndRNNState:
+        """Zeros."""
+        return IndRNNState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def update(self, params: IndRNNParams, state: IndRNNState, zx: Gates, zh: Gates) -> tuple[IndRNNState, jax.Array]:
+        """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""
+        del zh
+        phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
+        h = phi(zx[0] + params.u * state.h)
+        return IndRNNState(h), h
+
+    step = affine_step

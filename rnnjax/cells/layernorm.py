@@ -1,0 +1,214 @@
+"""LSTM and GRU with layer normalisation inside of the recurrence."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import Gates, affine_step, check_size, split_gates
+from rnnjax.cells.gru import GRUState
+from rnnjax.cells.lstm import LSTMState
+from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+
+__all__ = [
+    "LayerNormGRU",
+    "LayerNormGRUParams",
+    "LayerNormLSTM",
+    "LayerNormLSTMParams",
+]
+
+
+class LayerNormLSTMParams(NamedTuple):
+    """Parameters of `LayerNormLSTM`; gate order ``i, f, g, o``."""
+
+    w_ih: jax.Array  # [I, 4H]
+    w_hh: jax.Array  # [H, 4H]
+    b: jax.Array  # [4H]
+    gain_x: jax.Array  # [4H]
+    gain_h: jax.Array  # [4H]
+    gain_c: jax.Array  # [H]
+    b_c: jax.Array  # [H]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNormLSTM:
+    r"""LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
+
+        i, f, g, o = gain_x * norm(x @ w_ih) + gain_h * norm(h @ w_hh) + b
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(gain_c * norm(c') + b_c)
+        y  = h'
+
+    with ``norm(z) = (z - mean(z)) / sqrt(var(z) + epsilon)``. As in the paper, mean and variance are those of all 4H
+    units of the four gates together, for the input's and for the state's contribution by itself, and ``c`` is
+    carried on as it is. The paper adds three biases to the gates; ``b`` is their sum.
+
+    Args:
+        hidden_size: H.
+        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, as for `LSTM`.
+        epsilon: keeps the norm finite where all units agree, such as in a state of zeros.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``; the norm takes its scale away.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``; the same holds here.
+
+    Raises:
+        ValueError: for a size below one, or an ``epsilon`` that is not positive.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.LayerNormLSTM(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, params.gain_x.shape, params.gain_c.shape
+    ((2, 4), (16,), (4,))
+    """
+
+    hidden_size: int
+    forget_bias: float | Chrono = 1.0
+    epsilon: float = 1e-5
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+    num_gates = 4
+
+    def __post_init__(self) -> None:
+        check_size("LayerNormLSTM", "hidden_size", self.hidden_size)
+        _check_epsilon("LayerNormLSTM", self.epsilon)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormLSTMParams:
+        """New parameters: gains of one, and biases of zero but for the forget bias."""
+        w_ih, w_hh, b = lstm_weights(self, key, input_size, dtype)
+        size = self.hidden_size
+        return LayerNormLSTMParams(
+            w_ih=w_ih,
+            w_hh=w_hh,
+            b=b,
+            gain_x=jnp.ones_like(b),
+            gain_h=jnp.ones_like(b),
+            gain_c=jnp.ones((size,), dtype),
+            b_c=jnp.zeros((size,), dtype),
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
+        """Zeros, in two arrays: a buffer cannot be donated twice."""
+        shape = (*batch_shape, self.hidden_size)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+
+    def update(
+        self, params: LayerNormLSTMParams, state: LSTMState, zx: Gates, zh: Gates
+    ) -> tuple[LSTMState, jax.Array]:
+        """The pointwise part of a step and its three norms; see the equations of the class."""
+        b, gain_x, gain_h = (split_gates(p, 4) for p in (params.b, params.gain_x, params.gain_h))
+        # `affine_step` has added b already, and here it stands outside of the norm.
+        nx = _norm(tuple(z - bias for z, bias in zip(zx, b, strict=True)), self.epsilon)
+        nh = _norm(zh, self.epsilon)
+        i, f, g, o = (a * x + d * h + bias for a, x, d, h, bias in zip(gain_x, nx, gain_h, nh, b, strict=True))
+        c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
+        (nc,) = _norm((c,), self.epsilon)
+        h = sigmoid(o) * jnp.tanh(params.gain_c * nc + params.b_c)
+        return LSTMState(h, c), h
+
+    step = affine_step
+
+
+class LayerNormGRUParams(NamedTuple):
+    """Parameters of `LayerNormGRU`; gate order ``r, z, n``."""
+
+    w_ih: jax.Array  # [I, 3H]
+    w_hh: jax.Array  # [H, 3H]
+    b: jax.Array  # [3H]
+    b_hn: jax.Array  # [H]
+    gain_x: jax.Array  # [3H]
+    gain_h: jax.Array  # [3H]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNormGRU:
+    r"""GRU with layer normalisation (Ba, Kiros and Hinton, 2016).
+
+        nx_r, nx_z = norm(x @ w_ih_rz);  nx_n = norm(x @ w_ih_n)
+        nh_r, nh_z = norm(h @ w_hh_rz);  nh_n = norm(h @ w_hh_n)
+        r = sigmoid(gain_x_r * nx_r + gain_h_r * nh_r + b_r)
+        z = sigmoid(gain_x_z * nx_z + gain_h_z * nh_z + b_z)
+        n = tanh(gain_x_n * nx_n + b_n + r * (gain_h_n * nh_n + b_hn))
+        h' = (1 - z) * n + z * h
+        y  = h'
+
+    with ``norm(z) = (z - mean(z)) / sqrt(var(z) + epsilon)``. As in the paper, the two gates are normalised
+    together, over 2H units, and the candidate by itself. As in our `GRU`, ``z`` *keeps* the old state, where the
+    paper's lets in the new one.
+
+    Args:
+        hidden_size: H.
+        update_bias: the value of ``b_z`` at the start, or a `Chrono`, as for `GRU`.
+        epsilon: keeps the norm finite where all units agree, such as in a state of zeros.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``; the norm takes its scale away.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``; the same holds here.
+
+    Raises:
+        ValueError: for a size below one, or an ``epsilon`` that is not positive.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.LayerNormGRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, params.gain_x.shape
+    ((2, 4), (12,))
+    """
+
+    hidden_size: int
+    update_bias: float | Chrono = 0.0
+    epsilon: float = 1e-5
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+    num_gates = 3
+
+    def __post_init__(self) -> None:
+        check_size("LayerNormGRU", "hidden_size", self.hidden_size)
+        _check_epsilon("LayerNormGRU", self.epsilon)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormGRUParams:
+        """New parameters: gains of one, and biases of zero but for the update bias."""
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        b_z = keep_bias(self.update_bias, key_b, self.hidden_size, dtype)
+        zeros = jnp.zeros_like(b_z)
+        b = jnp.concatenate([zeros, b_z, zeros])
+        return LayerNormGRUParams(w_ih, w_hh, b, b_hn=zeros, gain_x=jnp.ones_like(b), gain_h=jnp.ones_like(b))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
+        """Zeros."""
+        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def update(self, params: LayerNormGRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
+        """The pointwise part of a step and its four norms; see the equations of the class."""
+        b, gain_x, gain_h = (split_gates(p, 3) for p in (params.b, params.gain_x, params.gain_h))
+        # `affine_step` has added b already, and here it stands outside of the norms.
+        zx = tuple(z - bias for z, bias in zip(zx, b, strict=True))
+        nx, nh = (_norm(z[:2], self.epsilon) + _norm(z[2:], self.epsilon) for z in (zx, zh))
+        r, z = (sigmoid(gain_x[k] * nx[k] + gain_h[k] * nh[k] + b[k]) for k in range(2))
+        n = jnp.tanh(gain_x[2] * nx[2] + b[2] + r * (gain_h[2] * nh[2] + params.b_hn))
+        h = (1 - z) * n + z * state.h
+        return GRUState(h), h
+
+    step = affine_step
+
+
+def _check_epsilon(where: str, epsilon: float) -> None:
+    if not epsilon > 0:
+        raise ValueError(f"{where}: epsilon must be positive, got {epsilon!r}; the state starts as zeros.")
+
+
+def _norm(gates: Gates, epsilon: float) -> Gates:
+    """Mean zero and variance one over the units of all these gates together."""
+
+    def mean(arrays: Gates) -> jax.Array:
+        return functools.reduce(jnp.add, (jnp.mean(a, axis=-1, keepdims=True) for a in arrays)) / len(arrays)
+
+    centre = mean(gates)
+    centred = tuple(a - centre for a in gates)
+    scale = jax.lax.rsqrt(mean(tuple(a * a for a in centred)) + epsilon)
+    return tuple(a * scale for a in centred)

@@ -1,0 +1,162 @@
+"""LSTMs with other gates: peepholes from the cell state, and one gate for forgetting and writing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.cells.lstm import LSTMState
+from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+
+__all__ = [
+    "CoupledLSTM",
+    "CoupledLSTMParams",
+    "PeepholeLSTM",
+    "PeepholeLSTMParams",
+]
+
+
+class PeepholeLSTMParams(NamedTuple):
+    """Parameters of `PeepholeLSTM`; gate order ``i, f, g, o``."""
+
+    w_ih: jax.Array  # [I, 4H]
+    w_hh: jax.Array  # [H, 4H]
+    b: jax.Array  # [4H]
+    p_i: jax.Array  # [H]
+    p_f: jax.Array  # [H]
+    p_o: jax.Array  # [H]
+
+
+@dataclasses.dataclass(frozen=True)
+class PeepholeLSTM:
+    r"""LSTM whose gates see the cell state (Gers and Schmidhuber, 2000).
+
+        i, f, g, o = x @ w_ih + b + h @ w_hh
+        c' = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
+        h' = sigmoid(o + p_o * c') * tanh(c')
+        y  = h'
+
+    The input and the forget gate see the old cell state, the output gate the new one. With peepholes of zero,
+    as `init` makes them, it is the `LSTM`.
+
+    Args:
+        hidden_size: H.
+        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, as for `LSTM`.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``.
+
+    Raises:
+        ValueError: for a size below one.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.PeepholeLSTM(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, params.p_i.shape
+    ((2, 4), (4,))
+    """
+
+    hidden_size: int
+    forget_bias: float | Chrono = 1.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+    num_gates = 4
+
+    def __post_init__(self) -> None:
+        check_size("PeepholeLSTM", "hidden_size", self.hidden_size)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> PeepholeLSTMParams:
+        """New parameters: those of an `LSTM`, and peepholes of zero."""
+        weights = lstm_weights(self, key, input_size, dtype)
+        return PeepholeLSTMParams(*weights, *(jnp.zeros((self.hidden_size,), dtype) for _ in range(3)))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
+        """Zeros, in two arrays: a buffer cannot be donated twice."""
+        shape = (*batch_shape, self.hidden_size)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+
+    def update(self, params: PeepholeLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
+        """The pointwise part of a step; see the equations of the class."""
+        i, f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
+        keep = sigmoid(f + params.p_f * state.c)
+        c = keep * state.c + sigmoid(i + params.p_i * state.c) * jnp.tanh(g)
+        h = sigmoid(o + params.p_o * c) * jnp.tanh(c)
+        return LSTMState(h, c), h
+
+    step = affine_step
+
+
+class CoupledLSTMParams(NamedTuple):
+    """Parameters of `CoupledLSTM`; gate order ``f, g, o``."""
+
+    w_ih: jax.Array  # [I, 3H]
+    w_hh: jax.Array  # [H, 3H]
+    b: jax.Array  # [3H]
+
+
+@dataclasses.dataclass(frozen=True)
+class CoupledLSTM:
+    r"""LSTM that writes as much as it forgets, the CIFG of Greff et al. (2017), without peepholes.
+
+        f, g, o = x @ w_ih + b + h @ w_hh
+        c' = sigmoid(f) * c + (1 - sigmoid(f)) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+        y  = h'
+
+    The gates are those of the `LSTM` without ``i``, so there is a quarter less of everything, and ``c``, which starts
+    from zeros, stays between -1 and 1.
+
+    Args:
+        hidden_size: H.
+        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, which draws it from time scales.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``.
+
+    Raises:
+        ValueError: for a size below one.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.CoupledLSTM(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, params.w_hh.shape
+    ((2, 4), (4, 12))
+    """
+
+    hidden_size: int
+    forget_bias: float | Chrono = 1.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+    num_gates = 3
+
+    def __post_init__(self) -> None:
+        check_size("CoupledLSTM", "hidden_size", self.hidden_size)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> CoupledLSTMParams:
+        """New parameters; ``b`` is zero but for the forget bias."""
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        b_f = keep_bias(self.forget_bias, key_b, self.hidden_size, dtype)
+        zeros = jnp.zeros_like(b_f)
+        return CoupledLSTMParams(w_ih, w_hh, jnp.concatenate([b_f, zeros, zeros]))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
+        """Zeros, in two arrays: a buffer cannot be donated twice."""
+        shape = (*batch_shape, self.hidden_size)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+
+    def update(self, params: CoupledLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
+        """The pointwise part of a step; see the equations of the class."""
+        f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
+        keep = sigmoid(f)
+        c = keep * state.c + (1 - keep) * jnp.tanh(g)
+        h = sigmoid(o) * jnp.tanh(c)
+        return LSTMState(h, c), h
+
+    step = affine_step

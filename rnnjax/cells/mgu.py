@@ -1,0 +1,94 @@
+"""The minimal gated unit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.cells.weights import gate_weights, keep_bias
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+
+__all__ = ["MGU", "MGUParams", "MGUState"]
+
+
+class MGUParams(NamedTuple):
+    """Parameters of `MGU`; gate order ``f, n``."""
+
+    w_ih: jax.Array  # [I, 2H]
+    w_hh: jax.Array  # [H, 2H]
+    b: jax.Array  # [2H]
+    b_hn: jax.Array | None  # [H]; None without a reset, where it would do what b does
+
+
+class MGUState(NamedTuple):
+    """State of `MGU`."""
+
+    h: jax.Array  # [*batch, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class MGU:
+    r"""Minimal gated unit (Zhou et al., 2016): a GRU in which one gate is both reset and update.
+
+        f = sigmoid(zx_f + zh_f)
+        n = tanh(zx_n + f * (zh_n + b_hn))    with reset_gate
+        n = tanh(zx_n + zh_n)                 without
+        h' = (1 - f) * n + f * h
+        y  = h'
+
+    with ``zx = x @ w_ih + b`` and ``zh = h @ w_hh``. It is the form of ``flax.linen.MGUCell``: ``f`` *keeps* the old
+    state, and the reset comes after the matmul. In the paper ``f`` lets in the new state and the reset comes before.
+
+    Args:
+        hidden_size: H.
+        reset_gate: whether ``f`` also scales what the candidate sees of the state.
+        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, which draws it from time scales.
+        input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
+        recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``.
+
+    Raises:
+        ValueError: for a size below one.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.MGU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
+    >>> y.shape, params.w_hh.shape
+    ((2, 4), (4, 8))
+    """
+
+    hidden_size: int
+    reset_gate: bool = True
+    forget_bias: float | Chrono = 1.0
+    input_init: Initializer = Glorot()
+    recurrent_init: Initializer = Orthogonal()
+    num_gates = 2
+
+    def __post_init__(self) -> None:
+        check_size("MGU", "hidden_size", self.hidden_size)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MGUParams:
+        """New parameters; the biases are zero but for the forget bias."""
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        b_f = keep_bias(self.forget_bias, key_b, self.hidden_size, dtype)
+        zeros = jnp.zeros_like(b_f)
+        return MGUParams(w_ih, w_hh, jnp.concatenate([b_f, zeros]), zeros if self.reset_gate else None)
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MGUState:
+        """Zeros."""
+        return MGUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def update(self, params: MGUParams, state: MGUState, zx: Gates, zh: Gates) -> tuple[MGUState, jax.Array]:
+        """The pointwise part of a step; see the equations of the class."""
+        f = sigmoid(zx[0] + zh[0])
+        n = jnp.tanh(zx[1] + (zh[1] if params.b_hn is None else f * (zh[1] + params.b_hn)))
+        h = (1 - f) * n + f * state.h
+        return MGUState(h), h
+
+    step = affine_step

@@ -1,0 +1,89 @@
+"""Layers: what is made of cells and sequences of them.
+
+An ensemble needs no class of its own: every function here is pure, so `jax.vmap` over the parameters runs all members
+in one program.
+
+>>> import jax, jax.numpy as jnp, rnnjax
+>>> cell = rnnjax.Stack((rnnjax.GRU(4), rnnjax.GRU(4)))
+>>> params = jax.vmap(lambda key: cell.init(key, input_size=3))(jax.random.split(jax.random.key(0), 5))
+>>> def run(params, xs):
+...     return rnnjax.unroll(cell, params, rnnjax.start_state(cell, params, xs.shape[1:-1]), xs)
+>>> state, ys = jax.vmap(run, in_axes=(0, None))(params, jnp.ones((7, 2, 3)))  # all members read the same inputs
+>>> ys.shape  # [members, T, B, H]
+(5, 7, 2, 4)
+
+With `jax.value_and_grad` of a loss and an optimizer's ``init`` and ``update`` inside of what is mapped, the members
+train side by side, each as if it were alone.
+"""
+
+from rnnjax.cell import start_state
+from rnnjax.layers.batching import (
+    Bucket,
+    Buckets,
+    Packed,
+    bucket_boundaries,
+    bucket_by_length,
+    pack_documents,
+    pad_sequences,
+    padded_share,
+    unpack_documents,
+)
+from rnnjax.layers.bidirectional import (
+    Bidirectional,
+    BidirectionalParams,
+    BidirectionalState,
+    Directions,
+    unroll_bidirectional,
+)
+from rnnjax.layers.deep import DeepStack, DeepStackParams, DeepStackState
+from rnnjax.layers.norms import NormParams, init_norm, normalize
+from rnnjax.layers.regularization import (
+    activation_regularization,
+    drop_connect,
+    locked_dropout,
+    temporal_activation_regularization,
+    zoneout,
+)
+from rnnjax.layers.regularized import unroll_regularized
+from rnnjax.layers.stack import Stack, StackParams, StackState, dropout, unroll_layered, unroll_stack
+from rnnjax.layers.start import ContextState, ContextStateParams, LearnedState, LearnedStateParams
+
+__all__ = [
+    "Bidirectional",
+    "BidirectionalParams",
+    "BidirectionalState",
+    "Bucket",
+    "Buckets",
+    "ContextState",
+    "ContextStateParams",
+    "DeepStack",
+    "DeepStackParams",
+    "DeepStackState",
+    "Directions",
+    "LearnedState",
+    "LearnedStateParams",
+    "NormParams",
+    "Packed",
+    "Stack",
+    "StackParams",
+    "StackState",
+    "activation_regularization",
+    "bucket_boundaries",
+    "bucket_by_length",
+    "drop_connect",
+    "dropout",
+    "init_norm",
+    "locked_dropout",
+    "normalize",
+    "pack_documents",
+    "pad_sequences",
+    "padded_share",
+    "start_state",
+    "temporal_activation_regularization",
+    "unpack_documents",
+    "unroll_bidirectional",
+    "unroll_layered",
+    "unroll_regularized",
+    "unroll_stack",
+    "zoneout",
+]

@@ -1,0 +1,249 @@
+"""Regularisers of recurrent networks as pure functions: each takes a key and says how long one mask lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import compute_dtype, describe
+
+__all__ = [
+    "activation_regularization",
+    "check_rate",
+    "drop_connect",
+    "locked_dropout",
+    "locked_mask",
+    "temporal_activation_regularization",
+    "zoneout",
+]
+
+
+def check_rate(where: str, name: str, rate: float) -> None:
+    """Raises unless ``rate`` lies in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{where}: {name} must be at least 0 and below 1, got {rate}.")
+
+
+def scale_kept(keep: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """``x / (1 - rate)`` where ``keep`` is set, and zero with gradient zero elsewhere."""
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def locked_mask(
+    key: jax.Array, shape: tuple[int, ...], rate: float, *, resets: jax.Array | None = None, reverse: bool = False
+) -> jax.Array:
+    """Which units a sequence keeps: bool, drawn once a sequence and the same at all of its steps.
+
+    Args:
+        key: used once.
+        shape: ``(T, *batch, ...)``.
+        rate: the share that is dropped.
+        resets: bool ``[T, *batch]``; a set flag begins another sequence in the row, which draws a mask of its own.
+        reverse: whether time runs backwards, so that a sequence ends with the step *before* its flag.
+
+    Returns:
+        ``[1, *batch, ...]`` without resets, else ``[T, *batch, ...]``.
+
+    >>> import jax
+    >>> locked_mask(jax.random.key(0), (7, 2, 5), 0.5).shape
+    (1, 2, 5)
+    """
+    length = shape[0]
+    if resets is None or not length:
+        return jax.random.bernoulli(key, 1 - rate, (1, *shape[1:]))
+    masks = jax.random.bernoulli(key, 1 - rate, shape)  # that of the step where a sequence begins holds for all of it
+    time = jnp.arange(length).reshape(-1, *(1,) * (resets.ndim - 1))
+    if reverse:
+        begin = jax.lax.cummin(jnp.where(resets, time, length - 1), axis=0, reverse=True)
+    else:
+        begin = jax.lax.cummax(jnp.where(resets, time, 0), axis=0)
+    return jnp.take_along_axis(masks, begin.reshape(begin.shape + (1,) * (masks.ndim - begin.ndim)), axis=0)
+
+
+def locked_dropout(
+    key: jax.Array | None, xs: jax.Array, rate: float, *, resets: jax.Array | None = None, reverse: bool = False
+) -> jax.Array:
+    r"""Variational dropout of inputs or outputs (Gal and Ghahramani, 2016): one mask a sequence.
+
+        ys[t] = xs[t] * m / (1 - rate),   m ~ Bernoulli(1 - rate)
+
+    with one ``m`` for every example and unit, the same at all steps. Between the layers of a stack it is
+    ``unroll_stack(..., locked=True)``.
+
+    Args:
+        key: used once a call; None drops nothing.
+        xs: ``[T, *batch, H]``.
+        rate: the share that is dropped, in [0, 1).
+        resets: bool ``[T, *batch]`` of rows that hold several sequences; each of them has a mask of its own.
+        reverse: whether the resets are meant for time that runs backwards, as in `unroll`.
+
+    Returns:
+        As ``xs``. The gradient of what was dropped is zero.
+
+    Raises:
+        ValueError: for a rate outside [0, 1), an ``xs`` without a time axis, or resets of another shape.
+
+    >>> import jax, jax.numpy as jnp
+    >>> ys = locked_dropout(jax.random.key(0), jnp.ones((7, 2, 100)), 0.5)
+    >>> bool((ys == ys[0]).all()), bool((ys[:, 0] == ys[:, 1]).all())
+    (True, False)
+    """
+    check_rate("locked_dropout", "rate", rate)
+    xs = jnp.asarray(xs)
+    if not xs.ndim:
+        raise ValueError(f"locked_dropout: xs must have shape [T, *batch, H], got {describe(xs)}.")
+    if resets is not None and jnp.shape(resets) != xs.shape[: jnp.ndim(resets)]:
+        raise ValueError(
+            f"locked_dropout: resets must have the first axes of xs = {describe(xs)}, got {describe(resets)}."
+        )
+    if key is None or rate == 0:
+        return xs
+    return scale_kept(locked_mask(key, xs.shape, rate, resets=resets, reverse=reverse), xs, rate)
+
+
+def zoneout(key: jax.Array | None, old: jax.Array, new: jax.Array, rate: float, *, expected: bool = False) -> jax.Array:
+    r"""Zoneout (Krueger et al., 2017): a unit of the state keeps its old value with probability ``rate``.
+
+        s' = old where m, else new,   m ~ Bernoulli(rate)
+
+    Args:
+        key: used once a call, and so a new one for each step and each part of the state; None returns ``new``.
+        old: the state before the step.
+        new: the state after the step, of the same shape.
+        rate: the probability of keeping, in [0, 1).
+        expected: without a key, returns the mean ``rate * old + (1 - rate) * new``, with which the paper evaluates.
+
+    Raises:
+        ValueError: for a rate outside [0, 1).
+
+    >>> import jax, jax.numpy as jnp
+    >>> float(zoneout(None, jnp.zeros(()), jnp.ones(()), 0.25, expected=True))
+    0.75
+    """
+    check_rate("zoneout", "rate", rate)
+    if key is not None and rate:
+        return jnp.where(jax.random.bernoulli(key, rate, new.shape), old, new)
+    return rate * old + (1 - rate) * new if expected and key is None and rate else new
+
+
+def drop_connect(key: jax.Array | None, params: Any, rate: float, fields: Sequence[str] = ("w_hh",)) -> Any:
+    r"""DropConnect (Wan et al., 2013) on recurrent weights, as in the AWD-LSTM (Merity et al., 2018).
+
+        w = w_raw * m / (1 - rate),   m ~ Bernoulli(1 - rate)
+
+    A function of the raw weights: they are what the optimiser holds, and their gradient is that of ``w``, scaled
+    alike and zero where an entry was dropped.
+
+    Args:
+        key: one a call; every array of that name (every layer's) gets a key of its own from it. One mask holds for
+            all steps and examples of whatever the result is used for. None drops nothing.
+        params: of a cell, or any tree of them, such as `StackParams`.
+        rate: the share that is dropped, in [0, 1).
+        fields: names of the arrays that lose entries.
+
+    Returns:
+        As ``params``.
+
+    Raises:
+        ValueError: for a rate outside [0, 1), or a field that ``params`` have nowhere.
+
+    >>> import jax, rnnjax
+    >>> params = rnnjax.LSTM(50).init(jax.random.key(0), input_size=3)
+    >>> dropped = rnnjax.drop_connect(jax.random.key(1), params, 0.5)
+    >>> round(float((dropped.w_hh == 0).mean()), 1), bool((dropped.w_ih == params.w_ih).all())
+    (0.5, True)
+    """
+    check_rate("drop_connect", "rate", rate)
+    fields = (fields,) if isinstance(fields, str) else tuple(fields)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    names = [_name(path) for path, _ in flat]
+    for field in fields:
+        if field not in names:
+            known = ", ".join(sorted({name for name in names if name}))
+            raise ValueError(f"drop_connect: params must have an array {field!r}, got {known}; name one of these.")
+    if key is None or rate == 0:
+        return params
+    chosen = [index for index, name in enumerate(names) if name in fields]
+    leaves = [leaf for _, leaf in flat]
+    for k, index in zip(jax.random.split(key, len(chosen)), chosen, strict=True):
+        leaves[index] = scale_kept(jax.random.bernoulli(k, 1 - rate, leaves[index].shape), leaves[index], rate)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _name(path: tuple[Any, ...]) -> str | None:
+    """The field of a NamedTuple or the key of a dict that leads to a leaf."""
+    last = path[-1] if path else None
+    return getattr(last, "name", getattr(last, "key", None))
+
+
+def activation_regularization(ys: jax.Array, *, lengths: jax.Array | None = None) -> jax.Array:
+    r"""Activation regularisation, AR (Merity et al., 2017): the mean of ``ys ** 2`` over all valid steps.
+
+    To be added to the loss times a factor (2 in the AWD-LSTM, on the outputs *after* their dropout).
+
+    Args:
+        ys: ``[T, *batch, H]``.
+        lengths: int ``[*batch]``; steps at and past a row's length count nowhere, and what stands there, also NaN,
+            reaches neither value nor gradient.
+
+    Returns:
+        A scalar, float32 or wider; zero where no step is valid.
+
+    >>> import jax.numpy as jnp
+    >>> float(activation_regularization(jnp.full((4, 2, 3), 2.0)))
+    4.0
+    """
+    return _mean_square(ys, _valid("activation_regularization", ys, lengths))
+
+
+def temporal_activation_regularization(
+    ys: jax.Array, *, lengths: jax.Array | None = None, resets: jax.Array | None = None
+) -> jax.Array:
+    r"""Temporal activation regularisation, TAR (Merity et al., 2017): the mean of ``(ys[t] - ys[t-1]) ** 2``.
+
+    To be added to the loss times a factor (1 in the AWD-LSTM, on the outputs *before* their dropout).
+
+    Args:
+        ys: ``[T, *batch, H]``.
+        lengths: as in `activation_regularization`; both steps of a pair must be valid.
+        resets: bool ``[T, *batch]``; a pair whose second step is marked spans two sequences and does not count.
+
+    Returns:
+        A scalar, float32 or wider; zero where there is no pair.
+
+    >>> import jax.numpy as jnp
+    >>> float(temporal_activation_regularization(jnp.arange(5.0)[:, None]))
+    1.0
+    """
+    valid = _valid("temporal_activation_regularization", ys, lengths)
+    if valid is not None:
+        ys = jnp.where(valid, ys, jnp.zeros((), ys.dtype))  # before the difference, which would spread a NaN
+        valid = valid[1:]  # a step's predecessor is valid if the step is
+    if resets is not None:
+        joined = ~resets[1:].reshape(resets[1:].shape + (1,) * (ys.ndim - resets.ndim))
+        valid = joined if valid is None else valid & joined
+    dtype = compute_dtype(ys.dtype)
+    return _mean_square(ys[1:].astype(dtype) - ys[:-1].astype(dtype), valid)
+
+
+def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
+    """Bool ``[T, *batch, 1]``, with as many axes as ``ys``."""
+    if lengths is None:
+        return None
+    lengths = jnp.asarray(lengths)
+    if lengths.shape != ys.shape[1 : 1 + lengths.ndim]:
+        raise ValueError(f"{where}: lengths must have the batch shape of ys = {describe(ys)}, got {describe(lengths)}.")
+    time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * (ys.ndim - 1))
+    return time < lengths.reshape(lengths.shape + (1,) * (ys.ndim - 1 - lengths.ndim))
+
+
+def _mean_square(ys: jax.Array, valid: jax.Array | None) -> jax.Array:
+    wide = ys.astype(compute_dtype(ys.dtype))
+    if valid is None:
+        return jnp.sum(wide**2) / max(ys.size, 1)
+    wide = jnp.where(valid, wide, 0)  # before the square, whose derivative at a NaN is one
+    count = jnp.sum(jnp.broadcast_to(valid, ys.shape), dtype=wide.dtype)
+    return jnp.sum(wide**2) / jnp.maximum(count, 1)

@@ -1,0 +1,326 @@
+"""The laws that every cell obeys in every implementation, and `check_laws`, which tries them all on yours."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import check_cell, check_size, describe
+from rnnjax.implementations import implementations as implementations_of
+from rnnjax.testing.problems import (
+    Outcome,
+    Problem,
+    assert_close,
+    fast_jit,
+    forward,
+    loop_with_gradients,
+    loss_of,
+    make_problem,
+    plain,
+    unroll_problem,
+    with_gradients,
+)
+
+__all__ = ["LAWS", "Case", "Law", "check_laws"]
+
+TIME = 6
+
+
+class Case(NamedTuple):
+    """What a law is tried on."""
+
+    cell: Any
+    input_size: int
+    implementation: str
+    problem: Problem  # float64, with lengths and resets
+
+
+class Law(NamedTuple):
+    """A law.
+
+    Attributes:
+        says: the law in words, as the end of "... must hold".
+        check: raises an `AssertionError` where it does not.
+        of_cell: whether it speaks of the cell alone, whatever the implementation.
+    """
+
+    says: str
+    check: Callable[[Case], None]
+    of_cell: bool = False
+
+
+def check_laws(
+    cell: Any,
+    input_size: int = 3,
+    *,
+    implementations: Sequence[str] | None = None,
+    laws: Sequence[str] | None = None,
+) -> None:
+    r"""Tries every law of `LAWS` on a cell, in float64, on small random problems; returns None if all hold.
+
+    `rnnjax.check_cell` looks at the contract of one step. This goes on to sequences: lengths, resets, reverse,
+    chunks, padding full of NaN, batch axes, gradients against finite differences, every dtype, and every
+    implementation that takes the cell. It needs some seconds a cell, so it fits into a test:
+
+        def test_my_cell():
+            rnnjax.testing.check_laws(MyCell(5), input_size=3)
+
+    Args:
+        cell: an instance of the cell; a small size is as telling as a large one.
+        input_size: I.
+        implementations: names; None means all that ``rnnjax.implementations(cell)`` lists.
+        laws: names from `LAWS`; None means all.
+
+    Raises:
+        AssertionError: in one sentence, which law fails with which implementation, and where.
+        TypeError: as `check_cell` does.
+        ValueError: as `check_cell` does, or for an unknown law or implementation.
+
+    >>> import rnnjax.testing
+    >>> rnnjax.testing.check_laws(rnnjax.Elman(4), laws=("loop", "chunks"), implementations=("scan",))
+    """
+    check_size("check_laws", "input_size", input_size)
+    names = tuple(LAWS) if laws is None else tuple(laws)
+    for name in names:
+        if name not in LAWS:
+            raise ValueError(f"check_laws: there is no law {name!r}; the laws are {', '.join(LAWS)}.")
+    check_cell(cell, input_size)
+    able = implementations_of(cell)
+    for implementation in able if implementations is None else implementations:
+        if implementation not in able:
+            raise ValueError(
+                f"check_laws: no {implementation!r} implementation for {type(cell).__name__}; "
+                f"available: {', '.join(able)}."
+            )
+    chosen = tuple(able if implementations is None else implementations)
+    with jax.enable_x64(True):
+        problem = make_problem(cell, input_size, seq_len=TIME)
+        for name in names:
+            for implementation in chosen[:1] if LAWS[name].of_cell else chosen:
+                try:
+                    LAWS[name].check(Case(cell, input_size, implementation, problem))
+                except AssertionError as error:
+                    how = "" if LAWS[name].of_cell else f" with implementation {implementation!r}"
+                    raise AssertionError(
+                        f"check_laws: {type(cell).__name__} breaks the law {name!r}{how}: {LAWS[name].says}, "
+                        f"but {error}."
+                    ) from error
+
+
+def _direction(problem: Problem, reverse: bool) -> Problem:
+    """With lengths, `unroll` turns rows round itself; what an implementation does in reverse shows without them."""
+    return problem._replace(lengths=None) if reverse else problem
+
+
+@functools.lru_cache(maxsize=2)  # every implementation of a cell asks for it
+def _answer(cell: Any, input_size: int, reverse: bool) -> Outcome:
+    problem = make_problem(cell, input_size, seq_len=TIME)
+    return loop_with_gradients(cell, _direction(problem, reverse), reverse)
+
+
+def _loop(case: Case) -> None:
+    for reverse in (False, True):
+        got = with_gradients(case.cell, case.implementation, reverse)(_direction(case.problem, reverse))
+        assert_close(got, _answer(case.cell, case.input_size, reverse))
+
+
+def _scan_by_hand(case: Case) -> None:
+    params, state, xs, *_ = case.problem
+    want = jax.lax.scan(functools.partial(case.cell.step, params), state, xs)
+    assert_close(forward(case.cell, case.implementation)(plain(case.problem)), want)
+
+
+def _chunks(case: Case) -> None:
+    params, state, xs, lengths, resets = case.problem
+    run = forward(case.cell, case.implementation)
+    whole = run(case.problem)
+    for k in (0, 1, TIME // 2):
+        middle, head = run(Problem(params, state, xs[:k], jnp.minimum(lengths, k), resets[:k]))
+        final, tail = run(Problem(params, middle, xs[k:], jnp.maximum(lengths - k, 0), resets[k:]))
+        assert_close((final, jnp.concatenate([head, tail])), whole)
+
+
+def _padding(case: Case) -> None:
+    problem = case.problem
+    padding = np.arange(TIME)[:, None] >= np.asarray(problem.lengths)
+    wide = padding.reshape(padding.shape + (1,) * (problem.xs.ndim - 2))
+    poisoned = problem._replace(xs=jnp.where(wide, jnp.nan, problem.xs), resets=problem.resets | padding)
+    run = with_gradients(case.cell, case.implementation)
+    want = run(problem)
+    assert_close(run(poisoned), want, 0)
+    if np.asarray(want.ys)[padding].any() or np.asarray(want.gradients[2])[padding].any():
+        raise AssertionError("an output or a gradient of the padding is not zero")
+
+
+def _dtypes(case: Case) -> None:
+    for params_dtype, dtype in (("float32",) * 2, ("bfloat16",) * 2, ("bfloat16", "float32"), ("float64",) * 2):
+        problem = make_problem(case.cell, case.input_size, dtype=jnp.dtype(params_dtype), state_dtype=jnp.dtype(dtype))
+        got = jax.eval_shape(with_gradients(case.cell, case.implementation), problem)
+        want = Outcome(problem.state, got.ys, tuple(problem[:3]))
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                raise AssertionError(f"{jax.tree_util.keystr(path)} is {describe(a)}, not {describe(b)}")
+        if got.ys.dtype != jnp.dtype(dtype):
+            raise AssertionError(f"ys is {got.ys.dtype} for a state of {dtype}")
+
+
+def _batch_axes(case: Case) -> None:
+    run = forward(case.cell, case.implementation)
+    six = make_problem(case.cell, case.input_size, batch=(6,))
+    want_state, want_ys = run(six)
+
+    def fold(tree: Any, axis: int, shape: tuple[int, ...]) -> Any:
+        return jax.tree.map(lambda a: a.reshape(*a.shape[:axis], *shape, *a.shape[axis + 1 :]), tree)
+
+    two = Problem(six.params, *(fold(a, i, (2, 3)) for a, i in zip(six[1:], (0, 1, 0, 1), strict=True)))
+    assert_close(run(two), (fold(want_state, 0, (2, 3)), fold(want_ys, 1, (2, 3))))
+    one = Problem(
+        six.params,
+        jax.tree.map(lambda a: a[2], six.state),
+        six.xs[:, 2],
+        six.lengths[2],
+        six.resets[:, 2],
+    )
+    assert_close(run(one), (jax.tree.map(lambda a: a[2], want_state), want_ys[:, 2]))
+
+
+def _vmap(case: Case) -> None:
+    axes: Any = (None, 0, 1, 0, 1)
+    mapped = jax.vmap(
+        functools.partial(unroll_problem, case.cell, case.implementation), in_axes=(Problem(*axes),), out_axes=(0, 1)
+    )
+    want = forward(case.cell, case.implementation)(case.problem)
+    assert_close(fast_jit(mapped)(case.problem), want)
+
+
+def _causality(case: Case) -> None:
+    problem, at = plain(case.problem), TIME // 2
+    moved = problem._replace(xs=problem.xs.at[at].add(1.0))
+    for reverse in (False, True):
+        run = forward(case.cell, case.implementation, reverse)
+        differs = np.asarray(run(problem)[1]) != np.asarray(run(moved)[1])
+        changed: Any = differs.reshape(TIME, -1).any(axis=1)
+        past = np.arange(TIME) > at if reverse else np.arange(TIME) < at
+        if changed[past].any():
+            raise AssertionError(f"an output of step {np.flatnonzero(changed & past)[0]} sees the input of step {at}")
+        if not changed[at]:
+            raise AssertionError(f"the output of step {at} does not see its input")
+
+
+def _jit(case: Case) -> None:
+    problem = make_problem(case.cell, case.input_size, batch=(2,), seq_len=2)
+    with jax.disable_jit():
+        eager = unroll_problem(case.cell, case.implementation, problem)
+    assert_close(eager, forward(case.cell, case.implementation)(problem))
+
+
+def _values(case: Case) -> None:
+    cell = case.cell
+    for twin in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+        if twin is cell or twin != cell or hash(twin) != hash(cell):
+            raise AssertionError("a copy is another value")
+    if repr(copy.deepcopy(cell)) != repr(cell) or " at 0x" in repr(cell):
+        raise AssertionError(f"its repr, {cell!r}, does not describe it")
+    twin = pickle.loads(pickle.dumps(case.problem))
+    assert_close(twin, case.problem, 0)
+    for path, _ in jax.tree_util.tree_leaves_with_path((case.problem.params, case.problem.state)):
+        if len(path) > 1 and not isinstance(path[1], jax.tree_util.GetAttrKey | jax.tree_util.DictKey):
+            raise AssertionError(f"the leaf {jax.tree_util.keystr(path[1:])} has no name; use a NamedTuple")
+
+
+def _one_trace(case: Case) -> None:
+    traces = []
+
+    def run(cell: Any, problem: Problem) -> Any:
+        traces.append(cell)
+        return unroll_problem(cell, case.implementation, problem)
+
+    compiled = fast_jit(run, static_argnums=0)
+    for seed, cell in enumerate((case.cell, copy.deepcopy(case.cell))):
+        compiled(cell, make_problem(case.cell, case.input_size, seq_len=2, seed=seed))
+    if len(traces) != 1:
+        raise AssertionError("the second of two equal cells was traced again")
+
+
+def _derivative(case: Case) -> None:
+    along = tuple(make_problem(case.cell, case.input_size, seq_len=TIME, seed=1)[:3])
+    run = with_gradients(case.cell, case.implementation)
+
+    def value(step: float) -> float:
+        params, state, xs = _moved(case.problem[:3], along, step)
+        state, ys, _ = run(case.problem._replace(params=params, state=state, xs=xs))
+        return float(_loss(state, ys))
+
+    eps = 1e-5
+    slope = _dot(run(case.problem).gradients, along)
+    measured = (value(eps) - value(-eps)) / (2 * eps)
+    if not np.isclose(slope, measured, rtol=1e-5, atol=1e-6):
+        raise AssertionError(f"the derivative along a direction is {slope:.8g}, and {measured:.8g} by differences")
+
+
+_loss = jax.jit(loss_of)
+
+
+def _moved(point: Any, along: Any, step: float) -> Any:
+    return jax.tree.map(lambda a, d: np.asarray(a) + step * np.asarray(d), point, along)
+
+
+def _dot(a: Any, b: Any) -> float:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum(float(np.vdot(x, y)) for x, y in pairs)
+
+
+def _second_derivative(case: Case) -> None:
+    if case.implementation == "scan" and len(implementations_of(case.cell)) > 1:
+        return  # JAX's own derivative of the cell, which the others have to take too
+    length = 3
+    problem = make_problem(case.cell, case.input_size, batch=(2,), seq_len=length)
+    u, v = (tuple(make_problem(case.cell, case.input_size, (2,), length, seed=seed)[:3]) for seed in (1, 2))
+
+    def loss(point: Any) -> jax.Array:
+        params, state, xs = point
+        here = Problem(params, state, xs, None, problem.resets)
+        return loss_of(*unroll_problem(case.cell, case.implementation, here))
+
+    @fast_jit
+    def slopes(point: Any) -> tuple[jax.Array, Any]:
+        def slope(point: Any) -> jax.Array:
+            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss)(point), v)), jnp.zeros(()))
+
+        return jax.value_and_grad(slope)(point)
+
+    eps, point = 1e-5, tuple(problem[:3])
+    above, below = (slopes(_moved(point, u, step))[0] for step in (eps, -eps))
+    got, measured = _dot(slopes(point)[1], u), float(above - below) / (2 * eps)
+    if not np.isclose(got, measured, rtol=1e-4, atol=1e-5):
+        raise AssertionError(f"along two directions it is {got:.8g}, and {measured:.8g} by differences")
+
+
+def _remat(case: Case) -> None:
+    want = with_gradients(case.cell, case.implementation)(case.problem)
+    assert_close(with_gradients(case.cell, case.implementation, remat=True)(case.problem), want)
+
+
+LAWS: dict[str, Law] = {
+    "values": Law("a cell and its arrays are values that can be compared, copied and pickled", _values, True),
+    "loop": Law("unroll and its gradients equal a Python loop over step, row by row, forward and reverse", _loop),
+    "scan": Law("unroll equals lax.scan over step, written by hand", _scan_by_hand),
+    "chunks": Law("two chunks with the state carried over equal one unroll", _chunks),
+    "padding": Law("inputs and resets in the padding reach no output, no final state and no gradient", _padding),
+    "dtypes": Law("state, outputs and gradients keep their shapes and dtypes", _dtypes),
+    "batch_axes": Law("any number of batch axes gives the same numbers", _batch_axes),
+    "vmap": Law("a batch equals vmap over its examples", _vmap),
+    "causality": Law("no output depends on a later input, and each depends on its own", _causality),
+    "jit": Law("compiling changes no number", _jit),
+    "one_trace": Law("an equal cell and new numbers compile nothing anew", _one_trace),
+    "derivative": Law("the gradient equals finite differences", _derivative),
+    "second_derivative": Law("the second derivative equals finite differences of the first", _second_derivative),
+    "remat": Law("checkpointing through time changes no number", _remat),
+}

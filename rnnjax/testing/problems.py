@@ -1,0 +1,253 @@
+"""Random problems for `unroll`, a loop that answers them word for word, and comparison of answers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import input_shape, start_state
+from rnnjax.unroll import unroll
+
+__all__ = [
+    "Outcome",
+    "Problem",
+    "assert_close",
+    "fast_jit",
+    "forward",
+    "loop",
+    "loop_with_gradients",
+    "loss_of",
+    "make_problem",
+    "plain",
+    "unroll_problem",
+    "with_gradients",
+]
+
+
+class Problem(NamedTuple):
+    """An argument each for `unroll`: random parameters and inputs, and the state after a random step."""
+
+    params: Any
+    state: Any
+    xs: jax.Array
+    lengths: Any  # int [*batch] or None
+    resets: Any  # bool [T, *batch] or None
+
+
+class Outcome(NamedTuple):
+    """What every implementation must agree on."""
+
+    state: Any
+    ys: jax.Array
+    gradients: tuple[Any, Any, jax.Array]  # of params, state and xs
+
+
+def make_problem(
+    cell: Any,
+    input_size: int = 3,
+    batch: tuple[int, ...] = (3,),
+    seq_len: int = 8,
+    dtype: Any = None,
+    state_dtype: Any = None,
+    seed: int = 0,
+) -> Problem:
+    """A random problem, in which one row of the batch is full, one empty, and others end somewhere between.
+
+    Args:
+        cell: the cell.
+        input_size: I.
+        batch: the batch axes.
+        seq_len: T.
+        dtype: of the parameters; None is the widest that is enabled.
+        state_dtype: of state and inputs; None is ``dtype``.
+        seed: of all numbers.
+    """
+    rng = np.random.default_rng(seed)
+    dtype = dtype or jnp.zeros(()).dtype
+    state_dtype = state_dtype or dtype
+
+    def fill(leaf: Any, scale: float) -> jax.Array:
+        return jnp.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
+
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
+    params = jax.tree.map(lambda leaf: fill(leaf, 0.5), params)
+    x = jnp.asarray(rng.normal(0, 1, (*batch, *input_shape(cell, input_size))), state_dtype)
+    # One step from the start, since not every array is a state: a normaliser, for one, is positive.
+    state, _ = _compiled_step(cell)[0](params, start_state(cell, params, batch, state_dtype), x)
+    lengths = rng.integers(1, seq_len, batch) if seq_len > 1 else rng.integers(0, seq_len + 1, batch)
+    if batch:  # every kind of length: none, some and all
+        lengths[(0,) * len(batch)], lengths[(-1,) * len(batch)] = seq_len, 0
+    return Problem(
+        params=params,
+        state=state,
+        xs=jnp.asarray(rng.normal(0, 1, (seq_len, *batch, *input_shape(cell, input_size))), state_dtype),
+        lengths=jnp.asarray(lengths, jnp.int32),
+        resets=jnp.asarray(rng.random((seq_len, *batch)) < 0.3),
+    )
+
+
+def plain(problem: Problem) -> Problem:
+    """The same problem without lengths and resets."""
+    return problem._replace(lengths=None, resets=None)
+
+
+def loss_of(state: Any, ys: jax.Array) -> jax.Array:
+    """A loss in which every number of the final state and of the outputs has a weight of its own."""
+    total = jnp.zeros((), jnp.promote_types(ys.dtype, jnp.float32))
+    for leaf in [ys, *jax.tree.leaves(state)]:
+        weights = jnp.cos(jnp.arange(leaf.size, dtype=total.dtype)).reshape(leaf.shape)
+        total += jnp.sum(weights * leaf)
+    return total
+
+
+def fast_jit(function: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit` without optimisation, which compiles in a third of the time; do not differentiate it from outside."""
+    return jax.jit(function, compiler_options=_unoptimised(), **options)
+
+
+@functools.cache
+def _unoptimised() -> dict[str, Any]:
+    found: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    if jax.default_backend() == "cpu":
+        try:
+            more = found | {"xla_cpu_use_fusion_emitters": False}
+            jax.jit(lambda x: x, compiler_options=more).lower(0.0).compile()
+            return more
+        except jax.errors.JaxRuntimeError:  # an option that this version of XLA does not know
+            pass
+    return found
+
+
+def unroll_problem(
+    cell: Any, implementation: str | None, problem: Problem, reverse: bool = False, remat: Any = None
+) -> tuple[Any, jax.Array]:
+    """`rnnjax.unroll` of a problem."""
+    params, state, xs, lengths, resets = problem
+    return unroll(
+        cell,
+        params,
+        state,
+        xs,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        implementation=implementation,
+        remat=remat,
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def forward(cell: Any, implementation: str | None, reverse: bool = False, remat: Any = None) -> Callable[..., Any]:
+    """A compiled `unroll`, as a function of a `Problem`."""
+    return fast_jit(lambda problem: unroll_problem(cell, implementation, problem, reverse, remat))
+
+
+@functools.lru_cache(maxsize=32)
+def with_gradients(
+    cell: Any, implementation: str | None, reverse: bool = False, remat: Any = None
+) -> Callable[[Problem], Outcome]:
+    """A compiled `unroll` with its gradients, as a function from a `Problem` to an `Outcome`."""
+
+    def loss(differentiable: Any, problem: Problem) -> Any:
+        params, state, xs = differentiable
+        arguments = Problem(params, state, xs, problem.lengths, problem.resets)
+        state, ys = unroll_problem(cell, implementation, arguments, reverse, remat)
+        return loss_of(state, ys), (state, ys)
+
+    def outcome(problem: Problem) -> Outcome:
+        gradients, (state, ys) = jax.grad(loss, has_aux=True)(tuple(problem[:3]), problem)
+        return Outcome(state, ys, gradients)
+
+    return fast_jit(outcome)
+
+
+def loop(cell: Any, problem: Problem, reverse: bool = False) -> tuple[Any, jax.Array]:
+    """`unroll` as the words of its documentation: row by row and step by step, without a mask anywhere."""
+    return loop_with_gradients(cell, problem, reverse, gradients=False)[:2]
+
+
+def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, gradients: bool = True) -> Outcome:
+    """`loop`, and backpropagation through time written out: from the last step to the first, a pullback each."""
+    params, state, xs, lengths, resets = jax.tree.map(np.asarray, problem)
+    step, pullback = _compiled_step(cell)
+    start, start_pullback = jax.vjp(lambda p: start_state(cell, p, (), xs.dtype), problem.params)
+    start = jax.tree.map(np.asarray, start)
+    leaves = jax.tree.leaves(state)
+    batch = leaves[0].shape[: leaves[0].ndim - jax.tree.leaves(start)[0].ndim]
+    x = jax.ShapeDtypeStruct(xs.shape[1 + len(batch) :], xs.dtype)
+    features = jax.eval_shape(step, params, start, x)[1]
+    ys = np.zeros((*xs.shape[: 1 + len(batch)], *features.shape), xs.dtype)
+    final = jax.tree.map(np.copy, state)
+    steps: dict[tuple[int, ...], list[Any]] = {index: [] for index in np.ndindex(batch)}
+    for index, done in steps.items():
+        length = xs.shape[0] if lengths is None else int(lengths[index])
+        single = _at(state, index)
+        for t in reversed(range(length)) if reverse else range(length):
+            restart = resets is not None and bool(resets[(t, *index)])
+            single = start if restart else single
+            done.append((t, single, restart))
+            single, ys[(t, *index)] = step(params, single, xs[(t, *index)])
+        _put(final, index, single)
+    if not gradients:
+        return Outcome(_arrays(final), jnp.asarray(ys), ((), (), xs))
+
+    d_final, d_ys = jax.tree.map(np.asarray, _loss_gradient(final, ys))
+    d_params = jax.tree.map(np.zeros_like, params)
+    d_state, d_xs = jax.tree.map(np.zeros_like, state), np.zeros_like(xs)
+    for index, done in steps.items():
+        back = _at(d_final, index)
+        for t, single, restart in reversed(done):
+            d_here, back, d_xs[(t, *index)] = pullback(params, single, xs[(t, *index)], back, d_ys[(t, *index)])
+            d_params = jax.tree.map(lambda total, d: total + np.asarray(d), d_params, d_here)
+            if restart:
+                (d_here,) = start_pullback(jax.tree.map(jnp.asarray, back))
+                d_params = jax.tree.map(lambda total, d: total + np.asarray(d), d_params, d_here)
+                back = jax.tree.map(np.zeros_like, back)
+        _put(d_state, index, back)
+    return Outcome(_arrays(final), jnp.asarray(ys), _arrays((d_params, d_state, d_xs)))
+
+
+_arrays = functools.partial(jax.tree.map, jnp.asarray)
+_loss_gradient = jax.jit(jax.grad(loss_of, argnums=(0, 1)))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_step(cell: Any) -> tuple[Any, Any]:
+    def pullback(params: Any, state: Any, x: Any, d_state: Any, d_y: Any) -> Any:
+        return jax.vjp(cell.step, params, state, x)[1]((d_state, d_y))
+
+    return fast_jit(cell.step), fast_jit(pullback)
+
+
+def _at(tree: Any, index: tuple[int, ...]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _put(tree: Any, index: tuple[int, ...], single: Any) -> None:
+    for leaf, value in zip(jax.tree.leaves(tree), jax.tree.leaves(single), strict=True):
+        leaf[index] = value
+
+
+def assert_close(got: Any, want: Any, tolerance: float = 1e-10) -> None:
+    """Same structure, shapes and dtypes, and values that differ by no more than the tolerance, scaled by size.
+
+    Raises:
+        AssertionError: with the first leaf that disagrees.
+    """
+    structure: Any = jax.tree.structure(got)
+    if structure != jax.tree.structure(want):
+        raise AssertionError(f"the structure is {structure}, not {jax.tree.structure(want)}")
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        where = jax.tree_util.keystr(path) or "it"
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise AssertionError(f"{where} is {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}")
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if not np.allclose(a, b, rtol=tolerance, atol=tolerance):
+            with np.errstate(invalid="ignore"):
+                gap = np.max(np.abs(a - b))
+            raise AssertionError(f"{where} differs by up to {gap:.3g}, more than {tolerance:.0e}")

@@ -1,0 +1,229 @@
+"""`Bidirectional` against torch, against a NumPy loop, and against every document run by itself."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, dropout, start_state, unroll_bidirectional
+from rnnjax.layers import BidirectionalParams, BidirectionalState, Directions
+from tests.cells_table import assert_close, fast_jit, loss_of
+from tests.references.numpy_core import numpy_elman, numpy_gru
+from tests.references.test_torch import ours_from_torch, torch, torch_gradient_of, torch_loss
+
+__all__ = ["torch"]  # a fixture
+
+KEY = jax.random.key(0)
+
+
+def fill(tree, rng):
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_two_layers_over_packed_sequences_are_those_of_torch(torch, name, x64):
+    """Pitfalls 6 and 7: outputs, final states and the gradients of parameters, initial states and inputs."""
+    cell, module_name = {"lstm": (LSTM(4), "LSTM"), "gru": (GRU(4), "GRU")}[name]
+    torch.manual_seed(0)
+    module = getattr(torch.nn, module_name)(3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
+    rng, lengths = np.random.default_rng(0), np.array([8, 3, 5])
+    xs = torch.tensor(rng.normal(size=(8, 3, 3)), requires_grad=True)
+    initial = [torch.tensor(rng.normal(size=(4, 3, 4)), requires_grad=True) for _ in cell.initial_state()]
+    packed = torch.nn.utils.rnn.pack_padded_sequence(xs, lengths, enforce_sorted=False)
+    ys, final = module(packed, tuple(initial) if name == "lstm" else initial[0])
+    ys, _ = torch.nn.utils.rnn.pad_packed_sequence(ys)
+    final = final if name == "lstm" else (final,)
+    torch_loss(torch, ys, [leaf[i] for i in range(4) for leaf in final]).backward()
+
+    numbers = {key: value.detach().numpy() for key, value in module.named_parameters()}
+    gradients = {key: value.grad.numpy() for key, value in module.named_parameters()}
+    places = [(layer, suffix) for layer in range(2) for suffix in ("", "_reverse")]  # torch's order of states too
+
+    def pairs(entries):
+        return tuple(Directions(*entries[i : i + 2]) for i in (0, 2))
+
+    net = Bidirectional((cell, cell))
+    params = BidirectionalParams(pairs([ours_from_torch(cell, numbers, *place) for place in places]))
+    kind = type(cell.initial_state())
+    state = BidirectionalState(
+        pairs([kind(*(jnp.asarray(leaf[i].detach().numpy()) for leaf in initial)) for i in range(4)])
+    )
+
+    def loss(params, state, xs):
+        state, ys = unroll_bidirectional(net, params, state, xs, lengths=jnp.asarray(lengths))
+        return loss_of(state, ys), (state, ys)
+
+    run = fast_jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    (d_params, d_state, d_xs), (got_state, got) = run(params, state, jnp.asarray(xs.detach().numpy()))
+
+    def close(ours, theirs):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+    close(got, ys.detach().numpy())
+    close(d_xs, xs.grad.numpy())
+    leaves = [leaf[i] for i in range(4) for leaf in final]
+    for ours, theirs in zip(jax.tree.leaves(got_state), leaves, strict=True):
+        close(ours, theirs.detach().numpy())
+    leaves = [leaf.grad[i] for i in range(4) for leaf in initial]
+    for ours, theirs in zip(jax.tree.leaves(d_state), leaves, strict=True):
+        close(ours, theirs.numpy())
+    for (layer, suffix), ours in zip(places, [d for pair in d_params.layers for d in pair], strict=True):
+        for field, value in torch_gradient_of(cell, gradients, f"{layer}{suffix}").items():
+            close(getattr(ours, field), value)
+
+
+def direction(step, params, state, xs, restarts, order):
+    """One direction over one row in NumPy; before a step in `restarts` the state is zero."""
+    ys = {}
+    for t in order:
+        if t in restarts:
+            state = tuple(np.zeros_like(leaf) for leaf in state)
+        state, ys[t] = step(params, state, xs[t])
+    return state, ys
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum"])
+@pytest.mark.parametrize("implementation", [None, "scan"])
+def test_ragged_documents_are_a_numpy_loop(merge, implementation, x64):
+    """Two unlike layers: the backward direction restarts where it enters an earlier document, and nowhere else."""
+    cells = (GRU(4), (GRU(3), Elman(3)))
+    net = Bidirectional(cells, merge)
+    rng = np.random.default_rng(0)
+    params = fill(net.init(KEY, 2, jnp.float64), rng)
+    state = fill(net.initial_state((4,), jnp.float64), rng)
+    xs = rng.normal(size=(7, 4, 2))
+    lengths = np.array([7, 5, 0, 1])
+    starts = [{3, 4}, {0, 2, 5, 6}, {0, 1}, {0, 1}]  # also flags at step 0, just behind the end, and in the padding
+    resets = np.array([[t in flags for flags in starts] for t in range(7)])
+    padded = np.where((np.arange(7)[:, None] < lengths)[..., None], xs, np.nan)
+    run = fast_jit(
+        lambda params, state, xs, lengths, resets: unroll_bidirectional(
+            net, params, state, xs, lengths=lengths, resets=resets, implementation=implementation
+        )
+    )
+    got_state, got = run(params, state, jnp.asarray(padded), jnp.asarray(lengths), jnp.asarray(resets))
+    assert got.shape == (7, 4, net.output_size) and net.output_size == (6 if merge == "concat" else 3)
+    elman = lambda *arguments: numpy_elman(*arguments, phi=np.tanh)  # noqa: E731
+    params, state, got_state = jax.tree.map(np.asarray, (params, state, got_state))
+    for b, length in enumerate(lengths):
+        ys = xs[:length, b]
+        for depth, (up, down) in enumerate([(numpy_gru, numpy_gru), (numpy_gru, elman)]):
+            p, s = params.layers[depth], jax.tree.map(lambda leaf, b=b: leaf[b], state.layers[depth])
+            forward, a = direction(up, p.forward, s.forward, ys, starts[b], range(length))
+            ends = {t - 1 for t in starts[b] if t < length}
+            backward, z = direction(down, p.backward, s.backward, ys, ends, reversed(range(length)))
+            ys = [a[t] + z[t] if merge == "sum" else np.concatenate([a[t], z[t]]) for t in range(length)]
+            final = jax.tree.map(lambda leaf, b=b: leaf[b], got_state.layers[depth])
+            np.testing.assert_allclose(final.forward.h, forward[0], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(final.backward.h, backward[0], rtol=1e-12, atol=1e-12)
+        for t in range(7):
+            np.testing.assert_allclose(got[t, b], ys[t] if t < length else 0, rtol=1e-12, atol=1e-12)
+
+
+def test_documents_in_one_row_are_documents_by_themselves(x64):
+    """Values and gradients, with learned initial states; only the outputs count, for a document ends with none."""
+    net = Bidirectional(((LearnedState(GRU(4)), LSTM(3)), LearnedState(GRU(2))))
+    rng = np.random.default_rng(0)
+    params = fill(net.init(KEY, 2, jnp.float64), rng)
+    documents = jnp.asarray(rng.normal(size=(4, 3, 2)))  # three of four steps
+    row = jnp.concatenate([*jnp.moveaxis(documents, 1, 0), jnp.full((2, 2), jnp.nan)])  # and two of padding
+    resets = jnp.asarray(np.isin(np.arange(14), [4, 8, 12]))
+
+    def in_one_row(params):
+        state = start_state(net, params, (), jnp.float64)
+        _, ys = unroll_bidirectional(net, params, state, row, lengths=jnp.asarray(12), resets=resets)
+        ys = jnp.stack(jnp.split(ys[:12], 3), axis=1)
+        return loss_of(None, ys), ys
+
+    def by_themselves(params):
+        state = start_state(net, params, (3,), jnp.float64)
+        _, ys = unroll_bidirectional(net, params, state, documents)
+        return loss_of(None, ys), ys
+
+    outcomes = [fast_jit(jax.grad(f, has_aux=True))(params) for f in (in_one_row, by_themselves)]
+    assert_close(*outcomes)
+    assert jnp.all(outcomes[0][0].layers[0].forward.start.h != 0)
+
+
+def test_dropout_between_layers_of_a_bidirectional_network():
+    """One mask over both directions' outputs; without a key none, and nothing behind the last layer."""
+    net = Bidirectional((GRU(4), GRU(3)))
+    rng = np.random.default_rng(0)
+    params, state = fill(net.init(KEY, 2), rng), net.initial_state((3,))
+    xs = jnp.asarray(rng.normal(size=(6, 3, 2)), jnp.float32)
+
+    def part(depth, xs):
+        one = Bidirectional(net.layers[depth : depth + 1])
+        pick = lambda tree: tree._replace(layers=tree.layers[depth : depth + 1])  # noqa: E731
+        return unroll_bidirectional(one, pick(params), pick(state), xs)[1]
+
+    key = jax.random.split(KEY, 2)[1]
+    for rate, thin in ((0.4, lambda ys: dropout(key, ys, 0.4)), (0.0, lambda ys: ys)):
+        want = part(1, thin(part(0, xs)))
+        _, got = unroll_bidirectional(net, params, state, xs, dropout_rate=rate, key=KEY)
+        assert_close(got, want, 1e-6)
+        _, got = unroll_bidirectional(net, params, state, xs, dropout_rate=rate)
+        assert_close(got, part(1, part(0, xs)), 1e-6)
+
+
+@pytest.mark.quick
+def test_bidirectional_networks_are_values():
+    net = Bidirectional([GRU(4), [GRU(3), LSTM(2)]])
+    assert net == Bidirectional(((GRU(4), GRU(4)), (GRU(3), LSTM(2)))) != Bidirectional((GRU(4),))
+    for twin in (eval(repr(net), vars(rnnjax)), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert twin == net and hash(twin) == hash(net)
+    params = net.init(KEY, 2, jnp.bfloat16)
+    assert not jnp.array_equal(params.layers[0].forward.w_hh, params.layers[0].backward.w_hh)
+    assert params.layers[1].backward.w_ih.shape == (8, 8) and net.output_size == 5
+    assert Bidirectional((GRU(4), GRU(3)), "sum").init(KEY, 2).layers[1].forward.w_ih.shape == (4, 9)
+    state = net.initial_state((2,), jnp.bfloat16)
+    state, ys = unroll_bidirectional(
+        net, params, state, jnp.ones((0, 2, 2), jnp.bfloat16), resets=jnp.zeros((0, 2), bool)
+    )
+    assert ys.shape == (0, 2, 5)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state, ys))} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("layers", "merge", "kind", "sentence"),
+    [
+        ((), "concat", ValueError, "Bidirectional: layers must hold at least one layer, got none."),
+        (GRU(4), "concat", TypeError, "Bidirectional: layers must be a tuple of cells or pairs of cells, got GRU("),
+        ((GRU(4), 3), "concat", TypeError, "Bidirectional: layers[1] must be a cell or a pair of cells, got 3."),
+        (((GRU(4),),), "concat", TypeError, "Bidirectional: layers[0] must be a cell or a pair of cells, got (GRU("),
+        ((GRU,), "concat", TypeError, "Bidirectional: layers[0] must be a cell or a pair of cells, got <class "),
+        ((GRU(4),), "mean", ValueError, "Bidirectional: merge must be 'concat' or 'sum', got 'mean'."),
+        (
+            ((GRU(4), GRU(3)),),
+            "sum",
+            ValueError,
+            "Bidirectional: with merge='sum' both directions of layers[0] must have the same hidden_size, got 4 and 3;",
+        ),
+    ],
+)
+def test_errors_of_a_bidirectional_network(layers, merge, kind, sentence):
+    with pytest.raises(kind) as caught:
+        Bidirectional(layers, merge)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.quick
+def test_errors_of_unroll_bidirectional():
+    net = Bidirectional((GRU(4), GRU(3)))
+    params, state, xs = net.init(KEY, 2), net.initial_state((3,)), jnp.ones((5, 3, 2))
+    where = r"^unroll_bidirectional: "
+    with pytest.raises(ValueError, match=where + r"params.layers must have one entry a layer, 2 here, got 1 of them;"):
+        unroll_bidirectional(net, params._replace(layers=params.layers[:1]), state, xs)
+    with pytest.raises(ValueError, match=where + r"state.layers must have one entry a layer, 2 here, got GRUState;"):
+        unroll_bidirectional(net, params, state.layers[0].forward, xs)
+    with pytest.raises(ValueError, match=where + r"dropout_rate must be at least 0 and below 1, got 1\."):
+        unroll_bidirectional(net, params, state, xs, dropout_rate=1)
+    with pytest.raises(TypeError, match=where + r"net must be a Bidirectional network, got GRU\("):
+        unroll_bidirectional(GRU(4), params, state, xs)
+    with pytest.raises(ValueError, match=r"^unroll: resets must have shape \[5, 3\], as xs without features, got bool"):
+        unroll_bidirectional(net, params, state, xs, resets=jnp.zeros((4, 3), bool))

@@ -1,0 +1,183 @@
+"""The regularisers one by one, and what they refuse."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import GRU, LSTM, Stack, unroll_regularized
+from rnnjax.layers.regularization import locked_mask
+from tests.cells_table import Row, fast_jit, loss_of, make_problem, plain
+
+KEY = jax.random.key(0)
+OTHER = jax.random.key(1)
+RATES = {
+    "input_dropout": 0.3,
+    "recurrent_dropout": 0.4,
+    "zoneout_h": 0.2,
+    "zoneout_c": 0.5,
+    "weight_dropout": 0.3,
+    "output_dropout": 0.25,
+}
+
+
+# --- the pure functions ---
+
+
+@pytest.mark.quick
+def test_locked_dropout_is_one_mask_a_sequence():
+    xs = jax.random.normal(OTHER, (5, 4, 300))
+    ys = rnnjax.locked_dropout(KEY, xs, 0.2)
+    mask = np.asarray(locked_mask(KEY, xs.shape, 0.2))
+    np.testing.assert_allclose(ys, np.asarray(xs) * mask / 0.8, rtol=1e-6)
+    np.testing.assert_allclose(mask.mean(), 0.8, atol=0.03)
+    gradient = jax.grad(lambda xs: rnnjax.locked_dropout(KEY, xs, 0.2).sum())(xs)
+    np.testing.assert_allclose(gradient, np.broadcast_to(mask / 0.8, xs.shape), rtol=1e-6)
+    assert rnnjax.locked_dropout(None, xs, 0.2) is xs and rnnjax.locked_dropout(KEY, xs, 0) is xs
+    assert rnnjax.locked_dropout(KEY, xs.astype(jnp.bfloat16), 0.2).dtype == jnp.bfloat16
+    assert rnnjax.locked_dropout(KEY, xs[:0], 0.2, resets=jnp.zeros((0, 4), bool)).shape == (0, 4, 300)
+
+
+@pytest.mark.quick
+def test_zoneout_keeps_old_values():
+    old, new = jnp.zeros(10_000), jnp.ones(10_000)
+    kept = np.asarray(rnnjax.zoneout(KEY, old, new, 0.15)) == 0
+    np.testing.assert_allclose(kept.mean(), 0.15, atol=0.015)
+    np.testing.assert_array_equal(rnnjax.zoneout(KEY, old, new, 0.15, expected=True) == 0, kept)
+    assert rnnjax.zoneout(None, old, new, 0.15) is new
+    gradients = jax.grad(lambda o, n: rnnjax.zoneout(KEY, o, n, 0.15).sum(), (0, 1))(old, new)
+    np.testing.assert_array_equal(gradients[0], kept)
+    np.testing.assert_array_equal(gradients[1], ~kept)
+
+
+def test_drop_connect_is_a_function_of_the_raw_weights():
+    stack = Stack((LSTM(20), LSTM(20)))
+    params = jax.tree.map(lambda leaf: leaf + 3.0, stack.init(KEY, 20))
+    dropped = rnnjax.drop_connect(OTHER, params, 0.3)
+    kept = [np.asarray(layer.w_hh) != 0 for layer in dropped.layers]
+    for layer, raw, keep in zip(dropped.layers, params.layers, kept):
+        np.testing.assert_allclose(layer.w_hh, np.where(keep, np.asarray(raw.w_hh) / 0.7, 0), rtol=1e-6)
+        np.testing.assert_allclose(keep.mean(), 0.7, atol=0.04)
+        np.testing.assert_array_equal(layer.w_ih, raw.w_ih)
+        np.testing.assert_array_equal(layer.b, raw.b)
+    assert not (kept[0] == kept[1]).all()  # pitfall 11: a key a layer
+    both = rnnjax.drop_connect(OTHER, params, 0.3, fields=("w_ih", "w_hh")).layers[0]
+    assert not ((np.asarray(both.w_ih) == 0) == (np.asarray(both.w_hh) == 0)).all()
+    assert rnnjax.drop_connect(None, params, 0.3) is params
+
+
+def test_gradient_of_a_dropped_weight_is_zero_and_of_a_kept_one_is_scaled(x64):
+    problem = plain(make_problem(Row(LSTM(4))))
+    params, state, xs = problem[:3]
+
+    def loss(params, key, rate):
+        return loss_of(*unroll_regularized(LSTM(4), params, state, xs, key=key, weight_dropout=rate))
+
+    key_w = jax.random.split(KEY, 6)[4]
+    dropped = rnnjax.drop_connect(key_w, params, 0.4)
+    keep = np.asarray(dropped.w_hh) != 0
+    gradients = fast_jit(lambda raw, seen: (jax.grad(loss)(raw, KEY, 0.4), jax.grad(loss)(seen, None, 0.0)))
+    got, want = gradients(params, dropped)  # want: with respect to the weights that the cell saw
+    np.testing.assert_allclose(got.w_hh, np.where(keep, np.asarray(want.w_hh) / 0.6, 0), rtol=1e-9)
+    np.testing.assert_allclose(got.w_ih, want.w_ih, rtol=1e-9)
+    assert 0 < keep.mean() < 1 and (np.asarray(want.w_hh)[~keep] != 0).all()
+
+
+def test_activation_regularizers_are_means_over_what_is_valid(x64):
+    rng = np.random.default_rng(0)
+    ys = rng.normal(size=(6, 3, 4))
+    lengths, resets = np.array([6, 0, 3]), rng.random((6, 3)) < 0.4
+    squares = [ys[t, row] ** 2 for row in range(3) for t in range(lengths[row])]
+    pairs = {(t, row) for row in range(3) for t in range(1, lengths[row])}
+    steps = [(ys[t, row] - ys[t - 1, row]) ** 2 for t, row in pairs]
+    inside = [(ys[t, row] - ys[t - 1, row]) ** 2 for t, row in pairs if not resets[t, row]]
+    poisoned = np.where((np.arange(6)[:, None] >= lengths)[..., None], np.nan, ys)
+    ar, tar = rnnjax.activation_regularization, rnnjax.temporal_activation_regularization
+    for function, want in (
+        (functools.partial(ar, lengths=lengths), np.mean(squares)),
+        (functools.partial(tar, lengths=lengths), np.mean(steps)),
+        (functools.partial(tar, lengths=lengths, resets=jnp.asarray(resets)), np.mean(inside)),
+    ):
+        value, gradient = fast_jit(jax.value_and_grad(function))(jnp.asarray(poisoned))
+        np.testing.assert_allclose(value, want, rtol=1e-12)
+        assert np.isfinite(gradient).all()
+        assert (np.asarray(gradient)[np.isnan(poisoned)] == 0).all()
+    np.testing.assert_allclose(ar(ys), (ys**2).mean(), rtol=1e-12)
+    np.testing.assert_allclose(tar(jnp.asarray(ys)), (np.diff(ys, axis=0) ** 2).mean(), rtol=1e-12)
+    zero = np.zeros(3, int)
+    assert ar(ys, lengths=zero) == tar(jnp.asarray(ys), lengths=zero) == tar(jnp.asarray(ys[:1])) == ar(ys[:0]) == 0
+    assert ar(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
+
+
+# --- errors ---
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
+def test_rates_outside_their_range(rate):
+    one = jnp.ones((2, 3))
+    params = LSTM(4).init(KEY, 3)
+    sentence = r"must be at least 0 and below 1, got \S+\.$"
+    for name, call in {
+        "locked_dropout: rate": lambda: rnnjax.locked_dropout(None, one, rate),
+        "zoneout: rate": lambda: rnnjax.zoneout(KEY, one, one, rate),
+        "drop_connect: rate": lambda: rnnjax.drop_connect(KEY, params, rate),
+        **{
+            f"unroll_regularized: {name}": lambda name=name: unroll_regularized(
+                LSTM(4), params, LSTM(4).initial_state((2,)), jnp.ones((5, 2, 3)), **{name: rate}
+            )
+            for name in RATES
+        },
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} {sentence}"):
+            call()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("cell", "options", "sentence"),
+    [
+        (
+            GRU(4),
+            {"zoneout_c": 0.1},
+            "unroll_regularized: zoneout_c needs a state with a field c, got GRUState of GRU;",
+        ),
+        (Stack((GRU(4),)), {"zoneout_h": 0.1}, "unroll_regularized: zoneout_h needs a state with a field h, got Stack"),
+        (
+            rnnjax.GRUResetBefore(4),
+            {"recurrent_dropout": 0.1},
+            "unroll_regularized: recurrent_dropout needs an affine cell with w_hh, or one whose step reads h in matm",
+        ),
+        (
+            GRU(4),
+            {"zoneout_h": 0.1, "implementation": "fused"},
+            "unroll_regularized: implementation must be None or 'scan' with recurrent dropout or zoneout, got 'fused'.",
+        ),
+        (
+            GRU(4),
+            {"input_dropout": 0.1, "resets": jnp.zeros((5, 3), bool)},
+            "unroll: resets must have shape [5, 2], as xs without features, got bool[5,3].",
+        ),
+    ],
+    ids=["no c", "stack", "h elsewhere", "implementation", "resets"],
+)
+def test_errors_of_unroll_regularized(cell, options, sentence):
+    params = cell.init(KEY, 3)
+    with pytest.raises(ValueError) as caught:
+        unroll_regularized(cell, params, cell.initial_state((2,)), jnp.ones((5, 2, 3)), key=KEY, **options)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.quick
+def test_errors_of_the_functions():
+    with pytest.raises(
+        ValueError, match=r"^drop_connect: params must have an array 'w_x', got b, w_hh, w_ih; name one"
+    ):
+        rnnjax.drop_connect(KEY, LSTM(4).init(KEY, 3), 0.5, fields=("w_x",))
+    with pytest.raises(ValueError, match=r"^locked_dropout: resets must have the first axes of xs = f32\[4,2,3\], got"):
+        rnnjax.locked_dropout(KEY, jnp.ones((4, 2, 3)), 0.5, resets=jnp.ones((4, 3), bool))
+    with pytest.raises(ValueError, match=r"^activation_regularization: lengths must have the batch shape of ys"):
+        rnnjax.activation_regularization(jnp.ones((4, 2, 3)), lengths=jnp.ones(3, int))
