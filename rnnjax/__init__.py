@@ -25,6 +25,7 @@ from rnnjax.cells import (
     ProjectedLSTM,
     RecurrentHighway,
     cell_from_name,
+    cell_from_repr,
     leaky_noise,
 )
 from rnnjax.implementations import implementations, register_unroll
@@ -50,6 +51,7 @@ from rnnjax.layers import (
     unroll_stack,
     zoneout,
 )
+from rnnjax.saving import load, save
 from rnnjax.tbptt import TBPTTInfo, TBPTTResult, tbptt
 from rnnjax.unroll import unroll
 
@@ -97,17 +99,20 @@ __all__ = [
     "affine_step",
     "bucket_by_length",
     "cell_from_name",
+    "cell_from_repr",
     "check_cell",
     "drop_connect",
     "dropout",
     "implementations",
     "leaky_noise",
     "linear_step",
+    "load",
     "locked_dropout",
     "pack_documents",
     "pad_sequences",
     "padded_share",
     "register_unroll",
+    "save",
     "start_state",
     "tbptt",
     "temporal_activation_regularization",

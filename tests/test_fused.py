@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.implementations import Controls, unroll_fused, unroll_scan
+from rnnjax.implementations import Controls, fused, unroll_fused, unroll_scan
 from rnnjax.implementations.fused import _make_plan, supports
 
 T, B, I, H = 5, 3, 4, 6
@@ -140,6 +141,39 @@ def test_controls_and_remat(lengths, reverse, x64):
     options = {"lengths": lengths and jnp.array(lengths), "resets": jnp.arange(T * B).reshape(T, B) % 4 == 2}
     remats = (None, "gates") if lengths else (None, "gates", 2)
     assert_equals_scan(cell, example(cell, dtype=jnp.float64), 1e-11, *remats, reverse=reverse, **options)
+
+
+@by_name(argvalues=CELLS[:2])
+def test_projecting_within_the_loop_changes_nothing(cell, x64, monkeypatch):
+    monkeypatch.setattr(fused, "_STACK_BYTES", 0)
+    jax.clear_caches()  # what was traced before has taken the other way
+    options = {"lengths": jnp.array((T, 2, 0)), "resets": jnp.arange(T * B).reshape(T, B) % 4 == 2}
+    arguments = example(cell, dtype=jnp.float64)
+    assert_equals_scan(cell, arguments, 1e-11, None, "gates", **options)
+    of_all_steps = rf"f64\[{T},{B},{H}\] = dot_general"
+    assert not re.search(of_all_steps, str(jax.make_jaxpr(functools.partial(rnnjax.unroll, cell))(*arguments)))
+    jax.clear_caches()
+    monkeypatch.undo()
+    assert re.search(of_all_steps, str(jax.make_jaxpr(functools.partial(rnnjax.unroll, cell))(*arguments)))
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    "shape, gates, backend, inside",
+    [
+        ((128, 128, 128, 256), 4, "cpu", True),
+        ((128, 32, 256, 512), 4, "cpu", True),
+        ((128, 32, 256, 512), 3, "cpu", False),
+        ((32, 64, 512, 1024), 4, "cpu", False),
+        ((128, 128, 128, 256), 4, "gpu", False),
+    ],
+)
+def test_where_inputs_are_projected(shape, gates, backend, inside):
+    """The rule at the sizes at which it was measured."""
+    length, batch, size, hidden = shape
+    xs = jax.ShapeDtypeStruct((length, batch, size), jnp.float32)
+    w_ih = jax.ShapeDtypeStruct((size, gates * hidden), jnp.float32)
+    assert fused.projects_inside(xs, w_ih, jnp.float32, backend) == inside
 
 
 @pytest.mark.parametrize("length, batch", [(0, ()), (1, ()), (T, ()), (0, (2, 3)), (T, (2, 3))])

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import rnnjax
+import rnnjax.interop
 import rnnjax.testing
 from rnnjax import cli
 
@@ -60,6 +61,19 @@ def test_the_layers_in_the_readme_run():
     for document, got in zip(given["documents"], given["outputs"], strict=True):
         _, want = rnnjax.unroll(lstm, params, lstm.initial_state(), document)
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_the_interchange_in_the_readme_runs(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed on this Python")
+    (code,) = [block for block in BLOCKS if "from_torch(" in block]
+    monkeypatch.chdir(tmp_path)
+    module = torch.nn.LSTM(3, 4)
+    given = {"rnnjax": rnnjax, "module": module}
+    exec(code, given)
+    xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    _, ys = rnnjax.unroll(given["cell"], given["params"], given["cell"].initial_state((2,)), xs)
+    np.testing.assert_allclose(ys, module(torch.tensor(xs))[0].detach(), atol=1e-6)
+    assert given["state_dict"].keys() == module.state_dict().keys()
 
 
 @pytest.fixture

@@ -188,6 +188,19 @@ def test_a_plain_cell_of_dictionaries_passes():
     check_laws(Counts(2))
 
 
+def test_an_implementation_may_refuse_in_its_own_name(implementation):
+    def no_resets(cell, params, state, xs, controls, **options):
+        if controls.resets is not None:
+            raise ValueError(f"unroll: {names[0]!r} has no resets, got some; take 'scan'.")
+        return unroll_scan(cell, params, state, xs, controls, **options)
+
+    names = [implementation(no_resets)]
+    check_laws(CELL, laws=["loop", "scan"], implementations=names)
+    names.insert(0, "another")
+    with pytest.raises(ValueError, match="'another' has no resets"):
+        check_laws(CELL, laws=["padding"], implementations=names[1:])
+
+
 def test_parameters_without_names():
     breaks("values", "scan", Counts(2, named=False))
 

@@ -1,4 +1,4 @@
-"""Cells by name: ``lstm``, ``elman(activation='relu')``, or ``path/to/file.py:MyCell`` for a cell of your own."""
+"""Cells by name: ``lstm``, ``elman(activation='relu')``, or ``path/to/file.py:MyCell``; and by what repr wrote."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import ast
 import dataclasses
 import hashlib
 import importlib.util
+import math
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from rnnjax import initializers
 from rnnjax.cell import Cell
@@ -32,7 +33,9 @@ from rnnjax.cells.projected_lstm import ProjectedLSTM
 from rnnjax.cells.slstm import SLSTM
 from rnnjax.cells.sru import SRU
 
-__all__ = ["CELLS", "cell_from_name"]
+__all__ = ["CELLS", "cell_from_name", "cell_from_repr", "describable"]
+
+Kind = TypeVar("Kind", bound=type)
 
 CELLS: dict[str, Callable[..., Cell]] = {
     "conv_lstm": ConvLSTM,
@@ -58,6 +61,13 @@ CELLS: dict[str, Callable[..., Cell]] = {
     "slstm": SLSTM,
     "sru": SRU,
 }
+_INITIALIZERS: dict[str, Any] = {
+    name: kind
+    for name in initializers.__all__
+    if isinstance(kind := getattr(initializers, name), type) and dataclasses.is_dataclass(kind)
+}
+# Cells and networks by the name of their class; what is made of cells is added above, by `describable`.
+_DESCRIBABLE: dict[str, Any] = {kind.__name__: kind for kind in CELLS.values() if isinstance(kind, type)}
 
 
 def cell_from_name(spec: str, hidden_size: int) -> Cell:
@@ -100,22 +110,90 @@ def _parse(spec: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f({rest}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
             raise ValueError("options must be name=value")
-        return name.strip(), {str(k.arg): _literal(k.value) for k in call.keywords}
+        return name.strip(), {str(k.arg): _value(k.value, _INITIALIZERS, str) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError) as error:
         raise ValueError(f"cell: cannot read {spec!r} ({error}); write it like lstm(forget_bias=2.0).") from error
 
 
-def _literal(node: ast.expr) -> Any:
-    """A literal, or a call of one of our initialisers with literals; a bare word counts as a string."""
+def cell_from_repr(text: str) -> Any:
+    """Makes the cell or network that ``repr`` described; nothing in the text is executed.
+
+    Calls are those of our cells, of what is made of cells, of initialisers, and of classes marked by `describable`;
+    everything else must be a literal.
+
+    Args:
+        text: for example ``repr(cell)``.
+
+    Raises:
+        ValueError: if it is no such description.
+
+    >>> cell_from_repr("LSTM(hidden_size=8, forget_bias=Chrono(max_lag=20))")  # doctest: +ELLIPSIS
+    LSTM(hidden_size=8, forget_bias=Chrono(max_lag=20), ..., recurrent_init=Orthogonal(scale=1.0))
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("it must be a call of a class, as LSTM(hidden_size=8)")
+        if call.func.id not in _DESCRIBABLE:
+            raise ValueError(f"{call.func.id} is none of rnnjax's cells")
+        return _value(call, {**_INITIALIZERS, **_DESCRIBABLE}, _number)
+    # What the parser raises for text that is nested too deeply depends on the Python.
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        short = text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"cell_from_repr: {short!r} describes no cell ({error}).") from error
+
+
+def describable(kind: Kind) -> Kind:
+    """Marks a frozen dataclass, so that `cell_from_repr`, and with it ``rnnjax.load``, makes it from its ``repr``.
+
+    Raises:
+        TypeError: if it is no dataclass.
+        ValueError: if another class has this name.
+
+    >>> import dataclasses, rnnjax
+    >>> @describable
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Halved(rnnjax.GRU):
+    ...     factor: float = 0.5
+    >>> cell_from_repr("Halved(hidden_size=4, factor=0.25)") == Halved(4, factor=0.25)
+    True
+    """
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        raise TypeError(f"describable: a frozen dataclass is needed, whose repr is a call, got {kind!r}.")
+    known = _DESCRIBABLE.get(kind.__name__, _INITIALIZERS.get(kind.__name__, kind))
+    # The same name and module is the same class, read again.
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(
+            f"describable: the name of a class must be new, got {kind.__name__!r}, which {known.__module__} has; "
+            "take another name."
+        )
+    _DESCRIBABLE[kind.__name__] = kind
+    return kind
+
+
+def _value(node: ast.expr, kinds: Mapping[str, Any], word: Callable[[str], Any]) -> Any:
+    """A literal, or a call of one of the kinds with literals and such calls; ``word`` says what a bare word means."""
     if isinstance(node, ast.Name):
-        return node.id
+        return word(node.id)
+    if isinstance(node, ast.Tuple | ast.List):
+        items = [_value(item, kinds, word) for item in node.elts]
+        return tuple(items) if isinstance(node, ast.Tuple) else items
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
+        return -word(node.operand.id)  # -inf; other negative numbers are literals
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        kind = getattr(initializers, node.func.id, None) if node.func.id in initializers.__all__ else None
-        if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
-            raise ValueError(f"{node.func.id} is no initialiser")
-        arguments = [_literal(a) for a in node.args]
-        return kind(*arguments, **{str(k.arg): _literal(k.value) for k in node.keywords})
+        if node.func.id not in kinds:
+            wanted = "initialiser" if kinds is _INITIALIZERS else "class of rnnjax"
+            raise ValueError(f"{node.func.id} is no {wanted}")
+        arguments = [_value(a, kinds, word) for a in node.args]
+        return kinds[node.func.id](*arguments, **{str(k.arg): _value(k.value, kinds, word) for k in node.keywords})
     return ast.literal_eval(node)
+
+
+def _number(word: str) -> float:
+    """The floats that repr writes as words."""
+    if word not in ("inf", "nan"):
+        raise ValueError(f"{word} is no literal")
+    return math.inf if word == "inf" else math.nan
 
 
 def _from_file(name: str) -> Callable[..., Cell]:

@@ -15,7 +15,14 @@ COMMANDS = {
     "sample": "rnnjax.lm.commands",
     "eval": "rnnjax.lm.commands",
     "info": "rnnjax.lm.commands",
-    "export": "rnnjax.lm.commands",
+    "export": "rnnjax.cli.export",
+    "convert": "rnnjax.cli.convert",
+    "cells": "rnnjax.cli.analysis",
+    "color": "rnnjax.cli.analysis",
+    "ablate": "rnnjax.cli.analysis",
+    "gradflow": "rnnjax.cli.dynamics",
+    "lyapunov": "rnnjax.cli.dynamics",
+    "fixedpoints": "rnnjax.cli.dynamics",
 }
 
 
@@ -38,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rnnjax.lm.progress import TrainingFailedError
 
     app = typer.Typer(
-        help="Recurrent networks in JAX: train a language model on any text, and sample from it.",
+        help="Recurrent networks in JAX: train a language model on any text, sample from it, look inside, and convert "
+        "weights from and to other frameworks.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",
@@ -58,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _complain(f"{error.filename or 'output'}: {error.strerror}." if error.strerror else str(error))
         sys.exit(2)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ModuleNotFoundError) as error:  # the last: a framework that is not installed
         _complain(str(error))
         sys.exit(2)
     except JaxRuntimeError as error:

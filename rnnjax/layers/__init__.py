@@ -17,6 +17,7 @@ train side by side, each as if it were alone.
 """
 
 from rnnjax.cell import start_state
+from rnnjax.cells import describable
 from rnnjax.layers.batching import (
     Bucket,
     Buckets,
@@ -87,3 +88,6 @@ __all__ = [
     "unroll_stack",
     "zoneout",
 ]
+
+for _kind in (Bidirectional, ContextState, DeepStack, LearnedState, Stack):
+    describable(_kind)

@@ -18,11 +18,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rnnjax.cell import describe
+from rnnjax.saving import CheckpointError, named_arrays, restore
 
 __all__ = [
     "Checkpoint",
@@ -39,22 +38,12 @@ __all__ = [
 _NAME = re.compile(r"step_(\d+)(?:_val_(\d+\.\d+))?")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the message says which and what to do."""
-
-
 class Checkpoint(NamedTuple):
     """A complete checkpoint on disk."""
 
     path: pathlib.Path
     step: int
     val_loss: float  # infinity where none was measured
-
-
-def named_arrays(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of a pytree as host arrays, by readable path: ``{"layers[0].w_ih": ...}``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
 
 
 def save(
@@ -75,7 +64,11 @@ def save(
     suffix = f"_val_{val_loss:.4f}" if math.isfinite(val_loss) else ""
     path = folder.absolute() / f"step_{step:08d}{suffix}"
     arrays = named_arrays(tree)
-    record = {**meta, "step": step, "val_loss": val_loss if suffix else None, }
+    record = {
+        **meta,
+        "step": step,
+        "val_loss": val_loss if suffix else None,
+    }
     record["sha256"] = _digest(arrays, record)
     try:
         if path.exists():  # half-written by a killed run, or the same step again after one
@@ -142,40 +135,6 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             "remove that folder to use the checkpoint before it."
         )
     return arrays, meta
-
-
-def restore(arrays: Mapping[str, np.ndarray], like: Any, *, prefix: str = "", where: str = "checkpoint") -> Any:
-    """Fills the structure of ``like`` with arrays of the same names.
-
-    Args:
-        arrays: by name, as `named_arrays` makes them.
-        like: a pytree of arrays or of shape-and-dtype records.
-        prefix: of the names in ``arrays``, for a part of what was saved.
-        where: opens the error message.
-
-    Raises:
-        CheckpointError: naming the first leaf that is missing, left over, or differs in shape or dtype.
-    """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    filled = []
-    for path, leaf in leaves:
-        name = jax.tree_util.keystr(path)
-        name = prefix + name if prefix else name.lstrip(".")
-        if name not in arrays:
-            raise CheckpointError(f"{where}: there is no leaf {name!r}; it was saved from another model.")
-        array = arrays[name]
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise CheckpointError(
-                f"{where}: leaf {name!r} is {describe(array)}, but the model has {describe(leaf)}; "
-                "it was saved from another model."
-            )
-        filled.append(array)
-    wanted = {prefix + n if prefix else n.lstrip(".") for n in (jax.tree_util.keystr(path) for path, _ in leaves)}
-    if left_over := sorted(n for n in arrays.keys() - wanted if n.startswith(f"{prefix}." if prefix else "")):
-        raise CheckpointError(
-            f"{where}: leaf {left_over[0]!r} is none of the model's; it was saved from another model."
-        )
-    return jax.tree_util.tree_unflatten(structure, filled)
 
 
 @contextmanager

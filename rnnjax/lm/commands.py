@@ -1,4 +1,4 @@
-"""``rnnjax sample``, ``eval``, ``info`` and ``export``: what one does with a trained run."""
+"""``rnnjax sample``, ``eval`` and ``info``: what one does with a trained run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from rnnjax.lm.checkpoint import find_checkpoints
 from rnnjax.lm.corpus import load_corpus
 from rnnjax.lm.display import duration, nats
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
-from rnnjax.lm.export import export as write
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import Run, make_model, open_run, read_config
 from rnnjax.lm.sample import default_prime, generate, stream_text
 from rnnjax.lm.sources import open_sources, read_symbols
 from rnnjax.lm.text import count_symbols
 
-__all__ = ["eval", "export", "info", "sample"]
+__all__ = ["eval", "info", "sample"]
 
 _Parts = dict[str, tuple[np.ndarray, np.ndarray | None]]  # ids and document starts of texts, by name
 SEPARATOR = "-" * 40
@@ -303,20 +302,6 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
             for c in find_checkpoints(paths.checkpoints)
         ],
     }
-
-
-def export(
-    run: _RunArgument,
-    folder: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="Folder to write; made if it is not there.")],
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
-    checkpoint: _Checkpoint = "best",
-) -> None:
-    """Write a trained model as model.safetensors (arrays) and model.json (all else), for other programs.
-
-    In Python, rnnjax.lm.export.load_export(DST) gives model, parameters and vocabulary back.
-    """
-    for path in write(open_run(run, checkpoint=checkpoint), folder, force=force):
-        typer.echo(f"{path}  {path.stat().st_size:,} bytes")
 
 
 def _inline(values: dict[str, Any]) -> str:

@@ -7,20 +7,18 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
-import numpy as np
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
 
 import rnnjax
 from rnnjax.layers import Stack
-from rnnjax.lm.checkpoint import CheckpointError, named_arrays, restore
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.run import ModelOptions, Run, make_model, write_atomic, write_json
+from rnnjax.lm.run import ModelOptions, Run, make_model, write_json
 from rnnjax.lm.text import Vocabulary
+from rnnjax.saving import CheckpointError, decode, encode, named_arrays, restore, write_atomic
 
-__all__ = ["ARRAYS", "DESCRIPTION", "export", "load_export"]
+__all__ = ["ARRAYS", "DESCRIPTION", "describe_run", "export", "load_export", "make_folder"]
 
 ARRAYS = "model.safetensors"
 DESCRIPTION = "model.json"
@@ -44,29 +42,39 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
         FileExistsError: if the folder is not empty, or a file.
         OSError: if it cannot be written.
     """
+    root = make_folder(folder, force=force)
+    data = encode(named_arrays(run.params), {"rnnjax": rnnjax.__version__}, where="export")
+    write_atomic(root / ARRAYS, data)
+    write_json(root / DESCRIPTION, {**describe_run(run), "sha256": hashlib.sha256(data).hexdigest()})
+    return [root / ARRAYS, root / DESCRIPTION]
+
+
+def make_folder(folder: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
+    """Makes the folder to write into.
+
+    Raises:
+        FileExistsError: if it is not empty and ``force`` is not set, or if it is a file.
+    """
     root = pathlib.Path(folder)
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"export: {root} must be a folder, got a file; take another name.")
     if root.exists() and any(root.iterdir()) and not force:
         raise FileExistsError(f"export: {root} must be empty or new, got files in it; take another name or --force.")
     root.mkdir(parents=True, exist_ok=True)
-    data = safetensors.save(
-        {name: np.ascontiguousarray(array) for name, array in named_arrays(run.params).items()},
-        {"rnnjax": rnnjax.__version__},
-    )
-    description = {
+    return root
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """What else than arrays one needs to use a trained model, as JSON holds it."""
+    return {
         "rnnjax": rnnjax.__version__,
         "model": dataclasses.asdict(run.config.model),
         "layers": [repr(cell) for cell in run.model.stack.cells],
         "step": run.meta.get("step"),
         "val_loss": run.meta.get("val_loss"),
         "provenance": run.provenance,
-        "sha256": hashlib.sha256(data).hexdigest(),
         "vocabulary": run.vocabulary.to_json(),
     }
-    write_atomic(root / ARRAYS, data)
-    write_json(root / DESCRIPTION, description)
-    return [root / ARRAYS, root / DESCRIPTION]
 
 
 def load_export(
@@ -97,12 +105,7 @@ def load_export(
             f"load_export: {root / DESCRIPTION} is truncated or damaged ({error}); export the run again."
         ) from error
     data = (root / ARRAYS).read_bytes()
-    try:
-        arrays = safetensors.load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"load_export: {root / ARRAYS} is truncated or damaged ({error}); export the run again."
-        ) from error
+    arrays, _ = decode(data, where=f"load_export: {root / ARRAYS}", advice="export the run again")
     model = _make_model(options, len(vocabulary), stack)
     params = restore(arrays, jax.eval_shape(model.init, jax.random.key(0)), where=str(root / ARRAYS))
     if hashlib.sha256(data).hexdigest() != digest:

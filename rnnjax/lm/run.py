@@ -7,7 +7,6 @@ import json
 import math
 import os
 import pathlib
-import tempfile
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from rnnjax.lm.corpus import TextOptions
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.optimizers import OptimizerOptions
 from rnnjax.lm.text import Vocabulary
+from rnnjax.saving import write_atomic
 
 __all__ = [
     "BudgetOptions",
@@ -33,7 +33,6 @@ __all__ = [
     "make_model",
     "open_run",
     "read_config",
-    "write_atomic",
     "write_json",
 ]
 
@@ -225,7 +224,7 @@ class RunPaths(NamedTuple):
                 *(self.config, self.vocabulary, self.metrics, self.samples, self.baselines),
                 *(self.checkpoints, self.curve, self.log, self.tensorboard),
             )
-        }
+        } | {"gradflow.png", "lyapunov.png", "fixedpoints.png"}  # of the commands of these names
         names = sorted(path.name for path in self.root.iterdir())
         foreign = [name for name in names if name not in own and not name.startswith(tuple(f".{n}." for n in own))]
         if self.config.is_file() and b'"rnnjax"' not in self.config.read_bytes():
@@ -263,22 +262,6 @@ def make_model(options: ModelOptions, vocab_size: int) -> LanguageModel:
 def write_json(path: pathlib.Path, data: Any) -> None:
     """Writes a JSON file by `write_atomic`."""
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8"))
-
-
-def write_atomic(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file in one move, so that it is either the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict[str, Any], Vocabulary]:

@@ -72,6 +72,8 @@ def check_laws(
         def test_my_cell():
             rnnjax.testing.check_laws(MyCell(5), input_size=3)
 
+    An implementation that cannot do what a law asks for, and says so (``unroll: 'name' needs ...``), breaks no law.
+
     Args:
         cell: an instance of the cell; a small size is as telling as a large one.
         input_size: I.
@@ -106,6 +108,10 @@ def check_laws(
             for implementation in chosen[:1] if LAWS[name].of_cell else chosen:
                 try:
                     LAWS[name].check(Case(cell, input_size, implementation, problem))
+                except ValueError as error:
+                    # Its right: one that is not for every case ("cudnn" has no resets) says so in one sentence.
+                    if not str(error).startswith(f"unroll: {implementation!r} "):
+                        raise
                 except AssertionError as error:
                     how = "" if LAWS[name].of_cell else f" with implementation {implementation!r}"
                     raise AssertionError(

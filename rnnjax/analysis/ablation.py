@@ -1,0 +1,247 @@
+r"""Ablation: units are held at a constant while the model reads a text; what does that do to its predictions?
+
+A unit of the state is held after every step, and what the step writes from it changes with it: with ``c`` of an LSTM
+held, ``h`` and ``y`` of the same step are those of the held ``c``. A gate is held within the step.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnnjax.analysis.gate_values import CANDIDATES, PLAIN_GATES, emit
+from rnnjax.analysis.recording import (
+    SymbolModel,
+    leaves_of,
+    parse_unit,
+    read_text,
+    restart,
+    select_units,
+    step_layers,
+    windows,
+)
+from rnnjax.cell import (
+    affine_step,
+    batch_shape,
+    cast_like,
+    compute_dtype,
+    project_input,
+    project_state,
+    start_state,
+    widen,
+)
+
+__all__ = ["Ablation", "Tally", "ablate", "step_clamped", "unit_means"]
+
+Clamps = dict[str, tuple[Any, Any]]  # by leaf: which units are held, bool [n], and where, [n]
+
+
+class Tally(NamedTuple):
+    """Means over the predictions of a text; nan where there are none. Losses are in nats a symbol."""
+
+    loss: float
+    loss_inside: float  # where the label holds
+    loss_outside: float
+    closing_end: float  # probability of the closing symbols where the label holds and ends with the next symbol
+    closing_within: float  # the same where it goes on
+
+
+class Ablation(NamedTuple):
+    """What holding ``units`` at ``values`` does."""
+
+    units: tuple[str, ...]
+    values: tuple[float, ...]
+    before: Tally
+    after: Tally
+
+
+def ablate(
+    model: SymbolModel,
+    ids: np.ndarray,
+    groups: Sequence[Sequence[str]],
+    *,
+    value: float | str = "mean",
+    label: np.ndarray | None = None,
+    closing: Sequence[int] = (),
+    **reading: Any,
+) -> list[Ablation]:
+    r"""Holds units at a constant and measures the predictions of a text, overall and where a label holds.
+
+    Args:
+        model: the model.
+        ids: integers ``[n]``.
+        groups: of units that are held together, by name; one result each.
+        value: where they are held: ``"mean"``, each at its own mean over the text, or a number.
+        label: bool ``[n]``, what holds after each symbol.
+        closing: the symbols whose probability, all together, is ``closing_end`` and ``closing_within``.
+        **reading: options of `read_text`: ``streams``, ``window``, ``warmup``, ``starts``.
+
+    Raises:
+        ValueError: for a unit that there is not or that cannot be held, or fewer than two symbols.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"ablate: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
+    if value != "mean" and isinstance(value, str):
+        raise ValueError(f"ablate: value must be 'mean' or a number, got {value!r}.")
+    leaves = leaves_of(model.cell, model.params, model.inputs[0])
+    units = [[parse_unit(name, leaves) for name in group] for group in groups]
+    names = sorted({name for group in groups for name in group})
+    held = unit_means(model, ids, names, **reading) if value == "mean" else dict.fromkeys(names, float(value))
+    flags = np.zeros(len(ids), bool) if label is None else np.asarray(label).astype(bool)
+    before = _tally(model, ids, {}, flags, closing, reading)
+    results = []
+    for group, members in zip(groups, units, strict=True):
+        clamps: Clamps = {}
+        for leaf in sorted({unit.leaf for unit in members}):
+            mask, at = np.zeros(leaves[leaf].size, bool), np.zeros(leaves[leaf].size, np.float32)
+            for unit in members:
+                if unit.leaf == leaf:
+                    mask[unit.number], at[unit.number] = True, held[str(unit)]
+            clamps[leaf] = (mask, at)
+        after = _tally(model, ids, clamps, flags, closing, reading)
+        results.append(Ablation(tuple(group), tuple(held[name] for name in group), before, after))
+    return results
+
+
+def unit_means(model: SymbolModel, ids: np.ndarray, units: Sequence[str], **reading: Any) -> dict[str, float]:
+    """The mean of each unit over a text, by name."""
+    leaves = leaves_of(model.cell, model.params, model.inputs[0])
+    selection = select_units(list(units), leaves)
+    totals: dict[str, Any] = {leaf: 0.0 for leaf, _ in selection}
+    for part in read_text(model, ids, select=list(units), **reading):
+        for leaf, values in part.rows()[1].items():
+            totals[leaf] += values.sum(axis=0, dtype=np.float64)
+    return {
+        f"{leaf}.{unit}": float(total) / len(ids)
+        for leaf, kept in selection
+        for unit, total in zip(kept or (), totals[leaf], strict=True)
+    }
+
+
+def _tally(
+    model: SymbolModel, ids: np.ndarray, clamps: Clamps, label: np.ndarray, closing: Sequence[int], reading: Any
+) -> Tally:
+    options = {"streams": 16, "window": 128, "warmup": 256, "starts": None} | reading
+    closes = np.zeros(model.inputs.shape[0], np.float32)
+    closes[list(closing)] = 1
+    sums, counts = np.zeros(5), np.zeros(5)
+    state = None
+    for at, counted, resets in windows(0, len(ids) - 1, **options):
+        state = start_state(model.cell, model.params, at.shape[1:]) if state is None else state
+        at = np.clip(at, 0, len(ids) - 2)
+        now, then = ids[at].astype(np.int32), ids[at + 1].astype(np.int32)
+        state, nats, closed = _predict(
+            model.cell, model.params, *model[2:], state, now, then, resets, clamps, jnp.asarray(closes)
+        )
+        inside = counted & label[at]
+        end = inside & ~label[at + 1]
+        for k, (value, where) in enumerate(
+            ((nats, counted), (nats, inside), (nats, counted & ~inside), (closed, end), (closed, inside & ~end))
+        ):
+            sums[k] += np.asarray(value).sum(where=where, dtype=np.float64)
+            counts[k] += where.sum()
+    means = [total / count if count else math.nan for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
+    return Tally(*(means if len(closing) else [*means[:3], math.nan, math.nan]))
+
+
+@functools.partial(jax.jit, static_argnames="cell")
+def _predict(
+    cell: Any,
+    params: Any,
+    inputs: jax.Array,
+    w_out: jax.Array,
+    b_out: jax.Array,
+    state: Any,
+    symbols: jax.Array,
+    targets: jax.Array,
+    resets: jax.Array,
+    clamps: Clamps,
+    closes: jax.Array,
+) -> tuple[Any, jax.Array, jax.Array]:
+    """The state, the nats of every next symbol, and the probability of those that close, ``[T, B]``."""
+
+    def step(state: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        x, reset = now
+        return step_clamped(cell, params, restart(cell, params, state, reset), x, clamps)
+
+    state, ys = jax.lax.scan(step, state, (inputs[symbols], resets))
+    logits = jnp.matmul(ys.astype(w_out.dtype), w_out, preferred_element_type=jnp.float32) + b_out
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return state, nats, jax.nn.softmax(logits) @ closes
+
+
+def step_clamped(cell: Any, params: Any, state: Any, x: jax.Array, clamps: Clamps) -> tuple[Any, jax.Array]:
+    """One step of a cell in which the units of ``clamps`` are held; see the words of the module.
+
+    Raises:
+        ValueError: for a leaf that cannot be held.
+    """
+    number = itertools.count(1)
+
+    def visit(cell: Any, params: Any, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+        layer = f"L{next(number)}."
+        mine = {leaf.removeprefix(layer): clamp for leaf, clamp in clamps.items() if leaf.startswith(layer)}
+        fields = getattr(state, "_fields", ())
+        gates = {name: clamp for name, clamp in mine.items() if name not in fields}
+        memory = {name: clamp for name, clamp in mine.items() if name in fields and name != "h"}
+        if gates and memory:
+            raise ValueError(
+                f"ablate: gates and memory of one layer cannot be held together, got {layer}{', '.join(mine)}; hold "
+                "them one after the other."
+            )
+        new, y = _step_gated(layer, cell, params, state, x, gates) if gates else cell.step(params, state, x)
+        axes = len(batch_shape(cell, state))
+        if memory:
+            new = _hold(new, memory, axes)
+            new, y = emit(cell, params, state, new, x) or (new, y)
+        if "h" in mine:
+            new = _hold(new, {"h": mine["h"]}, axes)
+            y = new.h if _writes_h(cell, params, state, x) else y
+        return new, y
+
+    return step_layers(cell, params, state, x, visit)
+
+
+def _hold(state: Any, clamps: Clamps, axes: int) -> Any:
+    for name, (mask, value) in clamps.items():
+        leaf = getattr(state, name)
+        mask, value = (jnp.reshape(array, leaf.shape[axes:]) for array in (mask, value))
+        state = state._replace(**{name: jnp.where(mask, value.astype(leaf.dtype), leaf)})
+    return state
+
+
+def _writes_h(cell: Any, params: Any, state: Any, x: jax.Array) -> bool:
+    """Whether ``y`` is the ``h`` of the new state: in the traced step they are one variable then."""
+    names = [*state._fields]
+    out = jax.make_jaxpr(cell.step)(params, state, x).jaxpr.outvars
+    return len(out) == len(names) + 1 and out[names.index("h")] is out[-1]
+
+
+def _step_gated(layer: str, cell: Any, params: Any, state: Any, x: jax.Array, clamps: Clamps) -> tuple[Any, jax.Array]:
+    """A step in which gates are held, by the sums ``zx + zh`` that give their values."""
+    names = PLAIN_GATES.get(type(cell), getattr(cell, "gate_names", ()))
+    for name in clamps:
+        if name not in names or type(cell).step is not affine_step:
+            can = ", ".join(layer + gate for gate in names if gate) or "none"
+            raise ValueError(
+                f"ablate: {layer}{name} cannot be held; of {type(cell).__name__} the gates {can} can, and its state "
+                f"({', '.join(layer + field for field in getattr(state, '_fields', ()))}); take one of these."
+            )
+    dtype = compute_dtype(state.h.dtype)
+    zx, zh = list(project_input(cell, params, x, dtype)), list(project_state(cell, params, state.h, dtype))
+    for name, (mask, value) in clamps.items():
+        k = names.index(name)
+        pre = jnp.arctanh(value) if name in CANDIDATES else jnp.log(value) - jnp.log1p(-value)
+        # A value of 0 or 1 needs an infinite sum; 30 gives it to the last bit of a float32.
+        zx[k] = jnp.where(mask, jnp.clip(jnp.nan_to_num(pre), -30.0, 30.0), zx[k])
+        zh[k] = jnp.where(mask, 0.0, zh[k])
+    new, y = cell.update(params, widen(state, dtype), tuple(zx), tuple(zh))
+    return cast_like(new, state), y.astype(state.h.dtype)

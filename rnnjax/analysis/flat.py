@@ -1,0 +1,175 @@
+"""A cell as a dynamical system: its state as one vector, what it is made of, and its path through a sequence."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe, start_state
+from rnnjax.implementations.scan import select
+from rnnjax.layers import DeepStack, LearnedState, Stack
+
+__all__ = [
+    "Part",
+    "check_sequence",
+    "flat_step",
+    "flatten_state",
+    "state_parts",
+    "state_size",
+    "trajectory",
+    "unflatten_state",
+    "widen_state",
+]
+
+
+class Part(NamedTuple):
+    """A field of the state of one layer, as a piece of the flat vector."""
+
+    name: str  # "L2.c": layer and field
+    layer: int  # 1 is nearest to the input
+    start: int
+    stop: int
+
+
+def state_size(cell: Cell) -> int:
+    """D, how many numbers the state of one example has: H for a GRU, 2H for an LSTM.
+
+    >>> import rnnjax
+    >>> state_size(rnnjax.LSTM(4)), state_size(rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3))))
+    (8, 11)
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)))
+
+
+def flatten_state(cell: Cell, state: Any) -> jax.Array:
+    """The state as vectors ``[*batch, D]``: its leaves in their order, each row by row."""
+    batch = batch_shape(cell, state)
+    leaves = jax.tree.leaves(state)
+    return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], axis=-1)
+
+
+def unflatten_state(cell: Cell, flat: Any) -> Any:
+    """The inverse of `flatten_state`, for JAX and NumPy arrays; all leaves have the dtype of ``flat [*batch, D]``."""
+    leaves, start = [], 0
+    like = jax.eval_shape(cell.initial_state)
+    for leaf in jax.tree.leaves(like):
+        size = math.prod(leaf.shape)
+        leaves.append(flat[..., start : start + size].reshape(*flat.shape[:-1], *leaf.shape))
+        start += size
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def flat_step(cell: Cell, params: Any, s: jax.Array, x: jax.Array) -> jax.Array:
+    """One step of one example, from vector ``s [D]`` to vector ``[D]``; differentiate or `jax.vmap` it."""
+    return flatten_state(cell, cell.step(params, unflatten_state(cell, s), x)[0])
+
+
+def state_parts(cell: Cell) -> tuple[Part, ...]:
+    """What the flat vector holds: every field of every layer's state.
+
+    Layers are those of `Stack` and `DeepStack`, also one in another; any other cell is one layer.
+
+    >>> import rnnjax
+    >>> [part.name for part in state_parts(rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3))))]
+    ['L1.h', 'L1.c', 'L2.h']
+    """
+    found: list[Part] = []
+
+    def visit(cell: Any, indices: Any, layer: int) -> int:
+        if isinstance(cell, LearnedState):
+            return visit(cell.cell, indices, layer)
+        if isinstance(cell, Stack):
+            for one, below in zip(cell.cells, indices.layers, strict=True):
+                layer = visit(one, below, layer)
+            return layer
+        if isinstance(cell, DeepStack):
+            layer = visit(cell.cell, indices.first, layer)
+            for i in range(cell.num_layers - 1):
+                layer = visit(cell.cell, jax.tree.map(lambda leaf, i=i: leaf[i], indices.rest), layer)
+            return layer
+        for path, leaf in jax.tree_util.tree_leaves_with_path(indices):
+            name = f"L{layer}" + "".join(f".{getattr(key, 'name', getattr(key, 'key', key))}" for key in path)
+            found.append(Part(name, layer, int(leaf.min()), int(leaf.max()) + 1))
+        return layer + 1
+
+    visit(cell, unflatten_state(cell, np.arange(state_size(cell))), 1)
+    return tuple(found)
+
+
+def widen_state(where: str, cell: Cell, state: Any) -> Any:
+    """The state in float32 or wider, in which everything here is computed, checked against the cell.
+
+    Raises:
+        ValueError: if it is not a state of this cell.
+        TypeError: if it holds anything but floating numbers, which have no derivative.
+    """
+    name, state = type(cell).__name__, jax.tree.map(jnp.asarray, state)
+    structure: Any = jax.tree.structure(state)
+    like = jax.eval_shape(cell.initial_state)
+    batch = batch_shape(cell, state) if structure == jax.tree.structure(like) else ()
+    if structure != jax.tree.structure(like) or any(
+        got.shape != (*batch, *want.shape) for want, got in zip(jax.tree.leaves(like), jax.tree.leaves(state))
+    ):
+        raise ValueError(
+            f"{where}: state must be what {name}.initial_state makes, got {jax.tree.map(describe, state)}; "
+            "start from cell.initial_state(batch_shape)."
+        )
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{where}: the state of {name} must be of floating dtypes, got {describe(leaf)}.")
+    dtype = compute_dtype(jnp.result_type(*jax.tree.leaves(state)))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), state)
+
+
+def check_sequence(where: str, cell: Cell, state: Any, xs: Any) -> jax.Array:
+    """``xs [T, *batch, ...]`` as an array; raises unless it has a time axis of at least one step and the batch axes."""
+    xs, batch = jnp.asarray(xs), batch_shape(cell, state)
+    if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch or not xs.shape[0]:
+        axes = ", ".join(["T", *map(str, batch)])
+        raise ValueError(
+            f"{where}: xs must have shape [{axes}, I] with T of at least 1, as the state has, got {describe(xs)}."
+        )
+    return xs
+
+
+def trajectory(
+    cell: Cell, params: Any, state: Any, xs: jax.Array, *, resets: jax.Array | None = None
+) -> tuple[Any, jax.Array]:
+    """All states of an unroll: those that a step starts from, and the last.
+
+    Args:
+        cell: any cell.
+        params: its parameters.
+        state: the state before the first step.
+        xs: ``[T, *batch, I]``.
+        resets: bool ``[T, *batch]``, see `rnnjax.unroll`; the state that a marked step starts from is the fresh one.
+
+    Returns:
+        States with leaves ``[T + 1, *batch, ...]``, in float32 or wider, and ``ys [T, *batch, H]``.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+        TypeError: for a state of integers.
+    """
+    state = widen_state("trajectory", cell, state)
+    return _trajectory(cell, params, state, check_sequence("trajectory", cell, state, xs), resets)
+
+
+@functools.partial(jax.jit, static_argnames="cell")
+def _trajectory(cell, params, state, xs, resets):
+    fresh = None if resets is None else cast_like(start_state(cell, params, batch_shape(cell, state), None), state)
+
+    def step(state, inputs):
+        x, reset = inputs
+        if reset is not None:
+            state = select(reset, fresh, state)
+        new, y = cell.step(params, state, x)
+        return new, (state, y)
+
+    last, (states, ys) = jax.lax.scan(step, state, (xs, resets))
+    return jax.tree.map(lambda all, one: jnp.concatenate([all, one[None]]), states, last), ys

@@ -1,0 +1,187 @@
+"""The derivative of a state with respect to the one before it: what a gradient is multiplied with at every step."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, trajectory, widen_state
+from rnnjax.cell import Cell, batch_shape
+from rnnjax.cells import Elman, IndRNN, LeakyRNN
+from rnnjax.layers import LearnedState
+
+__all__ = ["JacobianSpectrum", "RecurrentBound", "jacobian_spectrum", "recurrent_bound", "step_jacobians"]
+
+
+class JacobianSpectrum(NamedTuple):
+    """What `jacobian_spectrum` measures: NumPy arrays; D numbers in a state, R of them kept."""
+
+    singular_values: np.ndarray  # [T, *batch, R] of J_t, the largest first
+    log_product: np.ndarray  # [T, *batch, R], log of the singular values of J_t J_{t-1} .. J_1
+    rate: np.ndarray  # [*batch], log of the product's largest singular value over T, in nats a step
+
+
+class RecurrentBound(NamedTuple):
+    """What `recurrent_bound` reads off the recurrent weights."""
+
+    bound: float  # no singular value of a step's Jacobian is larger
+    sigma_max: float  # largest singular value of the recurrent weights
+    spectral_radius: float  # largest modulus of their eigenvalues
+
+
+def step_jacobians(cell: Cell, params: Any, state: Any, xs: jax.Array) -> jax.Array:
+    r"""The Jacobians ``J_t = d state_t / d state_{t-1}`` along a sequence, of the states as vectors.
+
+    The order of rows and columns is that of `rnnjax.analysis.flatten_state`. They are made by D forward derivatives a
+    step, all at once, and need ``T B D^2`` numbers; `jacobian_spectrum` keeps none of them.
+
+    Args:
+        cell: any cell, also a `Stack`.
+        params: its parameters.
+        state: the state before the first step.
+        xs: ``[T, *batch, I]``.
+
+    Returns:
+        ``[T, *batch, D, D]``, entry ``[.., i, j]`` being the derivative of entry i of the new state by entry j of the
+        old one; float32 or wider.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+        TypeError: for a state of integers.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.Elman(2, activation="relu")
+    >>> params = cell.init(jax.random.key(0), input_size=1)._replace(w_hh=jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> jacobians = step_jacobians(cell, params._replace(b=jnp.ones(2)), cell.initial_state(), jnp.zeros((3, 1)))
+    >>> jacobians.shape, jacobians[0].tolist()  # the transpose of w_hh, which stands on the right of h
+    ((3, 2, 2), [[1.0, 3.0], [2.0, 4.0]])
+    """
+    state = widen_state("step_jacobians", cell, state)
+    xs = check_sequence("step_jacobians", cell, state, xs)
+    states, _ = trajectory(cell, params, state, xs)
+    return _jacobians(cell, params, jax.tree.map(lambda leaf: leaf[:-1], states), xs)
+
+
+@functools.partial(jax.jit, static_argnames="cell")
+def _jacobians(cell, params, states, xs):
+    batch = batch_shape(cell, jax.tree.map(lambda leaf: leaf[0], states))
+    flat = jax.vmap(functools.partial(flatten_state, cell))(states)  # [T, *batch, D]
+    one = jax.jacfwd(lambda s, x: flat_step(cell, params, s, x))
+    rows = jax.vmap(one)(flat.reshape(-1, flat.shape[-1]), xs.reshape(-1, *xs.shape[1 + len(batch) :]))
+    return rows.reshape(*flat.shape, flat.shape[-1])
+
+
+def jacobian_spectrum(
+    cell: Cell, params: Any, state: Any, xs: jax.Array, *, num_values: int | None = None
+) -> JacobianSpectrum:
+    r"""Singular values of the Jacobians along a sequence, and the growth of their product.
+
+        J_t = d state_t / d state_{t-1} = U_t S_t V_t^T
+        P_t = J_t J_{t-1} .. J_1,             log of its singular values
+
+    ``P_t`` carries a change of the first state to step t, and its transpose a gradient back. Where all singular values
+    of the steps stay below one it vanishes; it can only explode where some are above (Bengio et al., 1994; Pascanu et
+    al., 2013). The product is divided by its largest entry after each step, so the leading values are right at any
+    length. Those that are smaller than the largest by more than the precision of the dtype (1e-7 in float32) are noise;
+    `lyapunov_spectrum` resolves these.
+
+    Args:
+        cell: any cell, also a `Stack`.
+        params: its parameters.
+        state: the state before the first step.
+        xs: ``[T, *batch, I]``.
+        num_values: R, how many singular values to keep, the largest; all by default.
+
+    Returns:
+        `JacobianSpectrum`. One Jacobian an example is in memory at a time.
+
+    Raises:
+        ValueError: for shapes or a number that do not fit.
+        TypeError: for a state of integers.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.Elman(3, activation="relu", recurrent_init=rnnjax.Orthogonal(0.5))
+    >>> params = cell.init(jax.random.key(0), input_size=1)._replace(b=jnp.full(3, 9.0))
+    >>> spectrum = jacobian_spectrum(cell, params, cell.initial_state(), jnp.zeros((4, 1)))
+    >>> spectrum.singular_values[0].round(3).tolist(), round(float(spectrum.rate), 3)
+    ([0.5, 0.5, 0.5], -0.693)
+    """
+    state = widen_state("jacobian_spectrum", cell, state)
+    xs = check_sequence("jacobian_spectrum", cell, state, xs)
+    batch = batch_shape(cell, state)
+    start = flatten_state(cell, state)
+    size = start.shape[-1]
+    num_values = size if num_values is None else num_values
+    if not 1 <= num_values <= size:
+        raise ValueError(f"jacobian_spectrum: num_values must lie between 1 and D = {size}, got {num_values}.")
+    inputs = xs.reshape(xs.shape[0], -1, *xs.shape[1 + len(batch) :])
+    values, logs = _spectrum(cell, params, start.reshape(-1, size), inputs)
+    shape = (xs.shape[0], *batch, size)
+    values, logs = (np.asarray(a).reshape(shape)[..., :num_values] for a in (values, logs))
+    return JacobianSpectrum(values, logs, logs[-1, ..., 0] / xs.shape[0])
+
+
+@functools.partial(jax.jit, static_argnames="cell")
+def _spectrum(cell, params, start, xs):
+    def example(carry, x):
+        s, product, scale = carry
+        jacobian, s = jax.jacfwd(lambda s: (flat_step(cell, params, s, x),) * 2, has_aux=True)(s)
+        product = jacobian @ product
+        largest = jnp.max(jnp.abs(product))
+        largest = jnp.where(largest > 0, largest, 1)
+        product, scale = product / largest, scale + jnp.log(largest)
+        values = jnp.linalg.svd(jacobian, compute_uv=False)
+        logs = scale + jnp.log(jnp.linalg.svd(product, compute_uv=False))
+        return (s, product, scale), (values, logs)
+
+    n, size = start.shape
+    carry = (start, jnp.broadcast_to(jnp.eye(size, dtype=start.dtype), (n, size, size)), jnp.zeros(n, start.dtype))
+    return jax.lax.scan(jax.vmap(example), carry, xs)[1]
+
+
+def recurrent_bound(cell: Cell, params: Any) -> RecurrentBound:
+    r"""The classical bound on every step's Jacobian, from the recurrent weights alone (Pascanu et al., 2013).
+
+        Elman      J = diag(phi') w_hh^T                            |J| <= sigma_max(w_hh) max phi'
+        LeakyRNN   J = diag(1 - alpha) + diag(alpha phi') w_hh^T    |J| <= max(1 - alpha) + max(alpha) sigma_max(w_hh)
+        IndRNN     J = diag(phi' u)                                 |J| <= max |u| max phi'
+
+    with ``max phi' = 1`` for tanh and ReLU. Below one it is enough for the gradient to vanish: it shrinks at least like
+    ``bound**k``. Above one it says only that the gradient may explode; compare it with what `jacobian_spectrum`
+    measures. Cells with gates have no such bound, for their Jacobian grows with the state.
+
+    Args:
+        cell: `Elman`, `LeakyRNN` or `IndRNN`, or a `LearnedState` of one.
+        params: its parameters.
+
+    Returns:
+        `RecurrentBound`.
+
+    Raises:
+        TypeError: for any other cell.
+
+    >>> import jax, rnnjax
+    >>> cell = rnnjax.Elman(4, recurrent_init=rnnjax.Orthogonal(0.5))
+    >>> round(recurrent_bound(cell, cell.init(jax.random.key(0), input_size=2)).bound, 6)
+    0.5
+    """
+    if isinstance(cell, LearnedState):
+        return recurrent_bound(cell.cell, params.cell)
+    if isinstance(cell, IndRNN):
+        largest = float(np.abs(np.asarray(params.u, np.float64)).max())
+        return RecurrentBound(largest, largest, largest)
+    if not isinstance(cell, Elman | LeakyRNN):
+        raise TypeError(
+            f"recurrent_bound: cell must be Elman, LeakyRNN or IndRNN, got {cell!r}, whose Jacobian no weight bounds; "
+            "measure it with jacobian_spectrum."
+        )
+    w_hh = np.asarray(params.w_hh, np.float64)
+    sigma, radius = float(np.linalg.norm(w_hh, 2)), float(np.abs(np.linalg.eigvals(w_hh)).max())
+    if isinstance(cell, Elman):
+        return RecurrentBound(sigma, sigma, radius)
+    alpha = np.asarray(cell.alpha(params), np.float64)
+    return RecurrentBound(float(np.max(1 - alpha) + np.max(alpha) * sigma), sigma, radius)

@@ -1,0 +1,231 @@
+r"""Labels of a text, made by programs: one number for every character, to hold the units of a network against.
+
+A label says what a reader knows *after* the character, as the state of a network does: at an opening quote ``quote`` is
+already one, at the closing quote zero again. A label may look ahead to decide that (a quote opens a string of three
+quotes or of one), which a network cannot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+__all__ = ["LABELS", "Label", "label_from_name", "label_text", "register_label"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A property of a text.
+
+    Attributes:
+        name: by which the command line knows it.
+        description: one line.
+        function: text of n characters to n numbers.
+        binary: whether the numbers are 0 and 1; None: look at them.
+        closing: characters that end it where it holds, of which the model's probability says whether it knows.
+    """
+
+    name: str
+    description: str
+    function: Callable[[str], np.ndarray]
+    binary: bool | None = True
+    closing: str = ""
+
+
+# Comments and strings of Python. A backslash takes the next character with it, also in raw strings; a string of single
+# quotes ends with its line even if nothing closes it, so that an apostrophe in a text does no lasting harm.
+_TOKENS = re.compile(
+    r"""
+    \#[^\n]*
+    | \"{3} [^"\\]* (?: (?: \\(?:.|\Z) | "(?!"") ) [^"\\]* )* ( \"{3} | \Z )
+    | '{3} [^'\\]* (?: (?: \\(?:.|\Z) | '(?!'') ) [^'\\]* )* ( '{3} | \Z )
+    | " [^"\\\n]* (?: \\(?:.|\Z) [^"\\\n]* )* ( " | (?=\n) | \Z )
+    | ' [^'\\\n]* (?: \\(?:.|\Z) [^'\\\n]* )* ( ' | (?=\n) | \Z )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+# Prose: straight or typographic double quotes; a quotation ends with its paragraph at the latest.
+_QUOTATIONS = re.compile(r'["“](?:[^"“”\n]|\n(?!\s*\n))*("|”|(?=\n)|(?=“)|\Z)')
+
+
+def _spans(pattern: re.Pattern[str], text: str, wanted: Callable[[str], bool]) -> np.ndarray:
+    """Ones from the first character of every match up to the one before its closing quote, where it has one."""
+    inside = np.zeros(len(text), np.int8)
+    for match in pattern.finditer(text):
+        if wanted(match[0]):
+            closed = match.lastindex is not None and bool(match[match.lastindex])
+            inside[match.start() : match.end() - closed] = 1
+    return inside
+
+
+def _quote(text: str) -> np.ndarray:
+    return _spans(_TOKENS, text, lambda token: token[0] != "#")
+
+
+def _triple(text: str) -> np.ndarray:
+    return _spans(_TOKENS, text, lambda token: token[:3] in ('"""', "'''"))
+
+
+def _comment(text: str) -> np.ndarray:
+    return _spans(_TOKENS, text, lambda token: token[0] == "#")
+
+
+def _prose_quote(text: str) -> np.ndarray:
+    return _spans(_QUOTATIONS, text, lambda token: True)
+
+
+def _characters(text: str, test: Callable[[str], bool | int]) -> np.ndarray:
+    """``test`` of every character, called once for each different one."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    table = np.zeros(int(codes.max(initial=0)) + 1, np.int8)
+    for code in np.flatnonzero(np.bincount(codes.astype(np.int64))).tolist():
+        table[code] = test(chr(code))
+    return table[codes]
+
+
+def _depth(text: str) -> np.ndarray:
+    """Depth of brackets outside of strings and comments; never below zero, whatever is closed that was not opened."""
+    step = _characters(text, lambda c: (c in "([{") - (c in ")]}")).astype(np.int32)
+    step[(_quote(text) | _comment(text)) == 1] = 0
+    depth = np.cumsum(step)
+    return depth - np.minimum(np.minimum.accumulate(depth), 0) if len(text) else depth
+
+
+def _position(text: str) -> np.ndarray:
+    """Characters since the last newline, 0 at the newline itself."""
+    at = np.arange(len(text))
+    line = np.maximum.accumulate(np.where(_characters(text, lambda c: c == "\n") == 1, at, -1)) if len(text) else at
+    return at - line
+
+
+def _indent(text: str) -> np.ndarray:
+    """Blanks at the start of the line, as many as have been read."""
+    blank = _characters(text, lambda c: c in " \t")
+    newline = _characters(text, lambda c: c == "\n") == 1
+    others = np.cumsum((blank == 0) & ~newline)  # what has been read besides blanks and newlines ...
+    position = _position(text)
+    at = np.arange(len(text)) - position
+    before = np.where(at >= 0, others[np.maximum(at, 0)], 0)  # ... up to the line's start
+    count = np.cumsum((blank == 1) & (others == before))
+    return np.where(newline, 0, count - np.where(at >= 0, count[np.maximum(at, 0)], 0))
+
+
+def _word_start(text: str) -> np.ndarray:
+    inside = _characters(text, lambda c: c.isalnum() or c == "_")
+    return inside * (1 - np.concatenate([[0], inside[:-1]])).astype(np.int8) if len(text) else inside
+
+
+LABELS: dict[str, Label] = {}
+
+
+def register_label(label: Label) -> Label:
+    """Adds a label to those that the command line knows by name; one of the same name is replaced."""
+    LABELS[label.name] = label
+    return label
+
+
+for _label in (
+    Label("quote", "inside a string of Python, from its opening quote", _quote, closing="\"'"),
+    Label("triple", "inside a string of Python in three quotes", _triple, closing="\"'"),
+    Label("comment", "inside a comment of Python, from #", _comment, closing="\n"),
+    Label("prose_quote", "inside double quotes, straight or typographic, of prose", _prose_quote, closing='"”'),
+    Label("brackets", "depth of brackets, outside of strings and comments", _depth, False, ")]}"),
+    Label("in_brackets", "inside any brackets, outside of strings and comments", lambda t: _depth(t) > 0, True, ")]}"),
+    Label("position", "characters since the last newline", _position, False, "\n"),
+    Label("indent", "blanks at the start of the line, so far", _indent, False),
+    Label(
+        "indenting",
+        "reading the blanks at the start of a line",
+        lambda t: _indent(t) * (_indent(t) == _position(t)) > 0,
+    ),
+    Label("newline", "just after a newline", lambda t: _characters(t, lambda c: c == "\n")),
+    Label("word", "the first character of a word or a number", _word_start),
+    Label("in_word", "inside a word or a number", lambda t: _characters(t, lambda c: c.isalnum() or c == "_")),
+    Label("space", "a blank", lambda t: _characters(t, lambda c: c in " \t")),
+    Label("vowel", "a vowel", lambda t: _characters(t, lambda c: c.lower() in "aeiouäöü")),
+    Label("digit", "a digit", lambda t: _characters(t, lambda c: c.isdigit())),
+    Label("uppercase", "a capital letter", lambda t: _characters(t, lambda c: c.isupper())),
+):
+    register_label(_label)
+
+
+def label_from_name(name: str) -> Label:
+    """A label from `LABELS`, or ``path/to/file.py:function`` for a function of your own from a text to an array.
+
+    Raises:
+        ValueError: for an unknown name (it lists the known ones), or a file that cannot be run or has no such function.
+        FileNotFoundError: if the file does not exist.
+
+    >>> label_from_name("digit").function("a1b22").tolist()
+    [0, 1, 0, 1, 1]
+    """
+    if name in LABELS:
+        return LABELS[name]
+    filename, colon, attribute = name.rpartition(":")
+    if not colon or not filename.endswith(".py"):
+        raise ValueError(
+            f"label: no label is called {name!r}; known: {', '.join(LABELS)}, or path/to/file.py:function."
+        )
+    path = pathlib.Path(filename).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"label: there is no file {filename!r}.")
+    spec = importlib.util.spec_from_file_location(f"rnnjax_label_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"label: {filename!r} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"label: {filename!r} cannot be run: {type(error).__name__}: {error}.") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"label: {filename!r} must have a function {attribute!r} from a text to an array, got none.")
+    return Label(attribute, (function.__doc__ or "").strip().split("\n")[0], function, binary=None)
+
+
+def label_text(
+    label: Label, text: str, *, starts: Sequence[int] | np.ndarray | None = None, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    r"""The values of a label for a text, checked: bool ``[n]`` for a binary label, else float32 ``[n]``.
+
+    Args:
+        label: the label.
+        text: n characters.
+        starts: where documents start: the label sees each by itself.
+        lengths: of symbols of more than one character that make up the text; the value of each is that of its last
+            character, and n is their number.
+
+    Raises:
+        ValueError: if the function does not return one finite number for every character, or other numbers than 0 and
+            1 for a binary label.
+
+    >>> label_text(LABELS["quote"], "a = 'bc' # d").astype(int).tolist()
+    [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+    >>> label_text(LABELS["brackets"], "f(x[0])").tolist()
+    [0.0, 1.0, 1.0, 2.0, 2.0, 1.0, 0.0]
+    """
+    edges = sorted({0, *(int(s) for s in (() if starts is None else starts) if 0 < s < len(text)), len(text)})
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+        values = np.asarray(label.function(text[start:stop]))
+        if values.shape != (stop - start,) or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise ValueError(
+                f"label: {label.name} must return one finite number for each of {stop - start} characters, got "
+                f"{values.dtype}{list(values.shape)}; correct its function."
+            )
+        parts.append(values)
+    values = np.concatenate(parts) if parts else np.zeros(0)
+    if lengths is not None:
+        values = values[np.cumsum(lengths) - 1]
+    flags = values.astype(bool)
+    if label.binary is False or not np.array_equal(values, flags):
+        if label.binary:
+            raise ValueError(f"label: {label.name} is binary and must be 0 or 1, got {values.min()} to {values.max()}.")
+        return values.astype(np.float32)
+    return flags

@@ -1,0 +1,219 @@
+"""``rnnjax convert``: weights from one framework's file to another's, with a report of what went where."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+from rnnjax.interop._common import layers_of
+from rnnjax.interop._keras_files import read_model, read_weights
+from rnnjax.interop.files import load_torch, save_keras, save_torch
+from rnnjax.interop.keras import from_keras, to_keras
+from rnnjax.interop.torch import from_torch, to_torch
+from rnnjax.saving import decode, load, named_arrays, save
+
+__all__ = ["convert"]
+
+_KINDS = ("rnnjax", "torch", "keras")
+_KERAS = (".keras", ".h5")
+
+
+class _Move(NamedTuple):
+    """One line of the report: an array of the other framework, and ours that it is part of, or that it has."""
+
+    foreign: str
+    foreign_shape: tuple[int, ...]
+    ours: str
+    our_shape: tuple[int, ...]
+
+
+def convert(
+    source: Annotated[pathlib.Path, typer.Argument(metavar="SRC", help="File to read.")],
+    target: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="File to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="rnnjax, torch or keras. By default keras by the ending, else torch from rnnjax, else rnnjax."
+        ),
+    ] = "",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer of a Keras file; several are layers on top of each other. None: the only one."),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="What names of torch begin with, as encoder.lstm. (None: the only layer).")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="tanh or relu, of a plain RNN in a file that does not tell.")
+    ] = None,
+    reset_after: Annotated[
+        bool | None, typer.Option("--reset-after/--reset-before", help="Of a GRU in a .weights.h5 file without bias.")
+    ] = None,
+    merge: Annotated[
+        str | None, typer.Option(help="concat or sum, of Bidirectional layers in a .weights.h5 file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
+) -> None:
+    """Convert recurrent weights between files of torch, Keras and rnnjax, exactly.
+
+    torch: a state_dict in safetensors. Keras: .keras or .weights.h5. rnnjax: what rnnjax.save writes.
+
+    [bold]rnnjax convert lstm.safetensors net.safetensors[/bold]   torch to rnnjax
+    [bold]rnnjax convert model.keras net.safetensors --name lstm --name lstm_1[/bold]
+    [bold]rnnjax convert net.safetensors lstm.safetensors --to torch[/bold]
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"convert: there is no file {str(source)!r}; name one of torch, Keras or rnnjax.")
+    if target.exists() and not force:
+        raise FileExistsError(f"convert: {target} must be new, got one that is there; take another name or --force.")
+    origin = _kind_of_source(source)
+    goal = _kind_of_target(target, to, origin)
+    if goal == origin:
+        raise ValueError(f"convert: SRC and DST must be of two kinds, got {goal} twice; copy the file, or give --to.")
+    _check_options(
+        origin, {"--name": name, "--merge": merge, "--reset-after": reset_after}, {"--prefix": prefix}, activation
+    )
+    os.environ.setdefault("KERAS_BACKEND", "jax")  # the one backend that is here for sure
+    moves: dict[str, list[_Move]] = {}  # by the other framework
+    try:
+        with jax.enable_x64(True):  # float64 stays what it is
+            if origin == "rnnjax":
+                cell, params = load(source)
+            elif origin == "torch":
+                cell, params = load_torch(source, prefix=prefix, nonlinearity=activation)  # type: ignore[arg-type]
+                moves["torch"] = _moves_from_torch(source, params, prefix, activation)
+            else:
+                options: Any = {"activation": activation, "reset_after": reset_after, "merge": merge}
+                cell, params = from_keras(source, name=name or None, **options)
+                moves["keras"] = _moves_of_keras(cell, params, _names_in(source, name))
+            typer.echo(f"{source} ({origin}): {cell!r}")
+            if goal == "rnnjax":
+                save(target, cell, params)
+            elif goal == "torch":
+                save_torch(target, cell, params)
+                moves["torch"] = _moves_to_torch(cell, params)
+            else:
+                save_keras(target, cell, params)
+                moves["keras"] = _moves_of_keras(cell, params, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    for kind, found in moves.items():
+        _print_moves(found, kind)
+    typer.echo(f"{target} ({goal})  {target.stat().st_size:,} bytes")
+
+
+def _kind_of_source(path: pathlib.Path) -> str:
+    if path.name.endswith(_KERAS):
+        return "keras"
+    if path.suffix != ".safetensors":
+        pickle = " (a .pt file holds code; write it by safetensors.torch.save_file)" if ".pt" in path.suffix else ""
+        raise ValueError(f"convert: SRC must end in .safetensors, .keras or .weights.h5, got {path.name!r}{pickle}.")
+    _, metadata = decode(path.read_bytes(), where=f"convert: {path}")
+    return "rnnjax" if "rnnjax.format" in metadata else "torch"
+
+
+def _kind_of_target(path: pathlib.Path, to: str, origin: str) -> str:
+    if to and to not in _KINDS:
+        raise ValueError(f"--to: must be one of {', '.join(_KINDS)}, got {to!r}.")
+    is_keras = path.name.endswith((".keras", ".weights.h5"))
+    if (to and (to == "keras") != is_keras) or not (is_keras or path.suffix == ".safetensors"):
+        raise ValueError(
+            f"convert: DST must end in .keras or .weights.h5 for Keras, else in .safetensors, got {path.name!r}."
+        )
+    return "keras" if is_keras else to or ("torch" if origin == "rnnjax" else "rnnjax")
+
+
+def _check_options(origin: str, keras: Mapping[str, Any], torch: Mapping[str, Any], activation: str | None) -> None:
+    """Raises for an option that says something about another kind of file."""
+    foreign = {"keras": torch, "torch": keras, "rnnjax": {**keras, **torch, "--activation": activation}}[origin]
+    for option, value in foreign.items():
+        if value not in (None, []):
+            raise ValueError(f"{option}: a file of {origin} says it, or has no such thing; leave the option out.")
+
+
+def _sources(
+    function: Callable[[dict[str, Any]], Mapping[str, Any]], arrays: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """What each array goes into, found by experiment: the results that are NaN where it alone is."""
+    zeros = {key: np.broadcast_to(np.zeros((), array.dtype), array.shape) for key, array in arrays.items()}
+    found = []
+    for key, array in arrays.items():
+        marked = function({**zeros, key: np.broadcast_to(np.asarray(np.nan, array.dtype), array.shape)})
+        found += [(key, name) for name, result in marked.items() if np.isnan(np.asarray(result, np.float32)).any()]
+    return found
+
+
+def _moves_from_torch(path: pathlib.Path, params: Any, prefix: str | None, activation: Any) -> list[_Move]:
+    arrays, _ = decode(path.read_bytes(), where=f"convert: {path}")
+    arrays = {
+        name: array
+        for name, array in arrays.items()
+        if name.startswith(prefix or "") and jnp.issubdtype(array.dtype, jnp.floating)
+    }
+    ours = named_arrays(params)
+
+    def function(named: dict[str, Any]) -> dict[str, Any]:
+        return named_arrays(from_torch(named, prefix=prefix, nonlinearity=activation)[1])
+
+    return [_Move(a, arrays[a].shape, b, ours[b].shape) for a, b in _sources(function, arrays)]
+
+
+def _moves_to_torch(cell: Any, params: Any) -> list[_Move]:
+    ours, theirs = named_arrays(params), to_torch(cell, params, as_numpy=True)
+    structure: Any = jax.tree.structure(params)
+
+    def function(named: dict[str, Any]) -> dict[str, Any]:
+        return to_torch(cell, structure.unflatten(named.values()), as_numpy=True)
+
+    return [_Move(b, theirs[b].shape, a, ours[a].shape) for a, b in _sources(function, ours)]
+
+
+def _moves_of_keras(cell: Any, params: Any, names: list[str] | None) -> list[_Move]:
+    """Which of ours a weight of Keras has, whatever the direction: its list of weights is a function of ours."""
+    if names is None:
+        layers = layers_of("convert", cell, params)
+        ends = ("/forward_layer", "/backward_layer")
+        names = [
+            f"layers[{depth}]{end}"
+            for depth, layer in enumerate(layers)
+            for end in (ends if len(layer) == 2 else ("",))
+        ]
+    fields = [f"{name}/{field}" for name in names for field in ("kernel", "recurrent_kernel", "bias")]
+    ours, structure = named_arrays(params), jax.tree.structure(params)
+
+    def function(named: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(fields, to_keras(cell, structure.unflatten(named.values())), strict=True))  # type: ignore[attr-defined]
+
+    theirs = dict(zip(fields, to_keras(cell, params), strict=True))
+    return [_Move(b, theirs[b].shape, a, ours[a].shape) for a, b in _sources(function, ours)]
+
+
+def _names_in(path: pathlib.Path, chosen: list[str] | None) -> list[str]:
+    """The layers of a Keras file that `from_keras` took, one name a direction."""
+    read = read_model if path.name.endswith(".keras") else read_weights
+    found = {layer.name: layer for layer in read("convert", str(path))}
+    ends = ("/forward_layer", "/backward_layer")
+    return [f"{name}{end}" for name in chosen or found for end in (ends if len(found[name].directions) == 2 else ("",))]
+
+
+def _print_moves(moves: list[_Move], kind: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in (kind, "shape", "rnnjax", "shape"):
+        table.add_column(header, no_wrap=True)
+    for move in moves:
+        shapes = [str(list(shape)) for shape in (move.foreign_shape, move.our_shape)]
+        table.add_row(*map(Text, (move.foreign, shapes[0], move.ours, shapes[1])))
+    # In a pipe, where no window ends a line, names stay whole.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)

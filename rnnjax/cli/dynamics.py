@@ -1,0 +1,214 @@
+"""``rnnjax gradflow``, ``lyapunov`` and ``fixedpoints``: why a trained run forgets, and where its states go."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import typer
+
+from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
+from rnnjax.analysis.flat import flatten_state, state_size
+from rnnjax.analysis.gradient_flow import gradient_flow
+from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
+from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
+from rnnjax.analysis.recording import SymbolModel
+from rnnjax.cell import start_state
+from rnnjax.cli.analysis import (
+    Checkpoint,
+    Json,
+    RunArgument,
+    TextArgument,
+    echo_json,
+    echo_table,
+    read_text_of,
+    symbol_model,
+)
+from rnnjax.lm.run import open_run
+
+__all__ = ["fixedpoints", "gradflow", "lyapunov"]
+
+_Batch = Annotated[int, typer.Option("--batch-size", help="Pieces of the text, side by side.", min=1)]
+_Length = Annotated[int, typer.Option(help="Symbols of each piece.", min=2)]
+_Picture = Annotated[
+    pathlib.Path | None, typer.Option("--out", help="File of the picture. By default in the run's folder.")
+]
+
+
+def gradflow(
+    run: RunArgument,
+    text: TextArgument = None,
+    length: _Length = 512,
+    batch_size: _Batch = 4,
+    max_lag: Annotated[int, typer.Option(help="Steps back; at most half the length.", min=1)] = 200,
+    out: _Picture = None,
+    checkpoint: Checkpoint = "best",
+    as_json: Json = False,
+) -> None:
+    """Measure how the gradient of the loss shrinks on its way back through time, with the cut of the training.
+
+    [bold]rnnjax gradflow runs/demo[/bold]
+    """
+    opened = open_run(run, checkpoint=checkpoint)
+    model = symbol_model(opened)
+    ids = _pieces(read_text_of(opened, text, 0).ids, length + 1, batch_size)
+    targets = jnp.asarray(ids[1:])
+
+    def loss(ys: jax.Array) -> jax.Array:
+        logits = jnp.matmul(ys.astype(model.w_out.dtype), model.w_out, preferred_element_type=jnp.float32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits + model.b_out, targets)
+
+    flow = gradient_flow(
+        model.cell,
+        model.params,
+        start_state(model.cell, model.params, (batch_size,)),
+        model.inputs[ids[:-1]],
+        loss,
+        max_lag=min(max_lag, length // 2),
+        chunk_len=opened.config.train.chunk_len,
+    )
+    path = run / "gradflow.png" if out is None else out
+    plot_gradient_flow(flow, layers=flow.by_layer.shape[1] > 1).savefig(path)
+    lags = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= len(flow.lags)]
+    if as_json:
+        echo_json(
+            {
+                "run": str(run),
+                "lags": flow.lags.tolist(),
+                "norm": flow.norm.tolist(),
+                "layers": flow.by_layer.T.tolist(),
+                "chunk_len": flow.chunk_len,
+                "lost": flow.lost,
+                "picture": str(path),
+            }
+        )
+        return
+    names = [f"layer {k + 1}" for k in range(flow.by_layer.shape[1])]
+    echo_table(
+        ("lag", "gradient", "relative", *names),
+        [
+            (
+                str(k),
+                f"{flow.norm[k - 1]:.3e}",
+                f"{flow.norm[k - 1] / max(float(flow.norm[0]), 1e-300):.3e}",
+                *(f"{value:.3e}" for value in flow.by_layer[k - 1]),
+            )
+            for k in lags
+        ],
+    )
+    if flow.lost is not None:
+        typer.echo(f"\nChunks of {flow.chunk_len} steps cut off {100 * flow.lost:.1f} % of it, summed over the lags.")
+    typer.echo(f"picture {path}")
+
+
+def lyapunov(
+    run: RunArgument,
+    text: TextArgument = None,
+    count: Annotated[int, typer.Option(help="Leading exponents.", min=1)] = 16,
+    length: _Length = 400,
+    warmup: Annotated[int, typer.Option(help="First symbols, which are not counted.", min=0)] = 100,
+    batch_size: _Batch = 2,
+    out: _Picture = None,
+    checkpoint: Checkpoint = "best",
+    as_json: Json = False,
+) -> None:
+    """Measure the Lyapunov exponents along a text: at what rates a small change of the state dies out or grows.
+
+    [bold]rnnjax lyapunov runs/demo --count 32[/bold]
+    """
+    if warmup >= length:
+        raise ValueError(f"--warmup: must be below --length, {length}, got {warmup}.")
+    opened = open_run(run, checkpoint=checkpoint)
+    model = symbol_model(opened)
+    ids = _pieces(read_text_of(opened, text, 0).ids, length, batch_size)
+    spectrum = lyapunov_spectrum(
+        model.cell,
+        model.params,
+        start_state(model.cell, model.params, (batch_size,)),
+        model.inputs[ids],
+        num_exponents=min(count, state_size(model.cell)),
+        warmup=warmup,
+    )
+    path = run / "lyapunov.png" if out is None else out
+    plot_lyapunov(spectrum).savefig(path)
+    dimension = kaplan_yorke_dimension(spectrum.exponents)
+    if as_json:
+        exponents = [value if np.isfinite(value) else None for value in spectrum.exponents.tolist()]
+        echo_json({"run": str(run), "exponents": exponents, "dimension": dimension, "picture": str(path)})
+        return
+    spread = spectrum.by_example.std(axis=0)
+    echo_table(
+        ("rank", "exponent", "deviation", "time constant"),
+        [
+            (str(k), f"{value:.4f}", f"{wide:.4f}", f"{-1 / value:.1f} steps" if value < 0 else "grows")
+            for k, (value, wide) in enumerate(zip(spectrum.exponents, spread, strict=True), 1)
+        ],
+    )
+    typer.echo(f"\nKaplan-Yorke dimension {dimension:.2f} from {len(spectrum.exponents)} exponents, in nats a symbol.")
+    typer.echo(f"picture {path}")
+
+
+def fixedpoints(
+    run: RunArgument,
+    text: TextArgument = None,
+    symbol: Annotated[str, typer.Option(help="The input that is held. None: the mean input over the text.")] = "",
+    starts: Annotated[int, typer.Option(help="Visited states from which to search.", min=1)] = 16,
+    steps: Annotated[int, typer.Option(help="Of Adam, from every start.", min=0)] = 500,
+    out: _Picture = None,
+    checkpoint: Checkpoint = "best",
+    as_json: Json = False,
+) -> None:
+    """Find the states at which the network rests while its input stands still, and whether they are stable.
+
+    [bold]rnnjax fixedpoints runs/demo --symbol e[/bold]
+    """
+    opened = open_run(run, checkpoint=checkpoint)
+    model = symbol_model(opened)
+    ids = read_text_of(opened, text, 20_000).ids
+    x = _held_input(model, ids, symbol, opened.vocabulary.symbols)
+    state = start_state(model.cell, model.params, ())
+    xs = model.inputs[ids[:1000].astype(np.int32)]
+    visited = visited_states(model.cell, model.params, state, xs, count=256, key=jax.random.key(0))
+    chosen = jax.tree.map(lambda leaf: leaf[:starts], visited)
+    # Newton's steps need the square of the state's size in memory and its cube in time.
+    polish = 30 if state_size(model.cell) <= 1100 else 0
+    found = find_fixed_points(model.cell, model.params, chosen, x, steps=steps, polish_steps=polish)
+    path = run / "fixedpoints.png" if out is None else out
+    if len(found.points):
+        plot_fixed_points(found, states=np.asarray(flatten_state(model.cell, visited))).savefig(path)
+    rows = []
+    for k in range(len(found.points)):
+        kind = "slow" if not found.fixed[k] else "stable" if found.stable[k] else "unstable"
+        size = float(np.abs(found.eigenvalues[k]).max())
+        rows.append((str(k + 1), kind, f"{found.speed[k]:.2e}", f"{size:.4f}", str(int(found.hits[k]))))
+    if as_json:
+        keys = ("point", "kind", "speed", "largest_eigenvalue", "searches")
+        points = [dict(zip(keys, (int(r[0]), r[1], float(r[2]), float(r[3]), int(r[4])), strict=True)) for r in rows]
+        echo_json({"run": str(run), "points": points, "picture": str(path) if points else None})
+        return
+    if not rows:
+        typer.echo(f"None of {starts} searches came to rest; take more --steps, or another --symbol.")
+        return
+    echo_table(("point", "kind", "speed", "largest |eigenvalue|", "searches"), rows)
+    typer.echo(f"\nspeed is |s - F(s, x)|^2 / 2; {int(found.hits.sum())} of {starts} searches ended in these points.")
+    typer.echo(f"picture {path}")
+
+
+def _held_input(model: SymbolModel, ids: np.ndarray, symbol: str, symbols: tuple[str, ...]) -> jax.Array:
+    if not symbol:
+        return model.inputs[ids.astype(np.int32)].astype(jnp.float32).mean(axis=0)
+    if symbol not in symbols:
+        raise ValueError(f"--symbol: must be one of the {len(symbols)} symbols of the run, got {symbol!r}.")
+    return model.inputs[symbols.index(symbol)]
+
+
+def _pieces(ids: np.ndarray, length: int, batch_size: int) -> np.ndarray:
+    """Equally far apart pieces of a text, ``[length, B]``."""
+    if len(ids) < length:
+        raise ValueError(f"--length: the text has {len(ids):,} symbols, and {length:,} are needed; take less.")
+    start = np.linspace(0, len(ids) - length, batch_size).astype(int)
+    return ids[start + np.arange(length)[:, None]].astype(np.int32)

@@ -1,0 +1,94 @@
+"""``rnnjax export``: a trained language model for other programs, as arrays or as functions."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import typer
+
+from rnnjax.cell import start_state
+from rnnjax.interop.exporting import export_functions
+from rnnjax.lm.export import DESCRIPTION, describe_run, make_folder
+from rnnjax.lm.export import export as write
+from rnnjax.lm.run import Run, open_run, write_json
+
+__all__ = ["export", "export_stablehlo"]
+
+
+def export(
+    run: Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    folder: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="Folder to write; made if it is not there.")],
+    format: Annotated[
+        str, typer.Option(help="safetensors: the arrays; stablehlo: the model as functions that need only jax.")
+    ] = "safetensors",
+    platforms: Annotated[
+        str, typer.Option(help="With stablehlo: where it is to run, as cpu,cuda,tpu. By default as here.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    checkpoint: Annotated[str, typer.Option(help="best (lowest validation loss) or last.")] = "best",
+) -> None:
+    """Write a trained model for other programs.
+
+    safetensors: model.safetensors (arrays) and model.json (all else); in Python,
+    rnnjax.lm.export.load_export(DST) gives model, parameters and vocabulary back.
+
+    stablehlo: start.jaxexport, step.jaxexport and unroll.jaxexport, which jax.export.deserialize reads in a program
+    without rnnjax, for any batch size, and model.json with the vocabulary.
+    """
+    if format not in ("safetensors", "stablehlo"):
+        raise ValueError(f"--format: must be safetensors or stablehlo, got {format!r}.")
+    if platforms and format != "stablehlo":
+        raise ValueError(
+            "--platforms: only functions are made for a platform; leave it out, or say --format stablehlo."
+        )
+    opened = open_run(run, checkpoint=checkpoint)
+    if format == "safetensors":
+        paths = write(opened, folder, force=force)
+    else:
+        names = tuple(name.strip() for name in platforms.split(",")) if platforms else None
+        paths = export_stablehlo(opened, folder, platforms=names, force=force)
+    for path in paths:
+        typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+def export_stablehlo(
+    run: Run, folder: pathlib.Path, *, platforms: tuple[str, ...] | None = None, force: bool = False
+) -> list[pathlib.Path]:
+    """Writes a whole language model by `rnnjax.interop.export_functions`, with its parameters baked in.
+
+    ``x`` is a symbol, int32 ``[B]``, and ``y`` the logits of the next one, ``[B, V]``; ``model.json`` says which symbol
+    a number is.
+
+    Raises:
+        FileExistsError: if the folder is not empty and ``force`` is not set, or if it is a file.
+        ValueError: for an unknown platform.
+        OSError: if it cannot be written.
+    """
+    known = ("cpu", "cuda", "rocm", "tpu")
+    for name in platforms or ():
+        if name not in known:
+            raise ValueError(f"--platforms: must be some of {', '.join(known)}, got {name!r}.")
+    root = make_folder(folder, force=force)
+    model = run.model
+
+    def unroll(params: Any, state: Any, symbols: jax.Array) -> tuple[Any, jax.Array]:
+        return model.logits(params, state, symbols, implementation="scan")
+
+    def step(params: Any, state: Any, symbols: jax.Array) -> tuple[Any, jax.Array]:
+        state, logits = unroll(params, state, symbols[None])
+        return state, logits[0]
+
+    paths = export_functions(
+        root,
+        run.params,
+        jax.ShapeDtypeStruct((), jnp.int32),
+        start=lambda params, batch: start_state(model.stack, params.stack, batch),
+        step=step,
+        unroll=unroll,
+        platforms=platforms,
+    )
+    write_json(root / DESCRIPTION, describe_run(run))
+    return [*paths, root / DESCRIPTION]

@@ -1,0 +1,172 @@
+"""What the converters of all frameworks share: missing frameworks, refusals, gate orders, layers of networks."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import batch_shape, describe
+from rnnjax.layers import (
+    Bidirectional,
+    BidirectionalParams,
+    BidirectionalState,
+    DeepStack,
+    DeepStackState,
+    Directions,
+    Stack,
+    StackParams,
+    StackState,
+)
+
+__all__ = [
+    "Layer",
+    "as_array",
+    "check_shape",
+    "concatenate",
+    "join_layers",
+    "join_states",
+    "layers_of",
+    "refuse",
+    "reorder_gates",
+    "require",
+]
+
+Layer = tuple[tuple[Any, Any], ...]  # (cell, its params or its state) of each direction: one or two of them
+
+
+def require(module: str, package: str, where: str) -> Any:
+    """Imports a framework when it is needed.
+
+    Args:
+        module: what to import, for example ``"haiku"``.
+        package: what to install, for example ``"dm-haiku"``.
+        where: the function that needs it.
+
+    Raises:
+        ModuleNotFoundError: in one sentence with the install command, where the framework is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:  # it is there, and something that it needs is not
+            raise
+        raise ModuleNotFoundError(
+            f"{where}: {package} is needed, which is not installed; pip install {package}.", name=error.name
+        ) from None
+
+
+def refuse(where: str, what: str, reason: str) -> NoReturn:
+    """Raises the ValueError for a layer that has no exact counterpart on the other side."""
+    raise ValueError(f"{where}: {what} has no exact counterpart: {reason}.")
+
+
+def as_array(where: str, name: str, value: Any) -> Any:
+    """``value`` as a NumPy array with its dtype, also a tensor of torch in bfloat16; a tracer of JAX stays one."""
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if hasattr(value, "detach"):  # torch, which knows no way from its bfloat16 to NumPy
+        tensor = value.detach().cpu()
+        narrow = str(tensor.dtype) == "torch.bfloat16"
+        array = tensor.float().numpy().astype(jnp.bfloat16) if narrow else tensor.numpy()
+    else:
+        array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{where}: {name} must be an array of a floating dtype, got {describe(array)}.")
+    return array
+
+
+def concatenate(arrays: Sequence[Any]) -> Any:
+    """Along the first axis; of NumPy unless one is an array of JAX."""
+    xp: Any = jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+    return xp.concatenate(arrays)
+
+
+def check_shape(where: str, name: str, array: Any, shape: Sequence[int], because: str) -> None:
+    """Raises a ValueError that names the array unless it has the shape; ``because`` says where the shape is from."""
+    if tuple(array.shape) != tuple(shape):
+        raise ValueError(
+            f"{where}: {name} must have shape [{', '.join(map(str, shape))}] ({because}), got {describe(array)}."
+        )
+
+
+def reorder_gates(array: Any, order: Sequence[int], axis: int = -1) -> Any:
+    """Gate block k of the result is block ``order[k]`` of ``array``; of NumPy for NumPy, else of JAX.
+
+    >>> reorder_gates(np.array([[1, 1, 2, 2, 3, 3]]), (1, 0, 2)).tolist()
+    [[2, 2, 1, 1, 3, 3]]
+    """
+    xp: Any = np if isinstance(array, np.ndarray) else jnp
+    blocks = xp.split(array, len(order), axis=axis)
+    return xp.concatenate([blocks[k] for k in order], axis=axis)
+
+
+def layers_of(where: str, cell: Any, tree: Any) -> list[Layer]:
+    """The layers of a cell or network from the bottom up, each with ``(cell, part of tree)`` of its directions.
+
+    A cell is one layer; a `Stack` or `DeepStack` is its cells, also those of stacks within it; a `Bidirectional` is its
+    pairs. ``tree`` is the parameters or a state.
+
+    Raises:
+        ValueError: for residual connections or norms, which no other framework has between its layers, or if ``tree``
+            belongs to another network.
+    """
+    if not isinstance(cell, Stack | DeepStack | Bidirectional):
+        return [((cell, tree),)]
+    if isinstance(cell, Bidirectional):
+        return [tuple(zip(pair, p, strict=True)) for pair, p in zip(cell.layers, _parts(where, tree, cell.layers))]
+    if cell.residual or cell.norm is not None:
+        refuse(where, repr(cell), "layers of other frameworks have neither residual connections nor norms between them")
+    if isinstance(cell, DeepStack):
+        return [((cell.cell, part),) for part in _parts_of_deep_stack(cell, tree)]
+    parts = zip(cell.cells, _parts(where, tree, cell.cells))
+    return [layer for inner, part in parts for layer in layers_of(where, inner, part)]
+
+
+def _parts(where: str, tree: Any, cells: Sequence[Any]) -> tuple[Any, ...]:
+    parts = getattr(tree, "layers", ())
+    if len(parts) != len(cells):
+        raise ValueError(
+            f"{where}: {type(tree).__name__}.layers must have one entry a layer, {len(cells)} here, got {len(parts)}; "
+            "take what was made for these layers."
+        )
+    return tuple(parts)
+
+
+def _parts_of_deep_stack(cell: DeepStack, tree: Any) -> tuple[Any, ...]:
+    if not isinstance(tree, DeepStackState):
+        return cell.unpack(tree).layers
+    axis = len(batch_shape(cell, tree))
+    rest = (jax.tree.map(lambda leaf, i=i: jnp.take(leaf, i, axis), tree.rest) for i in range(cell.num_layers - 1))
+    return (tree.first, *rest)
+
+
+def join_layers(layers: Sequence[Layer], merge: Literal["concat", "sum"] = "concat") -> tuple[Any, Any]:
+    """The opposite of `layers_of`: the cell or network, and its parameters.
+
+    One direction gives the cell itself for one layer and else a `Stack`, two directions a `Bidirectional`.
+    """
+    cells, params = (tuple(tuple(part[k] for part in layer) for layer in layers) for k in (0, 1))
+    if len(cells[0]) == 2:
+        return Bidirectional(cells, merge), BidirectionalParams(tuple(Directions(*pair) for pair in params))
+    if len(cells) == 1:
+        return cells[0][0], params[0][0]
+    return Stack(tuple(cell for (cell,) in cells)), StackParams(tuple(p for (p,) in params))
+
+
+def join_states(cell: Any, states: Iterable[Any]) -> Any:
+    """A state of ``cell`` from those of its layers and directions, in the order in which `layers_of` lists them."""
+    states = iter(states)
+    if isinstance(cell, Bidirectional):
+        return BidirectionalState(tuple(Directions(next(states), next(states)) for _ in cell.layers))
+    if isinstance(cell, Stack):
+        return StackState(tuple(join_states(inner, states) for inner in cell.cells))
+    if isinstance(cell, DeepStack):
+        first, *rest = (next(states) for _ in range(cell.num_layers))
+        axis = len(batch_shape(cell.cell, first))
+        return DeepStackState(first, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *rest))
+    return next(states)

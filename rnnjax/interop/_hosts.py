@@ -1,0 +1,146 @@
+"""What the modules for all hosts share: checks, shapes of parameters, and a whole layer in the axes of the host."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import Cell, input_shape, start_state
+from rnnjax.layers import LearnedState
+from rnnjax.unroll import unroll
+
+__all__ = ["check_host_cell", "feature_axes", "make_params", "param_shapes", "run_layer", "start"]
+
+
+def check_host_cell(where: str, cell: Any, *, may_learn_start: bool = True) -> None:
+    """Raises unless ``cell`` is a cell; ``may_learn_start`` is False where the host makes states without parameters.
+
+    Raises:
+        TypeError: if it is none, for example a class or a `Bidirectional`.
+        ValueError: if it learns its initial state and may not.
+    """
+    if isinstance(cell, type) or not isinstance(cell, Cell):
+        raise TypeError(f"{where}: cell must be a cell, got {cell!r}; make one, for example rnnjax.LSTM(64).")
+    if not may_learn_start and _learns_start(cell):
+        layer = where.rpartition("_")[0] + "_layer"
+        raise ValueError(
+            f"{where}: the initial state of cell must not be learned, since the host makes it without parameters, got "
+            f"{cell!r}; take {layer}, which starts from the learned one."
+        )
+
+
+def _learns_start(cell: Any) -> bool:
+    inner = (*getattr(cell, "cells", ()), *([cell.cell] if hasattr(cell, "cell") else []))
+    return isinstance(cell, LearnedState) or any(_learns_start(part) for part in inner)
+
+
+def feature_axes(cell: Cell) -> int:
+    """How many axes of an input are features: one, but for images and the like."""
+    return len(input_shape(cell, 1))
+
+
+def param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
+    """The parameters of a cell as shapes and dtypes; hosts ask for them in every trace."""
+    return _param_shapes(cell, input_size, jax.dtypes.canonicalize_dtype(dtype))  # float64 is not always enabled
+
+
+@functools.lru_cache(maxsize=128)
+def _param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
+
+
+def make_params(where: str, cell: Cell, input_size: int | None, params: Any, key: Any, dtype: Any) -> Any:
+    """The given parameters, or new ones from ``input_size`` and ``key``: exactly one of the two ways.
+
+    Raises:
+        ValueError: if both ways are given, or none, or params of another cell.
+    """
+    if (params is None) == (input_size is None):
+        raise ValueError(
+            f"{where}: either input_size, for new parameters, or params must be given, got "
+            f"{'none of them' if params is None else 'both'}; leave one out."
+        )
+    if input_size is not None:
+        if key is None:
+            raise ValueError(f"{where}: new parameters need randomness, got none; pass a key, or rngs to nnx.")
+        return cell.init(key, input_size, dtype)
+    wanted: Any = jax.tree.structure(param_shapes(cell, 1, jnp.float32))
+    if jax.tree.structure(params) != wanted:
+        raise ValueError(
+            f"{where}: params must be what {type(cell).__name__}.init makes, got {type(params).__name__}; "
+            "take the params of this cell."
+        )
+    return jax.tree.map(jnp.asarray, params)
+
+
+def start(cell: Cell, params: Any, batch: tuple[int, ...]) -> Any:
+    """The state before the first step, in the dtype of the parameters, as recurrent layers of flax have it."""
+    return start_state(cell, params, batch, jnp.result_type(*jax.tree.leaves(params)))
+
+
+def run_layer(
+    cell: Cell,
+    params: Any,
+    carry: Any,
+    xs: jax.Array,
+    *,
+    time_major: bool,
+    lengths: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    reverse: bool = False,
+    keep_order: bool = True,
+    implementation: str | None = None,
+    remat: Any = None,
+) -> tuple[Any, jax.Array]:
+    """`rnnjax.unroll` for hosts whose arrays may be ``[*batch, T, ...]``.
+
+    Args:
+        cell: the cell.
+        params: its parameters.
+        carry: its state, or None for `start`.
+        xs: ``[T, *batch, I]`` or, unless ``time_major``, ``[*batch, T, I]``.
+        time_major: whether time is the first axis of xs, resets and the outputs.
+        lengths: int ``[*batch]``, see `rnnjax.unroll`.
+        resets: bool ``[T, *batch]`` or ``[*batch, T]``, see `rnnjax.unroll`.
+        reverse: time runs backwards.
+        keep_order: whether then ``ys[t]`` belongs to ``xs[t]``, or the last step is the first one that was computed.
+        implementation: see `rnnjax.unroll`.
+        remat: see `rnnjax.unroll`.
+
+    Returns:
+        The final state, and the outputs with time where ``xs`` has it.
+    """
+    xs = jnp.asarray(xs)
+    axis = 0 if time_major else xs.ndim - feature_axes(cell) - 1
+    xs = jnp.moveaxis(xs, axis, 0)
+    if carry is None:
+        carry = start(cell, params, xs.shape[1 : xs.ndim - feature_axes(cell)])
+    if resets is not None:
+        resets = jnp.moveaxis(jnp.asarray(resets), axis, 0)
+    carry, ys = unroll(
+        cell,
+        params,
+        carry,
+        xs,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        implementation=implementation,
+        remat=remat,
+    )
+    if reverse and not keep_order:
+        ys = _turn(ys, lengths)
+    return carry, jnp.moveaxis(ys, 0, axis)
+
+
+def _turn(ys: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Reverses the valid part of every row; padding stays at the end."""
+    if lengths is None:
+        return jnp.flip(ys, 0)
+    lengths = jnp.asarray(lengths)
+    time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * lengths.ndim)
+    order = jnp.where(time < lengths, lengths - 1 - time, time)  # [T, *batch]
+    return jnp.take_along_axis(ys, order.reshape(order.shape + (1,) * (ys.ndim - order.ndim)), axis=0)

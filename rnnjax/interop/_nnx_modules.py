@@ -1,0 +1,108 @@
+"""The modules that `rnnjax.interop.flax_nnx` makes; apart from it, since this imports flax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from rnnjax.interop._hosts import feature_axes, run_layer, start
+
+__all__ = ["NnxCell", "NnxLayer"]
+
+
+def _hold(params: Any) -> Any:
+    return nnx.data(jax.tree.map(nnx.Param, params))
+
+
+def _read(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[...], params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+class NnxCell(nnx.RNNCellBase):
+    """See `rnnjax.interop.nnx_cell`."""
+
+    def __init__(self, cell: Any, params: Any) -> None:
+        self.cell = cell
+        self.params = _hold(params)
+
+    def weights(self) -> Any:
+        """The parameters as rnnjax has them."""
+        return _read(self.params)
+
+    def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """One step: the next carry and the output."""
+        return self.cell.step(self.weights(), carry, inputs)
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
+        """The initial state for inputs of this shape; ``rngs`` is not used."""
+        if carry_init is not None:
+            raise ValueError(
+                "NnxCell.initialize_carry: carry_init must be None, since the cell has a start of its own, got "
+                f"{carry_init!r}; pass another carry as initial_carry."
+            )
+        return start(self.cell, self.weights(), tuple(input_shape[: -self.num_feature_axes]))
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of an input are features."""
+        return feature_axes(self.cell)
+
+
+class NnxLayer(nnx.Module):
+    """See `rnnjax.interop.nnx_layer`."""
+
+    def __init__(
+        self,
+        cell: Any,
+        params: Any,
+        *,
+        time_major: bool,
+        return_carry: bool,
+        reverse: bool,
+        keep_order: bool,
+        implementation: str | None,
+        remat: Any,
+    ) -> None:
+        self.cell = cell
+        self.params = _hold(params)
+        self.time_major = time_major
+        self.return_carry = return_carry
+        self.reverse = reverse
+        self.keep_order = keep_order
+        self.implementation = implementation
+        self.remat = remat
+
+    def weights(self) -> Any:
+        """The parameters as rnnjax has them."""
+        return _read(self.params)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        initial_carry: Any = None,
+        seq_lengths: jax.Array | None = None,
+        resets: jax.Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        rngs: Any = None,
+    ) -> Any:
+        """As ``flax.nnx.RNN`` is called, and with ``resets``; ``rngs`` is not used."""
+        carry, ys = run_layer(
+            self.cell,
+            self.weights(),
+            initial_carry,
+            inputs,
+            time_major=self.time_major if time_major is None else time_major,
+            lengths=seq_lengths,
+            resets=resets,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            implementation=self.implementation,
+            remat=self.remat,
+        )
+        return (carry, ys) if (self.return_carry if return_carry is None else return_carry) else ys

@@ -1,0 +1,340 @@
+r"""`save` and `load`: a cell and its parameters in one safetensors file, which every framework reads; nothing runs.
+
+The file holds the arrays by readable names (``layers[0].w_ih``) in their own dtypes, and in its metadata the ``repr``
+of the cell. Beside the two stands what other files of arrays need too: names, checks, and writing in one move.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import describe
+from rnnjax.cells import cell_from_repr
+
+__all__ = [
+    "CheckpointError",
+    "decode",
+    "encode",
+    "input_size_of",
+    "load",
+    "named_arrays",
+    "restore",
+    "save",
+    "write_atomic",
+]
+
+_FORMAT = "1"  # of the metadata; a file with another number is from a newer version
+_PROBES = (10_007, 10_009)  # two input sizes that nobody has
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
+    "C64": np.complex64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+class CheckpointError(ValueError):
+    """What was saved cannot be written or read; the message says which and what to do."""
+
+
+def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
+    """Writes a cell and its parameters to a safetensors file, in one move: what stood there stays whole until then.
+
+    Args:
+        path: of the file; its folder must be there.
+        cell: a cell, `Stack`, `Bidirectional` network or whatever else has an ``init``.
+        params: from ``cell.init``, in any dtypes, which the file keeps.
+
+    Raises:
+        ValueError: if ``params`` are not those of the cell; it names the first leaf that disagrees.
+        OSError: if the file cannot be written.
+        ModuleNotFoundError: if safetensors is not installed.
+
+    >>> import pathlib, tempfile, jax, rnnjax
+    >>> cell = rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(2)), residual=False)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rnnjax.save(pathlib.Path(folder, "net.safetensors"), cell, params)
+    ...     loaded, arrays = rnnjax.load(pathlib.Path(folder, "net.safetensors"))
+    >>> loaded == cell, bool((arrays.layers[0].w_ih == params.layers[0].w_ih).all())
+    (True, True)
+    """
+    _check_cell("save", cell)
+    arrays = named_arrays(params)
+    input_size = input_size_of(cell, arrays)
+    restore(
+        arrays,
+        _like(cell, input_size, arrays),
+        where="save",
+        owner=type(cell).__name__,
+        advice="take params that its init makes",
+    )
+    metadata = {
+        "rnnjax.format": _FORMAT,
+        "cell": repr(cell),
+        "rebuild": "yes" if _rebuilds(cell) else "no",
+        "input_size": str(input_size),
+    }
+    write_atomic(pathlib.Path(path), encode(arrays, metadata, where="save"))
+
+
+def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
+    """The cell and the parameters that `save` wrote; nothing in the file is executed.
+
+    Args:
+        path: of the file.
+        cell: takes the place of the cell that the file describes. It is needed where that one is of a class that
+            `rnnjax.cells.describable` has not marked, and for a file with our names that something else wrote.
+
+    Returns:
+        The cell, and its parameters with the dtypes of the file.
+
+    Raises:
+        ValueError: if the file is truncated or damaged, holds no description of a cell, or one that cannot be made
+            here, or if an array is missing, left over, or of another shape than the cell's; the first one is named.
+        FileNotFoundError: if there is no such file.
+        ModuleNotFoundError: if safetensors is not installed.
+    """
+    file = pathlib.Path(path)
+    where = f"load: {file}"
+    if not file.is_file():
+        raise FileNotFoundError(f"load: there is no file {str(file)!r}; name one that rnnjax.save has written.")
+    arrays, metadata = decode(file.read_bytes(), where=where)
+    if metadata.get("rnnjax.format", _FORMAT) != _FORMAT:
+        raise CheckpointError(
+            f"{where} must be of format {_FORMAT}, got {metadata['rnnjax.format']!r}; install a newer rnnjax."
+        )
+    described = metadata.get("cell", "an unknown cell")
+    if cell is None:
+        cell = _described_cell(where, metadata)
+    _check_cell("load", cell)
+    size = metadata.get("input_size", "")
+    input_size = int(size) if size.isascii() and size.isdigit() and 0 < int(size) else input_size_of(cell, arrays)
+    params = restore(
+        arrays,
+        _like(cell, input_size, arrays),
+        where=where,
+        owner=type(cell).__name__,
+        advice=f"it was saved from {_short(described)}",
+    )
+    for name, array in arrays.items():
+        if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+            raise ValueError(
+                f"{where}: leaf {name!r} is {describe(array)}, which jax would cut down to "
+                f"{jax.dtypes.canonicalize_dtype(array.dtype)}; load it under jax.enable_x64(True)."
+            )
+    return cell, jax.tree.map(jnp.asarray, params)
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a pytree as host arrays, by readable path: ``{"layers[0].w_ih": ...}``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def restore(
+    arrays: Mapping[str, np.ndarray],
+    like: Any,
+    *,
+    prefix: str = "",
+    where: str = "checkpoint",
+    owner: str = "the model",
+    advice: str = "it was saved from another model",
+) -> Any:
+    """Fills the structure of ``like`` with arrays of the same names.
+
+    Args:
+        arrays: by name, as `named_arrays` makes them.
+        like: a pytree of arrays or of shape-and-dtype records.
+        prefix: of the names in ``arrays``, for a part of what was saved.
+        where: opens the error message.
+        owner: whose leaves those of ``like`` are, for the message.
+        advice: closes it.
+
+    Raises:
+        CheckpointError: naming the first leaf that is missing, left over, or differs in shape or dtype.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    filled, wanted = [], set()
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path)
+        name = prefix + name if prefix else name.lstrip(".")
+        wanted.add(name)
+        if name not in arrays:
+            raise CheckpointError(f"{where}: there is no leaf {name!r}; {advice}.")
+        array = arrays[name]
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise CheckpointError(
+                f"{where}: leaf {name!r} is {describe(array)}, but {owner} has {describe(leaf)}; {advice}."
+            )
+        filled.append(array)
+    if left_over := sorted(n for n in arrays.keys() - wanted if n.startswith(f"{prefix}." if prefix else "")):
+        raise CheckpointError(f"{where}: leaf {left_over[0]!r} is none of {owner}'s; {advice}.")
+    return jax.tree_util.tree_unflatten(structure, filled)
+
+
+def input_size_of(cell: Any, arrays: Mapping[str, np.ndarray]) -> int:
+    """I, from the first leaf with an axis that depends on it; sizes are affine in I. It is 1 where nothing tells.
+
+    Args:
+        cell: whose ``init`` tells how shapes depend on I.
+        arrays: its parameters by name, as `named_arrays` makes them; more and other ones do no harm.
+
+    >>> import rnnjax
+    >>> input_size_of(rnnjax.Bidirectional((rnnjax.GRU(4),)), {"layers[0].forward.w_ih": np.zeros((5, 12))})
+    5
+    """
+    low, high = (jax.tree_util.tree_leaves_with_path(_shapes(cell, size)) for size in _PROBES)
+    for (path, first), (_, second) in zip(low, high, strict=True):
+        array = arrays.get(jax.tree_util.keystr(path).lstrip("."))
+        if array is None or array.ndim != first.ndim:
+            continue
+        for a, b, size in zip(first.shape, second.shape, array.shape, strict=True):
+            if a != b:
+                found = _PROBES[0] + (size - a) * (_PROBES[1] - _PROBES[0]) / (b - a)
+                if found >= 1 and found == int(found):
+                    return int(found)
+    return 1
+
+
+def encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, where: str) -> bytes:
+    """The bytes of a safetensors file.
+
+    Raises:
+        ModuleNotFoundError: if safetensors is not installed.
+    """
+    _safetensors(where)
+    from safetensors.numpy import save
+
+    # `np.ascontiguousarray` alone would turn a number into an array of one axis.
+    contiguous = {n: a if a.flags.c_contiguous else np.ascontiguousarray(a) for n, a in arrays.items()}
+    return save(contiguous, dict(metadata))
+
+
+def decode(data: bytes, *, where: str, advice: str = "write it again") -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays by name, of every dtype, and the metadata of a safetensors file.
+
+    Args:
+        data: the bytes of the file.
+        where: opens the error message.
+        advice: closes it.
+
+    Raises:
+        CheckpointError: if the bytes are truncated, damaged or something else.
+        ModuleNotFoundError: if safetensors is not installed.
+    """
+    safetensors = _safetensors(where)
+    try:
+        parts = safetensors.deserialize(data)
+        # `deserialize` has checked the header, and keeps the metadata in it to itself.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        arrays = {
+            name: np.frombuffer(bytes(part["data"]), _DTYPES[part["dtype"]]).reshape(part["shape"])
+            for name, part in parts
+        }
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{where} is truncated or damaged ({reason}); {advice}.") from error
+    return arrays, dict(header.get("__metadata__") or {})
+
+
+def write_atomic(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file in one move, so that it is either the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _safetensors(where: str) -> Any:
+    try:
+        import safetensors
+    except ModuleNotFoundError as error:
+        if error.name != "safetensors":
+            raise
+        raise ModuleNotFoundError(
+            f"{where}: safetensors is needed, which is not installed; pip install 'rnnjax[lm]'.", name=error.name
+        ) from None
+    return safetensors
+
+
+def _check_cell(where: str, cell: Any) -> None:
+    if isinstance(cell, type) or not callable(getattr(cell, "init", None)):
+        raise TypeError(f"{where}: cell must be a cell, as rnnjax.LSTM(8), got {cell!r}.")
+
+
+def _described_cell(where: str, metadata: Mapping[str, str]) -> Any:
+    described = metadata.get("cell")
+    if described is None:
+        raise CheckpointError(
+            f"{where} describes no cell; pass cell=, or read it with the converter of the framework that wrote it."
+        )
+    if metadata.get("rebuild") != "yes":
+        raise CheckpointError(
+            f"{where} was saved from {_short(described)}, which is none of rnnjax's cells, and code is never run from "
+            "here; pass cell= with one of your own."
+        )
+    try:
+        return cell_from_repr(described)
+    except ValueError as error:
+        raise CheckpointError(f"{where} describes a cell that cannot be made here ({error}); pass cell=.") from error
+
+
+def _rebuilds(cell: Any) -> bool:
+    """Whether the cell equals what is made of its repr; a class of somebody else's may have one of our names."""
+    try:
+        return bool(cell_from_repr(repr(cell)) == cell)
+    except ValueError:
+        return False
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _shapes(cell: Any, input_size: int) -> Any:
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+
+
+def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The leaves that the cell has, each in the dtype of the array of its name where both are of one kind."""
+
+    def leaf(path: Any, wanted: Any) -> Any:
+        array = arrays.get(jax.tree_util.keystr(path).lstrip("."))
+        kinds = (jnp.floating, jnp.integer, jnp.complexfloating, jnp.bool_)
+        if array is not None and any(
+            jnp.issubdtype(wanted.dtype, kind) and jnp.issubdtype(array.dtype, kind) for kind in kinds
+        ):
+            return jax.ShapeDtypeStruct(wanted.shape, array.dtype)
+        return wanted
+
+    return jax.tree_util.tree_map_with_path(leaf, _shapes(cell, input_size))

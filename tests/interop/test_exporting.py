@@ -1,0 +1,153 @@
+"""Exported functions are the cell, in a process that has never heard of rnnjax."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import GRU, LSTM, LearnedState, Stack
+from rnnjax.interop import export_cell
+from rnnjax.lm.run import open_run
+from rnnjax.saving import named_arrays
+from rnnjax.testing import fast_jit
+from tests.lm import tiny_run
+
+CELLS = {
+    "stack": Stack((LearnedState(LSTM(4)), GRU(3)), norm="rms"),
+    "gru": GRU(3),
+}
+# All that the other process runs: for each folder, the functions on inputs of a batch size that nobody has told them.
+# Where the parameters are baked in, the code of the page of docs comes first.
+PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "interop.md"
+(READING,) = [
+    code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S) if "deserialize" in code
+]
+SCRIPT = (
+    f"READING = {READING!r}"
+    + """
+import pathlib, sys
+import jax, numpy as np
+
+def check(folder):
+    given = dict(np.load(folder / "given.npz"))
+    names = ("start", "step", "unroll")
+    first = ({n[7:]: a for n, a in given.items() if n.startswith("params.")},) if "params." in str(list(given)) else ()
+    start, step, unroll = (jax.export.deserialize((folder / f"{n}.jaxexport").read_bytes()).call for n in names)
+    xs = given["xs"]
+    state = start(*first, xs[0])
+    final, ys = unroll(*first, state, xs)
+    stepwise = []
+    for x in xs:
+        state, y = step(*first, state, x)
+        stepwise.append(y)
+    assert sorted(final) == sorted(state), (sorted(final), sorted(state))
+    if not first:
+        shown = {"folder": folder, "xs": xs}
+        exec(READING, shown)
+        np.testing.assert_allclose(shown["y"], ys[0], atol=1e-5)
+        assert shown["ys"].shape == ys.shape and sorted(shown["state"]) == sorted(final)
+    np.savez(folder / "result.npz", ys=ys, stepwise=np.stack(stepwise), **{f"state.{n}": a for n, a in final.items()})
+
+for folder in sys.argv[1:]:
+    check(pathlib.Path(folder))
+assert not [name for name in sys.modules if name.split(".")[0] in ("rnnjax", "flax", "optax")]
+"""
+)
+
+
+def random_params(cell, input_size):
+    rng = np.random.default_rng(0)
+    like = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), like)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two cells and a language model, exported and run elsewhere, all in one process."""
+    root = tmp_path_factory.mktemp("exported")
+    xs = np.random.default_rng(1).normal(size=(5, 2, 3)).astype(np.float32)
+    baked, passed = random_params(CELLS["stack"], 3), random_params(CELLS["gru"], 3)
+    export_cell(root / "stack", CELLS["stack"], baked)
+    np.savez(root / "stack" / "given.npz", xs=xs)
+    export_cell(root / "gru", CELLS["gru"], passed, bake=False)
+    np.savez(root / "gru" / "given.npz", xs=xs, **{f"params.{n}": a for n, a in named_arrays(passed).items()})
+    run = tiny_run.make_run(root / "run")
+    with pytest.raises(SystemExit) as ended:
+        rnnjax_main("export", run, root / "lm", "--format", "stablehlo")
+    assert not ended.value.code
+    np.savez(root / "lm" / "given.npz", xs=np.random.default_rng(2).integers(0, 20, (5, 2)).astype(np.int32))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles faster
+    names = [str(root / name) for name in ("stack", "gru", "lm")]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *names], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@functools.partial(fast_jit, static_argnums=0)
+def expected(cell, params, xs):
+    return rnnjax.unroll(cell, params, rnnjax.start_state(cell, params, (2,)), xs, implementation="scan")
+
+
+def rnnjax_main(*arguments):
+    from rnnjax.cli import main
+
+    main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cell_runs_without_this_library(folders, name):
+    cell = CELLS[name]
+    given, got = np.load(folders / name / "given.npz"), np.load(folders / name / "result.npz")
+    params = random_params(cell, 3)
+    state, ys = jax.tree.map(np.asarray, expected(cell, params, given["xs"]))
+    np.testing.assert_allclose(got["ys"], ys, atol=1e-6)
+    np.testing.assert_allclose(got["stepwise"], ys, atol=1e-6)
+    for path, leaf in named_arrays(state).items():
+        np.testing.assert_allclose(got[f"state.{path}"], leaf, atol=1e-6)
+
+
+def test_language_model_runs_without_this_library(folders):
+    run = open_run(folders / "run")
+    given, got = np.load(folders / "lm" / "given.npz"), np.load(folders / "lm" / "result.npz")
+    state, logits = fast_jit(run.model.logits)(run.params, run.model.initial_state((2,)), jnp.asarray(given["xs"]))
+    np.testing.assert_allclose(got["ys"], logits, atol=1e-5)
+    np.testing.assert_allclose(got["stepwise"], logits, atol=1e-5)
+    np.testing.assert_allclose(got["state.layers[1].c"], state.layers[1].c, atol=1e-5)
+    described = json.loads((folders / "lm" / "model.json").read_text(encoding="utf-8"))
+    assert described["vocabulary"] == run.vocabulary.to_json()
+
+
+def test_batch_size_and_length_are_open(folders):
+    for name, shapes in {"unroll": ("T", "B", "3"), "step": ("B", "3"), "start": ("B", "3")}.items():
+        exported = jax.export.deserialize((folders / "stack" / f"{name}.jaxexport").read_bytes())
+        assert tuple(map(str, exported.in_avals[-1].shape)) == shapes
+
+
+def test_other_platforms(tmp_path):
+    cell = GRU(3)
+    (path, *_) = export_cell(tmp_path, cell, random_params(cell, 2), platforms=("cuda", "tpu"))
+    assert jax.export.deserialize(pathlib.Path(path).read_bytes()).platforms == ("cuda", "tpu")
+
+
+def test_what_the_command_refuses(folders, capsys):
+    for options, sentence in (
+        (["--format", "onnx"], "--format: must be safetensors or stablehlo, got 'onnx'."),
+        (["--platforms", "cuda"], "--platforms: only functions are made for a platform"),
+        (["--format", "stablehlo", "--platforms", "cpu,abacus"], "--platforms: must be some of cpu, cuda, rocm, tpu"),
+        (["--format", "stablehlo"], "must be empty or new, got files in it"),
+    ):
+        target = folders / "lm"
+        result = tiny_run.rnnjax(capsys, "export", folders / "run", target, *options)
+        assert result.code == 2 and sentence in result.err

@@ -1,0 +1,243 @@
+"""A saved cell is the cell: every kind of it, every dtype, and a damaged file says what is wrong with it."""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+import rnnjax
+from rnnjax import GRU, LSTM, Bidirectional, Chrono, ContextState, DeepStack, Elman, LearnedState, Stack, cell_from_repr
+from rnnjax.cells import describable
+from rnnjax.saving import CheckpointError, encode, named_arrays, write_atomic
+from tests.cells_table import CELLS, VARIANTS
+
+pytestmark = pytest.mark.quick
+NETWORKS = {
+    "bidirectional": Bidirectional((LSTM(4), (GRU(3), Elman(2, activation="relu")))),
+    "bidirectional_sum": Bidirectional((LSTM(4),), merge="sum"),
+    "context": ContextState(Stack((LSTM(4), GRU(4))), activation="tanh"),
+    "nested": Stack((LearnedState(DeepStack(GRU(4, update_bias=Chrono(max_lag=20)), 3, norm="rms")), LSTM(2))),
+    "infinite": LSTM(4, forget_bias=-float("inf")),
+}
+
+
+def random_params(cell, input_size, dtype=jnp.float32):
+    """Numbers without an initialiser, since those compile."""
+    rng = np.random.default_rng(0)
+    like = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), like)
+
+
+def assert_same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert isinstance(a, jax.Array) and a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), strict=True)
+
+
+def test_every_cell_is_what_its_repr_says():
+    for cell in (*(row.cell for row in (*CELLS.values(), *VARIANTS.values())), *NETWORKS.values()):
+        assert cell_from_repr(repr(cell)) == cell
+
+
+@pytest.mark.parametrize("name", [*CELLS, *NETWORKS])
+def test_every_cell_there_and_back(name, tmp_path):
+    cell, input_size = CELLS.get(name) or (NETWORKS[name], 3)
+    params = random_params(cell, input_size)
+    rnnjax.save(tmp_path / "net.safetensors", cell, params)
+    loaded, arrays = rnnjax.load(tmp_path / "net.safetensors")
+    assert loaded == cell
+    assert_same(arrays, params)
+
+
+def test_the_file_is_readable_without_this_library(tmp_path):
+    path = tmp_path / "net.safetensors"
+    cell = Stack((LSTM(4), GRU(2)))
+    params = random_params(cell, 3)
+    rnnjax.save(path, cell, params)
+    arrays = safetensors.load_file(path)
+    assert set(arrays) == {f"layers[0].{n}" for n in ("w_ih", "w_hh", "b")} | {
+        f"layers[1].{n}" for n in ("w_ih", "w_hh", "b", "b_hn")
+    }
+    np.testing.assert_array_equal(arrays["layers[1].w_hh"], params.layers[1].w_hh)
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header["__metadata__"]["cell"] == repr(cell)
+
+
+def test_dtypes_are_kept(tmp_path):
+    path, cell = tmp_path / "net.safetensors", Elman(4)
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        params = random_params(cell, 3, dtype)
+        rnnjax.save(path, cell, params)
+        assert_same(rnnjax.load(path)[1], params)
+    mixed = random_params(cell, 3, jnp.bfloat16)._replace(b=jnp.arange(4.0))
+    rnnjax.save(path, cell, mixed)
+    assert_same(rnnjax.load(path)[1], mixed)
+
+
+def test_float64_is_never_cut_down(tmp_path):
+    path, cell = tmp_path / "net.safetensors", Elman(4)
+    with jax.enable_x64(True):
+        params = random_params(cell, 3, jnp.float64)
+        rnnjax.save(path, cell, params)
+        assert_same(rnnjax.load(path)[1], params)
+    with pytest.raises(ValueError, match=r"leaf '\w+' is f64\[.*cut down to float32; load it under jax.enable_x64"):
+        rnnjax.load(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(GRU):
+    leak: float = 0.5
+
+
+Impostor = dataclasses.make_dataclass("Elman", [], bases=(Elman,), frozen=True)  # one of our names, and not ours
+
+
+def test_a_cell_of_somebody_else_is_passed(tmp_path):
+    path = tmp_path / "net.safetensors"
+    for cell, name in ((Mine(4), "Mine"), (Impostor(4), "Elman"), (Stack((Impostor(4),)), "Stack")):
+        params = random_params(cell, 3)
+        rnnjax.save(path, cell, params)
+        with pytest.raises(ValueError, match=rf"was saved from {name}\(.*none of rnnjax's cells.*pass cell="):
+            rnnjax.load(path)
+        loaded, arrays = rnnjax.load(path, cell=cell)
+        assert loaded is cell
+        assert_same(arrays, params)
+
+
+def test_describable(tmp_path, monkeypatch):
+    from rnnjax.cells import registry
+
+    monkeypatch.setattr(registry, "_DESCRIBABLE", dict(registry._DESCRIBABLE))
+    describable(Mine)
+    cell = Stack((Mine(4, leak=0.25),))
+    rnnjax.save(tmp_path / "net.safetensors", cell, random_params(cell, 3))
+    assert rnnjax.load(tmp_path / "net.safetensors")[0] == cell
+    with pytest.raises(ValueError, match="name of a class must be new, got 'Elman', which rnnjax"):
+        describable(Impostor)
+    with pytest.raises(TypeError, match="a frozen dataclass is needed"):
+        describable(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "describes no cell"),
+        ("LSTM", "it must be a call of a class"),
+        ("8", "it must be a call of a class"),
+        ("Mine(hidden_size=8)", "Mine is none of rnnjax's cells"),
+        ("Chrono(max_lag=20)", "Chrono is none of rnnjax's cells"),
+        ("LSTM(hidden_size=0)", "LSTM: hidden_size must be at least 1, got 0."),
+        ("LSTM(hidden_size=size)", "size is no literal"),
+        ("LSTM(size=3)", "unexpected keyword argument"),
+        ("LSTM(**{'hidden_size': 3})", "describes no cell"),
+        ("Stack(cells=(Mine(hidden_size=8),))", "Mine is no class of rnnjax"),
+        ("Stack(cells=(LSTM(8), __import__('os').getcwd()))", "describes no cell"),
+        ("LSTM(hidden_size=print(1))", "print is no class of rnnjax"),
+        ("LSTM(hidden_size=(lambda: 3)())", "describes no cell"),
+        ("LSTM(hidden_size=8, forget_bias=np.float64(1.0))", "describes no cell"),
+        ("f.<locals>.LSTM(hidden_size=8)", "describes no cell"),
+        ("Stack((" * 500 + "LSTM(4)" + ",))" * 500, "describes no cell"),
+    ],
+)
+def test_error_of_cell_from_repr(text, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        cell_from_repr(text)
+    assert str(caught.value).startswith("cell_from_repr: ") and "\n" not in str(caught.value)
+
+
+def test_damage_is_named(tmp_path):
+    path, cell = tmp_path / "net.safetensors", Stack((GRU(4), LSTM(2)))
+    params = random_params(cell, 3)
+    rnnjax.save(path, cell, params)
+    good, arrays = path.read_bytes(), named_arrays(params)
+    metadata = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])["__metadata__"]
+
+    def message(data, cell=None):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError) as caught:
+            rnnjax.load(path, cell=cell)
+        assert "\n" not in str(caught.value) and str(caught.value).startswith(f"load: {path}")
+        return str(caught.value)
+
+    for size in (0, 5, len(good) // 2, len(good) - 1):
+        assert "is truncated or damaged" in message(good[:size])
+    assert "is truncated or damaged" in message(b"PK" + good[2:])
+
+    def changed(**more):
+        return encode({**arrays, **more}, metadata, where="test")
+
+    without = {name: array for name, array in arrays.items() if name != "layers[1].b"}
+    text = message(encode(without, metadata, where="test"))
+    assert "there is no leaf 'layers[1].b'; it was saved from Stack(cells=(GRU(hidden_size=4" in text
+    text = message(changed(**{"layers[0].w_ih": np.zeros((5, 12), np.float32)}))
+    assert "leaf 'layers[0].w_ih' is f32[5,12], but Stack has f32[3,12]" in text
+    text = message(changed(**{"layers[1].w_hh": np.zeros((2, 8), np.int32)}))
+    assert "leaf 'layers[1].w_hh' is i32[2,8], but Stack has f32[2,8]" in text
+    assert "leaf 'more' is none of Stack's" in message(changed(more=np.zeros(1)))
+    text = message(good, cell=Stack((GRU(4), LSTM(3))))
+    assert "leaf 'layers[1].w_ih' is f32[4,8], but Stack has f32[4,12]" in text
+    assert "there is no leaf 'w_ih'" in message(good, cell=GRU(4))
+    for change, part in (
+        ({"rnnjax.format": "2"}, "must be of format 1, got '2'; install a newer rnnjax"),
+        ({"cell": "Unheard(of=3)"}, "describes a cell that cannot be made here"),
+    ):
+        assert part in message(encode(arrays, metadata | change, where="test"))
+
+
+def test_a_file_without_description(tmp_path):
+    """What another program wrote under our names loads with `cell`; its input size is found out."""
+    path, cell = tmp_path / "net.safetensors", Stack((rnnjax.SRU(4), GRU(2)))
+    for input_size in (3, 4):  # an SRU has one matrix less where I is H
+        params = random_params(cell, input_size)
+        safetensors.save_file(named_arrays(params), path)
+        assert_same(rnnjax.load(path, cell=cell)[1], params)
+    with pytest.raises(ValueError, match="describes no cell; pass cell="):
+        rnnjax.load(path)
+
+
+def test_what_save_refuses(tmp_path):
+    path, params = tmp_path / "net.safetensors", random_params(LSTM(4), 3)
+    with pytest.raises(ValueError, match=r"save: leaf 'w_ih' is f32\[3,16\], but GRU has f32\[3,12\]; take params"):
+        rnnjax.save(path, GRU(4), params)
+    with pytest.raises(ValueError, match=r"save: there is no leaf 'layers\[0\]\.w_ih'"):
+        rnnjax.save(path, Stack((LSTM(4),)), params)
+    with pytest.raises(TypeError, match=r"save: cell must be a cell, as rnnjax.LSTM\(8\)"):
+        rnnjax.save(path, LSTM, params)
+    with pytest.raises(TypeError, match="load: cell must be a cell"):
+        path.write_bytes(encode(named_arrays(params), {}, where="test"))
+        rnnjax.load(path, cell="lstm")
+    with pytest.raises(FileNotFoundError, match=r"load: there is no file .*nowhere"):
+        rnnjax.load(tmp_path / "nowhere")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_is_replaced_in_one_move(tmp_path, monkeypatch):
+    path, cell = tmp_path / "net.safetensors", Elman(4)
+    rnnjax.save(path, cell, random_params(cell, 3))
+    before = path.read_bytes()
+
+    def fail(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            rnnjax.save(path, cell, random_params(cell, 5))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_missing_safetensors(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^save: safetensors is needed.*pip install 'rnnjax\[lm\]'\.$"):
+        rnnjax.save(tmp_path / "net.safetensors", Elman(4), random_params(Elman(4), 3))
