@@ -73,8 +73,7 @@ def _check_value(cell: Any, name: str) -> None:
         number = hash(cell)
     except TypeError as error:
         raise TypeError(
-            f"check_cell: {name} must be hashable, got {error}; "
-            "make it a dataclass(frozen=True) of hashable fields."
+            f"check_cell: {name} must be hashable, got {error}; make it a dataclass(frozen=True) of hashable fields."
         ) from error
     twin = copy.deepcopy(cell)
     if twin != cell or hash(twin) != number:
@@ -84,9 +83,7 @@ def _check_value(cell: Any, name: str) -> None:
         )
 
 
-def _check_shapes(
-    cell: Any, name: str, input_size: int, batch_size: int, params_dtype: Any, dtype: Any
-) -> None:
+def _check_shapes(cell: Any, name: str, input_size: int, batch_size: int, params_dtype: Any, dtype: Any) -> None:
     """Structures, shapes and dtypes, for three batch shapes; nothing is computed."""
     key = jax.random.key(0)
     where = f"{name}.init"
@@ -99,8 +96,7 @@ def _check_shapes(
         raise ValueError(f"check_cell: {name}.initial_state must hold at least one array, got {single!r}.")
     if hasattr(cell, "update") and not hasattr(single, "h"):
         raise ValueError(
-            f"check_cell: the state of {name} must have the field h, as {name} has update, "
-            f"got {_type(single)}; add it."
+            f"check_cell: the state of {name} must have the field h, as {name} has update, got {_type(single)}; add it."
         )
     features = _trace(f"{name}.input_shape", lambda: jnp.empty(input_shape(cell, input_size))).shape
     output: tuple[int, ...] | None = (cell.hidden_size,)
@@ -176,7 +172,7 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
         _, ys = jax.lax.scan(functools.partial(cell.step, params), state, xs)
         return jnp.sum(jnp.real(ys))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
     def measure(params: Any, start: Any, xs: jax.Array) -> Any:
         # From a state that the cell itself reaches, because not every cell accepts any numbers.
         state, _ = jax.lax.scan(functools.partial(cell.step, params), start, xs[:2])

@@ -41,7 +41,11 @@ S = TypeVar("S")
 
 @runtime_checkable
 class Cell(Protocol):
-    """What every recurrent cell offers; third parties need import nothing from here to satisfy it."""
+    """What every recurrent cell offers; third parties need import nothing from here to satisfy it.
+
+    Where some fields of the state have a meaning only together, an attribute ``free_state`` names those that may be
+    anything, as ``("h",)``: only these are learned by `LearnedState` and set by `ContextState`; without it all are.
+    """
 
     @property
     def hidden_size(self) -> int:
@@ -141,9 +145,7 @@ def widen(tree: S, dtype: Any) -> S:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def affine_step(
-    cell: AffineCell, params: Params, state: State, x: jax.Array
-) -> tuple[State, jax.Array]:
+def affine_step(cell: AffineCell, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
     r"""One step of any affine cell; a cell's class takes it over by ``step = affine_step``.
 
         zx = split(x @ w_ih + b)
@@ -185,9 +187,7 @@ def unpack_state(arrays: tuple[jax.Array, ...], like: S) -> S:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def linear_step(
-    cell: LinearCell, params: Params, state: State, x: jax.Array
-) -> tuple[State, jax.Array]:
+def linear_step(cell: LinearCell, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
     r"""One step of any linear cell; a cell's class takes it over by ``step = linear_step``.
 
         a, b = coefficients(params, x)

@@ -12,7 +12,7 @@ import numpy as np
 from rnnjax.cell import AffineCell, Cell, batch_shape, describe, input_shape, start_state
 from rnnjax.implementations import Controls, choose, registrations
 
-__all__ = ["run", "unroll"]
+__all__ = ["check_resets", "run", "unroll"]
 
 
 def unroll(
@@ -67,10 +67,11 @@ def unroll(
     xs = jnp.asarray(xs)
     batch = _check_state(cell, state)
     _check_xs(cell, params, xs, batch)
+    _check_params(cell, params, xs)
     if lengths is not None:
         lengths = _check_lengths(lengths, xs.shape[0], batch)
     if resets is not None:
-        resets = _check_resets(resets, xs.shape[: 1 + len(batch)])
+        resets = check_resets("unroll", resets, xs.shape[: 1 + len(batch)])
     if remat is not None and not isinstance(remat, (int, str)):
         raise TypeError(f"unroll: remat must be None, True, an int or a name, got {remat!r}.")
     if isinstance(remat, int) and not isinstance(remat, bool) and remat < 1:
@@ -97,9 +98,7 @@ def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, r
         xs = jnp.where(_as_wide(valid, xs), xs, jnp.zeros((), xs.dtype))
     fresh = None
     if resets is not None:
-        fresh = jax.tree.map(
-            lambda new, old: new.astype(old.dtype), start_state(cell, params, batch, None), state
-        )
+        fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), start_state(cell, params, batch, None), state)
     controls = Controls(valid, resets, fresh)
     in_reverse = reverse and lengths is None
     state, ys = run(cell, params, state, xs, controls, implementation, reverse=in_reverse, remat=remat)
@@ -139,6 +138,9 @@ def _check_state(cell, state):
     if isinstance(cell, type):
         raise TypeError(f"unroll: cell must be an instance, got the class {cell.__name__}; make one.")
     name = type(cell).__name__
+    if not hasattr(cell, "step"):
+        more = "; run it with unroll_bidirectional" if hasattr(cell, "merge") else ""
+        raise TypeError(f"unroll: cell must have a method step, got {name}{more}.")
     structure: Any = jax.tree.structure(state)
     if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
         raise ValueError(
@@ -153,6 +155,8 @@ def _check_state(cell, state):
                 f"unroll: every leaf of the state must have the shape of {name}.initial_state({batch}), "
                 f"{list(want.shape)} here, got {describe(got)}."
             )
+        if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(got.dtype, jnp.floating):
+            raise TypeError(f"unroll: every leaf of the state must be of a floating dtype, got {describe(got)}.")
     return batch
 
 
@@ -187,6 +191,36 @@ def _check_xs(cell, params, xs, batch):
         raise ValueError(f"unroll: xs must have shape [{axes}, I], as the state has, got {describe(xs)}.")
 
 
+def _check_params(cell, params, xs):
+    """Params of another cell or size may compute something all the same: JAX clamps indices and broadcasts."""
+    _, first, _ = _first_to_read(cell, params)
+    weights = getattr(first, "w_ih", None)
+    expected = _params_of(cell, xs.shape[-1] if weights is None else weights.shape[-2])
+    if expected is None:
+        return
+    name = type(cell).__name__
+    structure: Any = jax.tree.structure(params)
+    if structure != jax.tree.structure(expected):
+        raise ValueError(
+            f"unroll: params must be what the init of this {name} makes, got {type(params).__name__} with "
+            f"{structure.num_leaves} arrays, not {type(expected).__name__} with {len(jax.tree.leaves(expected))}."
+        )
+    for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(params), strict=True):
+        if jnp.shape(got) != want.shape:
+            raise ValueError(
+                f"unroll: params{jax.tree_util.keystr(path)} must have shape {list(want.shape)} for this {name}, got "
+                f"{describe(got)}; take the params of this cell."
+            )
+
+
+@functools.lru_cache(maxsize=1024)
+def _params_of(cell, input_size):
+    """The shapes of the parameters; None for a cell that cannot say, without a number that is a size."""
+    if not isinstance(input_size, int) or input_size < 1:
+        return None
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+
+
 def _first_to_read(cell, params):
     """The cell inside of a composite one that gets the input, its parameters, and their path."""
     source = "params"
@@ -217,12 +251,13 @@ def _check_lengths(lengths, length, batch):
     return array
 
 
-def _check_resets(resets, shape):
+def check_resets(where: str, resets: Any, shape: tuple[int, ...], of: str = "xs") -> jax.Array:
+    """The resets as an array; raises unless they are bool and have ``shape``, that of ``of`` without its features."""
     resets = jnp.asarray(resets)
     if resets.dtype != bool:
-        raise TypeError(f"unroll: resets must be bool, got {describe(resets)}; compare with != 0 first.")
+        raise TypeError(f"{where}: resets must be bool, got {describe(resets)}; compare with != 0 first.")
     if resets.shape != shape:
         raise ValueError(
-            f"unroll: resets must have shape {list(shape)}, as xs without features, got {describe(resets)}."
+            f"{where}: resets must have shape {list(shape)}, as {of} without features, got {describe(resets)}."
         )
     return resets

@@ -235,6 +235,32 @@ def test_slstm_survives_large_gates(forget_gate):
             np.testing.assert_allclose(outcome.ys[t, b], np.asarray(y, float), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
+def test_slstm_forgets_from_the_start(forget_gate, x64):
+    """With the biases of init alone, y is half a mean of tanh(g) in which each step weighs sigmoid(1) of the next."""
+    cell = SLSTM(1, forget_gate=forget_gate)
+    params = cell.init(jax.random.key(0), 1, jnp.float64)
+    w_ih = jnp.zeros((1, 4)).at[0, 2].set(1.0)  # the input reaches the candidate alone
+    params = params._replace(w_ih=w_ih, w_hh=jnp.zeros_like(params.w_hh))
+    xs = np.random.default_rng(0).normal(size=(6, 1))
+    _, ys = rnnjax.unroll(cell, params, cell.initial_state((), jnp.float64), xs)
+    weights = (1 / (1 + np.exp(-1.0))) ** np.arange(5, -1, -1)
+    assert weights[0] < 0.25 * weights[-1]
+    np.testing.assert_allclose(ys[-1], 0.5 * weights @ np.tanh(xs) / weights.sum(), rtol=1e-6)
+
+
+def test_forget_biases_of_slstm_mean_the_same_for_both_gates():
+    """A number is taken as it is; what is meant for a sigmoid becomes the logarithm of that sigmoid."""
+    usual, exp = (
+        np.asarray(SLSTM(3, Chrono(20), gate).init(jax.random.key(0), 1).b).reshape(4, 3) for gate in ("sigmoid", "exp")
+    )
+    np.testing.assert_array_equal(exp[[0, 2, 3]], usual[[0, 2, 3]])
+    np.testing.assert_allclose(np.exp(exp[1]), 1 / (1 + np.exp(-usual[1])), rtol=1e-6)
+    biases = SLSTM(2, forget_bias=3.0, forget_gate="exp").init(jax.random.key(0), 1).b
+    np.testing.assert_array_equal(biases, [0, 0, 3, 3, 0, 0, 0, 0])
+    assert rnnjax.cell_from_repr(repr(SLSTM(2, forget_gate="exp"))) == SLSTM(2, forget_gate="exp")
+
+
 def test_first_step_of_slstm_sees_only_its_input():
     """c / n is tanh(g) exactly, since the state that it starts from counts for nothing, in any dtype."""
     cell = SLSTM(4)
@@ -252,6 +278,26 @@ def test_first_step_of_slstm_sees_only_its_input():
             state, _ = step(i, start)
             np.testing.assert_allclose(state.c, g, rtol=1e-3)
             np.testing.assert_array_equal(state.n, np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("full", "plainer", "field"),
+    [
+        (MGU(4), MGU(4, reset_gate=False), "b_hn"),
+        (LeakyRNN(4, learn_tau=True, tau=9.0), LeakyRNN(4, tau=5.0), "logit_alpha"),
+    ],
+    ids=["mgu", "leaky"],
+)
+def test_a_cell_does_what_its_own_field_says(full, plainer, field):
+    """With the params of the other variant: what the cell does not use has no effect, what it needs is asked for."""
+    params, state, x = full.init(jax.random.key(0), 3), full.initial_state(), jnp.ones(3)
+    params = params._replace(**{field: params._asdict()[field] + 1})
+    state = state._replace(h=state.h + 0.5)
+    without = params._replace(**{field: None})
+    np.testing.assert_array_equal(plainer.step(params, state, x)[1], plainer.step(without, state, x)[1])
+    assert np.abs(full.step(params, state, x)[1] - plainer.step(params, state, x)[1]).max() > 0.01
+    with pytest.raises(ValueError, match=rf"^{type(full).__name__}: params\.{field} must be an array for .* got None;"):
+        full.step(without, state, x)
 
 
 @pytest.mark.parametrize("cell", [LayerNormLSTM(4), SLSTM(4), LeakyRNN(4, learn_tau=True)], ids=repr)

@@ -16,6 +16,7 @@ import pytest
 
 import rnnjax
 import rnnjax.testing
+from rnnjax.implementations import choose
 from tests.cells_table import (
     CELLS,
     CORE,
@@ -39,8 +40,20 @@ BATCH, TIME = 3, 8
 
 
 @rows()
-def test_laws(row, release_after):
-    rnnjax.testing.check_laws(row.cell, row.input_size)
+def test_laws(row):
+    """All laws for the implementation that is the default, and for every one of the rows that are looked at closer."""
+    default = choose(row.cell, None, jnp.float32).name
+    close = row in [CELLS[name] for name in CORE]
+    rnnjax.testing.check_laws(row.cell, row.input_size, implementations=None if close else [default])
+
+
+@rows({name: row for name, row in CELLS.items() if name not in CORE and len(rnnjax.implementations(row.cell)) > 1})
+def test_other_implementations_are_the_same_loop(row):
+    """The others give the same numbers and gradients, so that what holds for the default holds for them."""
+    default = choose(row.cell, None, jnp.float32).name
+    others = [name for name in rnnjax.implementations(row.cell) if name != default]
+    laws = ["loop", "padding", "resets", "remat"]
+    rnnjax.testing.check_laws(row.cell, row.input_size, implementations=others, laws=laws)
 
 
 @rows_and_implementations(*CORE)

@@ -80,6 +80,17 @@ def test_the_two_resets_are_two_functions_unless_the_gate_is_open(x64):
     assert gap[0] > 0.01 and gap[1] < 1e-12
 
 
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_highway_of_another_depth_is_refused(depth):
+    """An index past the end would be clamped to the last layer, and one short of it would leave layers out."""
+    cell, params = RecurrentHighway(4, depth=3), RecurrentHighway(4, depth=depth).init(KEY, 3)
+    sentence = (
+        rf"^RecurrentHighway.step: params.w_hh must have shape \[3, H, 2H\] for depth = 3, got f32\[{depth},4,8\]"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        cell.step(params, cell.initial_state(), jnp.ones(3))
+
+
 def test_shut_highways_keep_the_state(x64):
     cell = RecurrentHighway(4, depth=3)
     problem = plain(make_problem(cell))

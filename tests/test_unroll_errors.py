@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, DeepStack, Elman, LearnedState, Stack
+from rnnjax import GRU, LSTM, Bidirectional, DeepStack, Elman, LearnedState, RecurrentHighway, Stack
 
 CELL = LSTM(4)
 PARAMS = jax.tree.map(
@@ -47,6 +47,36 @@ CASES = {
         {"xs": jnp.ones((5, 2, 3), jnp.int32)},
         TypeError,
         "unroll: xs must be of a floating dtype, got i32[5,2,3]; one-hot encode or embed symbols.",
+    ),
+    "params_of_a_relative": (
+        {"params": rnnjax.cells.PeepholeLSTMParams(*PARAMS, *[jnp.zeros(4)] * 3)},
+        ValueError,
+        "unroll: params must be what the init of this LSTM makes, got PeepholeLSTMParams with 6 arrays, "
+        "not LSTMParams with 3.",
+    ),
+    "params_with_a_wrong_w_hh": (
+        {"params": PARAMS._replace(w_hh=jnp.zeros((8, 16)))},
+        ValueError,
+        "unroll: params.w_hh must have shape [4, 16] for this LSTM, got f32[8,16]; take the params of this cell.",
+    ),
+    "params_of_another_depth": (
+        {
+            "cell": RecurrentHighway(4, depth=3),
+            "params": RecurrentHighway(4, depth=2).init(jax.random.key(0), 3),
+            "state": RecurrentHighway(4).initial_state((2,)),
+        },
+        ValueError,
+        "for this RecurrentHighway, got f32[2,4,8]",
+    ),
+    "state_of_integers": (
+        {"state": jax.tree.map(lambda leaf: leaf.astype(int), STATE)},
+        TypeError,
+        "unroll: every leaf of the state must be of a floating dtype, got i32[2,4].",
+    ),
+    "a_bidirectional_network": (
+        {"cell": Bidirectional((LSTM(4),))},
+        TypeError,
+        "unroll: cell must have a method step, got Bidirectional; run it with unroll_bidirectional.",
     ),
     "xs_of_a_deep_stack": (
         {"cell": DEEP, "params": DEEP_PARAMS, "state": DEEP.initial_state((2,)), "xs": jnp.ones((5, 2, 8))},

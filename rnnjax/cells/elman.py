@@ -80,9 +80,7 @@ class Elman:
         """Zeros."""
         return ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def update(
-        self, params: ElmanParams, state: ElmanState, zx: Gates, zh: Gates
-    ) -> tuple[ElmanState, jax.Array]:
+    def update(self, params: ElmanParams, state: ElmanState, zx: Gates, zh: Gates) -> tuple[ElmanState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
         h = phi(zx[0] + zh[0])

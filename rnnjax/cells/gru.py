@@ -90,9 +90,7 @@ class GRU:
         """Zeros."""
         return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def update(
-        self, params: GRUParams, state: GRUState, zx: Gates, zh: Gates
-    ) -> tuple[GRUState, jax.Array]:
+    def update(self, params: GRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         r = sigmoid(zx[0] + zh[0])
         z = sigmoid(zx[1] + zh[1])

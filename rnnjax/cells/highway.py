@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, compute_dtype, matmul, split_gates
+from rnnjax.cell import check_size, compute_dtype, describe, matmul, split_gates
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]
@@ -93,7 +93,16 @@ class RecurrentHighway:
     def step(
         self, params: RecurrentHighwayParams, state: RecurrentHighwayState, x: jax.Array
     ) -> tuple[RecurrentHighwayState, jax.Array]:
-        """One step; see the equations of the class."""
+        """One step; see the equations of the class.
+
+        Raises:
+            ValueError: if the params have another depth.
+        """
+        if params.w_hh.shape[0] != self.depth:  # an index past the end would take the last layer once more
+            raise ValueError(
+                f"RecurrentHighway.step: params.w_hh must have shape [{self.depth}, H, 2H] for depth = {self.depth}, "
+                f"got {describe(params.w_hh)}; take the params of this cell."
+            )
         dtype = compute_dtype(state.h.dtype)
         s = state.h.astype(dtype)
         for layer in range(self.depth):

@@ -32,16 +32,17 @@ class LeakyState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LeakyRNN:
-    r"""Leaky network: ``tau dh/dt = -h + phi(..)`` in Euler steps of ``dt`` (Jaeger et al., 2007; Song et al., 2016).
+    r"""Leaky network: ``tau dh/dt = -h + phi(..)`` in Euler steps of ``dt`` (Jaeger et al., 2007; Yang et al., 2019).
 
         alpha = dt / tau                  fixed
         alpha = sigmoid(logit_alpha)      with learn_tau, one of each unit
         h' = (1 - alpha) * h + alpha * phi(x @ w_ih + b + h @ w_hh)
         y  = h'
 
-    The leak and the nonlinearity see the same ``h``, a rate. With ``alpha = 1`` it is the `Elman` network. A learned
-    ``alpha`` stays between 0 and 1, and so ``tau = dt / alpha`` above ``dt``, where the Euler step is stable. Noise
-    within phi comes from outside, with a key: `leaky_noise`.
+    The leak and the nonlinearity see the same ``h``, a rate, and what drives it stands within phi, as in Yang et al.
+    (2019); in the form of Song et al. (2016), another model, currents leak and phi makes rates of them. With
+    ``alpha = 1`` it is the `Elman` network. A learned ``alpha`` stays between 0 and 1, and so ``tau = dt / alpha``
+    above ``dt``, where the Euler step is stable. Noise within phi comes from outside, with a key: `leaky_noise`.
 
     Args:
         hidden_size: H.
@@ -100,8 +101,13 @@ class LeakyRNN:
 
     def alpha(self, params: LeakyParams) -> jax.Array | float:
         """The share of the state that a step replaces, ``dt / tau``: ``[H]`` if learned, else one number."""
-        if params.logit_alpha is None:
+        if not self.learn_tau:
             return self.dt / self.tau
+        if params.logit_alpha is None:
+            raise ValueError(
+                "LeakyRNN: params.logit_alpha must be an array for learn_tau = True, got None; "
+                "take the params of this cell."
+            )
         return jax.nn.sigmoid(params.logit_alpha.astype(compute_dtype(params.logit_alpha.dtype)))
 
     def update(self, params: LeakyParams, state: LeakyState, zx: Gates, zh: Gates) -> tuple[LeakyState, jax.Array]:
@@ -117,14 +123,14 @@ class LeakyRNN:
 def leaky_noise(
     key: jax.Array, cell: LeakyRNN, params: LeakyParams, xs: jax.Array, sigma: float | jax.Array
 ) -> tuple[LeakyParams, jax.Array]:
-    r"""Parameters and inputs with which `LeakyRNN` steps through white noise within phi (Song et al., 2016).
+    r"""Parameters and inputs with which `LeakyRNN` steps through white noise within phi (Yang et al., 2019).
 
         h' = (1 - alpha) * h + alpha * phi(x @ w_ih + b + h @ w_hh + sqrt(2 / alpha) * sigma * noise)
 
     The noise, standard normal, comes in as H more inputs, through H more rows of ``w_ih`` that are diagonal. It is
     drawn here, per call, for every step, example and unit by itself, so a cell stays a pure function of its inputs
     and every implementation and transformation takes it. Gradients reach ``params`` and not the added rows: call it
-    within the loss, with a new key for every update.
+    within the loss, with a new key for every update. (Song et al., 2016, add noise to currents, outside phi.)
 
     Args:
         key: for all noise of this call.

@@ -93,9 +93,7 @@ class LSTM:
         shape = (*batch_shape, self.hidden_size)
         return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
-    def update(
-        self, params: LSTMParams, state: LSTMState, zx: Gates, zh: Gates
-    ) -> tuple[LSTMState, jax.Array]:
+    def update(self, params: LSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         i, f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
         c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)

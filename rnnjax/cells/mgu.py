@@ -87,7 +87,14 @@ class MGU:
     def update(self, params: MGUParams, state: MGUState, zx: Gates, zh: Gates) -> tuple[MGUState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         f = sigmoid(zx[0] + zh[0])
-        n = jnp.tanh(zx[1] + (zh[1] if params.b_hn is None else f * (zh[1] + params.b_hn)))
+        if not self.reset_gate:
+            n = jnp.tanh(zx[1] + zh[1])
+        elif params.b_hn is not None:
+            n = jnp.tanh(zx[1] + f * (zh[1] + params.b_hn))
+        else:
+            raise ValueError(
+                "MGU: params.b_hn must be an array for reset_gate = True, got None; take the params of this cell."
+            )
         h = (1 - f) * n + f * state.h
         return MGUState(h), h
 

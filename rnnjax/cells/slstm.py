@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
 from rnnjax.cell import Gates, affine_step, check_size
-from rnnjax.cells.weights import lstm_weights
+from rnnjax.cells.lstm import gate_biases
+from rnnjax.cells.weights import gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["SLSTM", "SLSTMParams", "SLSTMState"]
@@ -54,11 +55,16 @@ class SLSTM:
     ``m = -10000`` does exactly the same for every ``i > -10000 + log_f``, and stays finite in every dtype. From the
     first step on ``n >= 1``, so nothing divides by zero.
 
+    Only ``h`` is free to be learned (`LearnedState`) or made of a context (`ContextState`): ``n`` is a sum of positive
+    weights, and beside a stabiliser of -10000 neither ``c`` nor ``n`` counts.
+
     Keep the state in float32 or wider; parameters may be bfloat16. ``n`` counts, and in bfloat16 it stops at 256.
 
     Args:
         hidden_size: H.
-        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, as for `LSTM`.
+        forget_bias: the value of ``b_f`` at the start; None is 1 for the sigmoid and ``log(sigmoid(1)) = -0.31`` for
+            ``"exp"``, which then forgets as much (from zero on it would keep all, or let the past grow). A `Chrono`
+            draws ``b_f`` as for `LSTM`, of which ``"exp"`` takes ``log(sigmoid(b_f))``, and sets ``b_i``.
         forget_gate: ``"sigmoid"`` or ``"exp"``, the two of the paper.
         input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
         recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``.
@@ -75,11 +81,12 @@ class SLSTM:
     """
 
     hidden_size: int
-    forget_bias: float | Chrono = 1.0
+    forget_bias: float | Chrono | None = None
     forget_gate: Literal["sigmoid", "exp"] = "sigmoid"
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 4
+    free_state = ("h",)
 
     def __post_init__(self) -> None:
         check_size("SLSTM", "hidden_size", self.hidden_size)
@@ -88,7 +95,14 @@ class SLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> SLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        return SLSTMParams(*lstm_weights(self, key, input_size, dtype))
+        key_ih, key_hh, key_b = jax.random.split(key, 3)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        b = gate_biases(1.0 if self.forget_bias is None else self.forget_bias, key_b, self.hidden_size, dtype)
+        if self.forget_gate == "exp" and (self.forget_bias is None or isinstance(self.forget_bias, Chrono)):
+            # These are meant for a sigmoid: as the logarithm of the gate itself they would let the past grow.
+            forget = slice(self.hidden_size, 2 * self.hidden_size)
+            b = b.at[forget].set(log_sigmoid(b[forget]))
+        return SLSTMParams(w_ih, w_hh, b)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> SLSTMState:
         """Zeros, in arrays of their own (a buffer cannot be donated twice), and a stabiliser of -10000."""

@@ -182,19 +182,24 @@ def _recurrence(parallel: bool, reverse: bool, a: jax.Array, b: jax.Array, start
 
         def step(s: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
             k, d = inputs
-            s = (a[0] if steady else k) * s + d
+            s = _affine(a[0] if steady else k, s, d)
             return s, s
 
         return jax.lax.scan(step, start, (None if steady else a, b), reverse=reverse)[1]
 
     def after(first: Any, second: Any) -> Any:
         (a1, b1), (a2, b2) = first, second
-        return a2 * a1, a2 * b1 + b2
+        return _affine(a2, a1, jnp.zeros_like(a1)), _affine(a2, b1, b2)
 
-    begin = _first(a, reverse) * start + _first(b, reverse)
+    begin = _affine(_first(a, reverse), start, _first(b, reverse))
     b = jnp.concatenate([b[:-1], begin] if reverse else [begin, b[1:]])
     a = jnp.broadcast_to(a, (length, *a.shape[1:]))
     return jax.lax.associative_scan(after, (a, b), reverse=reverse)[1]
+
+
+def _affine(a: jax.Array, s: jax.Array, b: jax.Array) -> jax.Array:
+    """``a * s + b``, and ``b`` where ``a`` is zero, so that a reset forgets also what is not finite."""
+    return jnp.where(a == 0, b, a * s + b)
 
 
 def _recurrence_fwd(parallel: bool, reverse: bool, a: jax.Array, b: jax.Array, start: jax.Array) -> Any:

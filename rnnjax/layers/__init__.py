@@ -21,13 +21,10 @@ from rnnjax.cells import describable
 from rnnjax.layers.batching import (
     Bucket,
     Buckets,
-    Packed,
     bucket_boundaries,
     bucket_by_length,
-    pack_documents,
     pad_sequences,
     padded_share,
-    unpack_documents,
 )
 from rnnjax.layers.bidirectional import (
     Bidirectional,
@@ -38,6 +35,7 @@ from rnnjax.layers.bidirectional import (
 )
 from rnnjax.layers.deep import DeepStack, DeepStackParams, DeepStackState
 from rnnjax.layers.norms import NormParams, init_norm, normalize
+from rnnjax.layers.packing import Packed, pack_documents, unpack_documents
 from rnnjax.layers.regularization import (
     activation_regularization,
     drop_connect,

@@ -1,13 +1,12 @@
-r"""Batches of ragged sequences that waste little: buckets of similar lengths, and documents packed into rows.
+r"""Batches of ragged sequences that waste little: buckets of similar lengths.
 
 A batch padded to its longest sequence computes ``B * max(lengths)`` steps, of which ``sum(lengths)`` count. Buckets put
-sequences of similar lengths together. Packing puts several documents into one row, one behind the other, and leaves it
-to ``resets`` of `unroll` that none sees another. Everything here runs on the host in NumPy, for shapes depend on data.
+sequences of similar lengths together; `pack_documents` puts several of them into one row. Everything here runs on the
+host in NumPy, for shapes depend on data.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,13 +17,12 @@ from rnnjax.cell import check_size, describe
 __all__ = [
     "Bucket",
     "Buckets",
-    "Packed",
     "bucket_boundaries",
     "bucket_by_length",
-    "pack_documents",
+    "check_arrays",
     "pad_sequences",
     "padded_share",
-    "unpack_documents",
+    "share_of_padding",
 ]
 
 _MAX_CANDIDATES = 1024  # lengths that a boundary may take: keeps the exact search below a second
@@ -42,21 +40,6 @@ class Buckets(NamedTuple):
 
     batches: tuple[Bucket, ...]
     boundaries: tuple[int, ...]  # the lengths that batches may have
-    padding: float  # the share of steps that hold nothing, in [0, 1)
-
-
-class Packed(NamedTuple):
-    """Documents packed into N rows of T steps, and where each of them went."""
-
-    xs: np.ndarray  # [T, N, ...]; zeros behind the last document of a row
-    resets: np.ndarray  # bool [T, N]: the first step of every document
-    ends: np.ndarray  # bool [T, N]: the last step of every document, the resets for ``reverse=True``
-    lengths: np.ndarray  # int [N]: steps of a row that hold documents
-    segment_ids: np.ndarray  # int [T, N]: the document of every step; -1 in padding
-    positions: np.ndarray  # int [T, N]: the step within its document; 0 in padding
-    rows: np.ndarray  # int [D]: the row of every document
-    starts: np.ndarray  # int [D]: its first step there
-    sizes: np.ndarray  # int [D]: its length
     padding: float  # the share of steps that hold nothing, in [0, 1)
 
 
@@ -79,7 +62,7 @@ def padded_share(lengths: Any, batch_size: int | None = None) -> float:
         batch_size = len(sizes)
     check_size("padded_share", "batch_size", batch_size)
     parts = [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
-    return _share(sizes, sum(len(part) * int(part.max()) for part in parts))
+    return share_of_padding(sizes, sum(len(part) * int(part.max()) for part in parts))
 
 
 def bucket_boundaries(lengths: Any, num_buckets: int) -> tuple[int, ...]:
@@ -189,7 +172,7 @@ def bucket_by_length(
     if rng is not None:
         batches = [batches[i] for i in rng.permutation(len(batches))]
     steps = sum(batch.seq_len * batch_size for batch in batches)
-    return Buckets(tuple(batches), tuple(map(int, tops)), _share(sizes, steps))
+    return Buckets(tuple(batches), tuple(map(int, tops)), share_of_padding(sizes, steps))
 
 
 def pad_sequences(
@@ -200,20 +183,24 @@ def pad_sequences(
     Args:
         sequences: arrays ``[L, ...]``.
         indices: int ``[B]``, which of them, -1 for a row that holds nothing; None takes all.
-        seq_len: T, at least the greatest L; None takes that.
+        seq_len: T, at least the greatest L of these; None takes that.
 
     Returns:
         ``xs [T, B, ...]`` with zeros in the padding, and ``lengths [B]``.
 
     Raises:
-        ValueError: for no sequences, arrays that do not fit together, or a ``seq_len`` that is too small.
+        ValueError: for no sequences, arrays that do not fit together, an index of none of them, or a ``seq_len`` that
+            is too small.
+        TypeError: if ``indices`` or ``seq_len`` are not integers.
 
     >>> xs, lengths = pad_sequences([[1, 2, 3], [4]])
     >>> xs.tolist(), lengths.tolist()
     ([[1, 4], [2, 0], [3, 0]], [3, 1])
     """
-    arrays = _check_arrays("pad_sequences", "sequence", sequences)
-    indices = np.arange(len(arrays)) if indices is None else np.asarray(indices)
+    arrays = check_arrays("pad_sequences", "sequence", sequences)
+    indices = np.arange(len(arrays)) if indices is None else _check_indices(indices, len(arrays))
+    if seq_len is not None and (isinstance(seq_len, bool) or not isinstance(seq_len, int | np.integer)):
+        raise TypeError(f"pad_sequences: seq_len must be an int, got {seq_len!r}.")
     lengths = np.asarray([len(arrays[i]) if i >= 0 else 0 for i in indices], np.int32)
     longest = int(lengths.max(initial=0))
     seq_len = longest if seq_len is None else seq_len
@@ -226,151 +213,9 @@ def pad_sequences(
     return xs, lengths
 
 
-def pack_documents(
-    documents: Sequence[Any],
-    *,
-    seq_len: int | None = None,
-    num_rows: int | None = None,
-    keep_order: bool = False,
-) -> Packed:
-    r"""Packs documents one behind the other into rows ``[T, N]``, without cutting any.
-
-    With ``unroll(cell, params, state, packed.xs, lengths=packed.lengths, resets=packed.resets)`` every document starts
-    from the cell's initial state, and `unpack_documents` returns to each the outputs that it would have had alone.
-
-    * ``seq_len`` alone: rows of T steps, as many as best fit needs; slice them into batches.
-    * ``num_rows`` alone: N streams of about the same length, as long as needed, and documents of any length. Cut the
-      streams into chunks of time for `tbptt`: the state carries a document from chunk to chunk.
-    * Both: exactly that shape, or an error.
-
-    Equal lengths give an equal layout, so targets are packed by a second call.
-
-    Args:
-        documents: arrays ``[L, ...]`` of one dtype, L at least 1.
-        seq_len: T.
-        num_rows: N.
-        keep_order: places the documents in the order given, so that shuffled documents give other rows; else the
-            longest first, which leaves less padding.
-
-    Raises:
-        ValueError: for no documents, an empty one, one longer than ``seq_len``, arrays that do not fit together, more
-            than ``num_rows`` rows of ``seq_len`` hold, or neither of the two.
-        TypeError: if a size is not an int.
-
-    >>> packed = pack_documents([[1, 2, 3], [4], [5, 6]], seq_len=4)
-    >>> packed.xs.T.tolist(), packed.lengths.tolist(), packed.padding
-    ([[1, 2, 3, 4], [5, 6, 0, 0]], [4, 2], 0.25)
-    >>> packed.resets.T.astype(int).tolist()
-    [[1, 0, 0, 1], [1, 0, 0, 0]]
-    """
-    where = "pack_documents"
-    arrays = _check_arrays(where, "document", documents)
-    if seq_len is None and num_rows is None:
-        raise ValueError(f"{where}: seq_len or num_rows must be given, got neither; seq_len is the length of a row.")
-    for name, value in (("seq_len", seq_len), ("num_rows", num_rows)):
-        if value is not None:
-            check_size(where, name, value)
-    sizes = np.asarray([len(array) for array in arrays], np.int64)
-    for index in np.flatnonzero(sizes == 0)[:1]:
-        raise ValueError(f"{where}: every document must have at least one step, got none in documents[{index}].")
-    order = np.arange(len(sizes)) if keep_order else np.argsort(-sizes, kind="stable")
-    if seq_len is None:
-        rows, starts, used = _to_shortest(sizes, order, num_rows or 1)
-    else:
-        rows, starts, used = _best_fit(sizes, order, seq_len, num_rows)
-    length, count = int(used.max()) if seq_len is None else seq_len, len(used)
-    positions = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    places = np.repeat(rows * length + starts, sizes) + positions  # of every step, where rows follow each other
-
-    def fill(values: Any, empty: Any, dtype: Any) -> np.ndarray:
-        flat = np.full((count * length, *np.shape(values)[1:]), empty, dtype)
-        flat[places] = values
-        return np.ascontiguousarray(flat.reshape(count, length, *flat.shape[1:]).swapaxes(0, 1))
-
-    return Packed(
-        xs=fill(np.concatenate(arrays), 0, arrays[0].dtype),
-        resets=fill(positions == 0, False, bool),
-        ends=fill(positions == np.repeat(sizes - 1, sizes), False, bool),
-        lengths=used.astype(np.int32),
-        segment_ids=fill(np.repeat(np.arange(len(sizes)), sizes), -1, np.int32),
-        positions=fill(positions, 0, np.int32),
-        rows=rows,
-        starts=starts,
-        sizes=sizes,
-        padding=_share(sizes, count * length),
-    )
-
-
-def unpack_documents(packed: Packed, ys: Any) -> list[Any]:
-    """The inverse of `pack_documents` for anything computed from its rows, such as the outputs of `unroll`.
-
-    Args:
-        packed: from `pack_documents`.
-        ys: ``[T, N, ...]``, of NumPy or JAX; gradients flow through.
-
-    Returns:
-        One array ``[L, ...]`` a document, in the order in which they were given.
-
-    Raises:
-        ValueError: if ``ys`` does not have the steps and rows of ``packed``.
-
-    >>> packed = pack_documents([[1, 2, 3], [4], [5, 6]], seq_len=4)
-    >>> [document.tolist() for document in unpack_documents(packed, packed.xs)]
-    [[1, 2, 3], [4], [5, 6]]
-    """
-    if tuple(ys.shape[:2]) != packed.resets.shape:
-        raise ValueError(
-            f"unpack_documents: ys must have shape [{', '.join(map(str, packed.resets.shape))}, ...], as the rows of "
-            f"packed, got {describe(ys)}."
-        )
-    layout = zip(packed.rows.tolist(), packed.starts.tolist(), packed.sizes.tolist(), strict=True)
-    return [ys[start : start + size, row] for row, start, size in layout]
-
-
-def _share(sizes: np.ndarray, steps: int) -> float:
+def share_of_padding(sizes: np.ndarray, steps: int) -> float:
     """The share of ``steps`` that sequences of these sizes leave empty."""
     return (steps - int(sizes.sum())) / steps
-
-
-def _best_fit(
-    sizes: np.ndarray, order: np.ndarray, seq_len: int, num_rows: int | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row and first step of every document, and the steps used of every row: each goes where least room is left."""
-    index = int(sizes.argmax())
-    if sizes[index] > seq_len:
-        raise ValueError(
-            f"pack_documents: every document must fit into a row of seq_len = {seq_len}, got {sizes[index]} steps in "
-            f"documents[{index}]; cut it, or give num_rows alone for rows as long as needed."
-        )
-    rows, starts = np.zeros_like(sizes), np.zeros_like(sizes)
-    used = [0] * (num_rows or 0)
-    room = [(seq_len, row) for row in range(num_rows or 0)]  # what is left of every row, in increasing order
-    for i in order.tolist():
-        size = int(sizes[i])
-        place = bisect.bisect_left(room, (size, -1))
-        if place == len(room):
-            if num_rows is not None:
-                raise ValueError(
-                    f"pack_documents: the documents must fit into num_rows = {num_rows} rows of seq_len = {seq_len}, "
-                    f"got {sizes.sum()} steps in documents that leave no room for all; give more rows, or longer ones."
-                )
-            used.append(0)
-            room.append((seq_len, len(used) - 1))
-        left, row = room.pop(place)
-        bisect.insort(room, (left - size, row))
-        rows[i], starts[i] = row, used[row]
-        used[row] += size
-    return rows, starts, np.asarray(used)
-
-
-def _to_shortest(sizes: np.ndarray, order: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `_best_fit`, where each document goes to the row that is the shortest so far."""
-    rows, starts, used = np.zeros_like(sizes), np.zeros_like(sizes), np.zeros(num_rows, np.int64)
-    for i in order:
-        row = int(used.argmin())
-        rows[i], starts[i] = row, used[row]
-        used[row] += sizes[i]
-    return rows, starts, used
 
 
 def _check_lengths(where: str, lengths: Any, name: str = "lengths") -> np.ndarray:
@@ -384,17 +229,32 @@ def _check_lengths(where: str, lengths: Any, name: str = "lengths") -> np.ndarra
     return array.astype(np.int64)
 
 
-def _check_arrays(where: str, kind: str, arrays: Sequence[Any]) -> list[np.ndarray]:
+def check_arrays(where: str, kind: str, arrays: Sequence[Any]) -> list[np.ndarray]:
     """The sequences as arrays that differ in their first axis alone."""
     found = [np.asarray(array) for array in arrays]
     if not found:
         raise ValueError(f"{where}: there must be at least one {kind}, got none.")
+    # An empty list has no dtype of its own, and where it is wrong, that is for its length.
+    first = next((array for array in found if array.shape != (0,)), found[0])
     for index, array in enumerate(found):
-        # An empty list has no dtype of its own, and what is wrong with it is its length.
-        same = array.ndim and (array.shape[1:], array.dtype) == (found[0].shape[1:], found[0].dtype)
+        same = array.ndim and (array.shape[1:], array.dtype) == (first.shape[1:], first.dtype)
         if not same and array.shape != (0,):
             raise ValueError(
                 f"{where}: every {kind} must be an array [L, ...] with the dtype and the other axes of the first, "
-                f"{describe(found[0])}, got {describe(array)} in {kind}s[{index}]."
+                f"{describe(first)}, got {describe(array)} in {kind}s[{index}]."
             )
-    return found
+    return [array if array.shape != (0,) else first[:0] for array in found]
+
+
+def _check_indices(indices: Any, count: int) -> np.ndarray:
+    array = np.asarray(indices)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"pad_sequences: indices must be integers, got {describe(array)}.")
+    if array.ndim != 1:
+        raise ValueError(f"pad_sequences: indices must have shape [B], got {describe(array)}.")
+    for index in array[(array < -1) | (array >= count)][:1]:
+        raise ValueError(
+            f"pad_sequences: indices must lie between 0 and {count - 1}, or be -1 for a row that holds nothing, got "
+            f"{index}."
+        )
+    return array.astype(np.int64)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import compute_dtype, describe
+from rnnjax.unroll import check_resets
 
 __all__ = [
     "activation_regularization",
@@ -85,6 +86,7 @@ def locked_dropout(
 
     Raises:
         ValueError: for a rate outside [0, 1), an ``xs`` without a time axis, or resets of another shape.
+        TypeError: if the resets are not bool.
 
     >>> import jax, jax.numpy as jnp
     >>> ys = locked_dropout(jax.random.key(0), jnp.ones((7, 2, 100)), 0.5)
@@ -95,10 +97,8 @@ def locked_dropout(
     xs = jnp.asarray(xs)
     if not xs.ndim:
         raise ValueError(f"locked_dropout: xs must have shape [T, *batch, H], got {describe(xs)}.")
-    if resets is not None and jnp.shape(resets) != xs.shape[: jnp.ndim(resets)]:
-        raise ValueError(
-            f"locked_dropout: resets must have the first axes of xs = {describe(xs)}, got {describe(resets)}."
-        )
+    if resets is not None:
+        resets = _check_resets("locked_dropout", resets, xs, "xs")
     if key is None or rate == 0:
         return xs
     return scale_kept(locked_mask(key, xs.shape, rate, resets=resets, reverse=reverse), xs, rate)
@@ -214,6 +214,10 @@ def temporal_activation_regularization(
     Returns:
         A scalar, float32 or wider; zero where there is no pair.
 
+    Raises:
+        ValueError: for lengths or resets of another shape.
+        TypeError: if the resets are not bool.
+
     >>> import jax.numpy as jnp
     >>> float(temporal_activation_regularization(jnp.arange(5.0)[:, None]))
     1.0
@@ -223,10 +227,18 @@ def temporal_activation_regularization(
         ys = jnp.where(valid, ys, jnp.zeros((), ys.dtype))  # before the difference, which would spread a NaN
         valid = valid[1:]  # a step's predecessor is valid if the step is
     if resets is not None:
+        resets = _check_resets("temporal_activation_regularization", resets, ys, "ys")
         joined = ~resets[1:].reshape(resets[1:].shape + (1,) * (ys.ndim - resets.ndim))
         valid = joined if valid is None else valid & joined
     dtype = compute_dtype(ys.dtype)
     return _mean_square(ys[1:].astype(dtype) - ys[:-1].astype(dtype), valid)
+
+
+def _check_resets(where: str, resets: Any, array: jax.Array, name: str) -> jax.Array:
+    """The resets of ``array [T, *batch, ...]``, where they themselves say how many axes are those of the batch."""
+    resets = jnp.asarray(resets)
+    axes = max(1, min(resets.ndim, array.ndim - 1))
+    return check_resets(where, resets, array.shape[:axes], name)
 
 
 def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | None:

@@ -76,11 +76,12 @@ def unroll_regularized(
         input_dropout: rate of `locked_dropout` on ``xs``.
         recurrent_dropout: rate of the mask on what the recurrent matmul sees.
         zoneout_h: probability that a unit of ``h`` keeps its value.
-        zoneout_c: probability that a unit of ``c`` keeps its value.
+        zoneout_c: probability that a unit of ``c`` keeps its value; where ``c`` has a meaning only together with a
+            normaliser ``n`` and a stabiliser ``m``, as in `SLSTM`, the unit keeps all three of them.
         weight_dropout: rate of `drop_connect` on ``w_hh``.
         output_dropout: rate of `locked_dropout` on ``ys``.
         expected_zoneout: without a key, states move by the mean of zoneout, ``rate * old + (1 - rate) * new``, as
-            the paper evaluates; with a key it changes nothing.
+            the paper evaluates; with a key it changes nothing. Not for ``zoneout_c`` of a cell with ``n`` and ``m``.
         lengths: as in `unroll`; the state of a row stands still in its padding.
         resets: as in `unroll`.
         reverse: as in `unroll`.
@@ -116,12 +117,13 @@ def unroll_regularized(
     options: dict[str, Any] = {"lengths": lengths, "resets": resets, "reverse": reverse, "remat": remat}
     stepwise = bool(zoneout_h or zoneout_c) if key is None else bool(recurrent_dropout or zoneout_h or zoneout_c)
     if stepwise:
-        _check_stepwise(cell, state, rates, implementation)
+        _check_stepwise(cell, state, rates, implementation, expected_zoneout and key is None)
     if not any(rates.values()) or (key is None and not (expected_zoneout and stepwise)):
         return unroll(cell, params, state, xs, implementation=implementation, **options)
     xs = jnp.asarray(xs)
     # What is wrong with the arguments is said before they are changed, in the words of `unroll`.
     jax.eval_shape(lambda: unroll(cell, params, state, xs, implementation="scan" if stepwise else None, **options))
+    resets = None if resets is None else jnp.asarray(resets)
     keys = _Keys(*((None,) * 6 if key is None else jax.random.split(key, 6)))
     xs = locked_dropout(keys.x, xs, input_dropout, resets=resets, reverse=reverse)
     if weight_dropout:
@@ -137,7 +139,12 @@ def unroll_regularized(
             zoneout=(("h", float(zoneout_h)), ("c", float(zoneout_c))),
         )
         # Zeros and ones, exact in every dtype, pass through lengths, reverse and remat as further features of x.
-        flat = [part.reshape(*xs.shape[: 1 + len(batch)], -1).astype(xs.dtype) for part in (xs, *drawn.values())]
+        steps = xs.shape[: 1 + len(batch)]
+        flat = [
+            # The size by name: where there is no step or no row, -1 could be anything.
+            part.reshape(*steps, math.prod(part.shape[len(steps) :])).astype(xs.dtype)
+            for part in (xs, *drawn.values())
+        ]
         state, ys = unroll(
             wrapper, _Wrapped(params), state, jnp.concatenate(flat, axis=-1), implementation="scan", **options
         )
@@ -155,14 +162,26 @@ class _Keys(NamedTuple):
     y: jax.Array | None
 
 
-def _check_stepwise(cell: Cell, state: Any, rates: dict[str, float], implementation: str | None) -> None:
+def _together(state: Any, field: str) -> tuple[str, ...]:
+    """The fields that keep their values as one: a ``c`` relative to a stabiliser is no memory beside another ``m``."""
+    return ("c", "n", "m") if field == "c" and hasattr(state, "n") and hasattr(state, "m") else (field,)
+
+
+def _check_stepwise(
+    cell: Cell, state: Any, rates: dict[str, float], implementation: str | None, expected: bool
+) -> None:
     for option, field in (("recurrent_dropout", "h"), ("zoneout_h", "h"), ("zoneout_c", "c")):
         if rates[option] and not hasattr(state, field):
-            advice = "unroll_stack takes the option for every layer" if hasattr(state, "layers") else "set it to 0"
+            advice = "unroll_stack takes the option for every layer" if hasattr(cell, "cells") else "set it to 0"
             raise ValueError(
                 f"unroll_regularized: {option} needs a state with a field {field}, got {type(state).__name__} of "
                 f"{type(cell).__name__}; {advice}."
             )
+    if expected and rates["zoneout_c"] and len(_together(state, "c")) > 1:
+        raise ValueError(
+            "unroll_regularized: expected_zoneout with zoneout_c needs a state whose c has a meaning by itself, got "
+            f"{type(state).__name__} of {type(cell).__name__}, with c relative to m; leave expected_zoneout out."
+        )
     if implementation not in (None, "scan"):
         raise ValueError(
             "unroll_regularized: implementation must be None or 'scan' with recurrent dropout or zoneout, "
@@ -185,7 +204,6 @@ def _draw(
         return drawn
     if rate := rates["recurrent_dropout"]:
         shape = (length, *state.h.shape)
-        resets = None if resets is None else jnp.asarray(resets)
         drawn["seen"] = jnp.broadcast_to(locked_mask(keys.h, shape, rate, resets=resets, reverse=reverse), shape)
     for field, key in (("h", keys.zh), ("c", keys.zc)):
         if key is not None and (rate := rates[f"zoneout_{field}"]):
@@ -214,7 +232,8 @@ class _Regularized:
         return self.cell.hidden_size
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> _Wrapped:
-        return _Wrapped(self.cell.init(key, input_size, dtype))
+        del input_size  # counts the masks, too
+        return _Wrapped(self.cell.init(key, self.x_shape[-1], dtype))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
         return self.cell.initial_state(batch_shape, dtype)
@@ -233,11 +252,11 @@ class _Regularized:
         new, y = self._dropped_step(params.params, state, x, masks.get("seen"))
         is_h = dict(self.zoneout)["h"] > 0 and _y_is_h(self.cell, params.params, state, x)
         for field, rate in self.zoneout:
-            if rate:
-                was, now = getattr(state, field), getattr(new, field)
+            for part in _together(state, field) if rate else ():
+                was, now = getattr(state, part), getattr(new, part)
                 mean = rate * was + (1 - rate) * now
                 new = new._replace(
-                    **{field: jnp.where(masks[field], was, now) if self.masks else mean.astype(now.dtype)}
+                    **{part: jnp.where(masks[field], was, now) if self.masks else mean.astype(now.dtype)}
                 )
         return new, new.h.astype(y.dtype) if is_h else y
 

@@ -202,7 +202,7 @@ def unroll_stack(
     key: jax.Array | None = None,
     **options: Any,
 ) -> tuple[StackState, jax.Array]:
-    """Unrolls a stack layer by layer, with dropout between the layers.
+    """Unrolls a stack layer by layer, with dropout between the layers; those of a stack within it are layers, too.
 
     Args:
         stack: the stack.
@@ -221,7 +221,7 @@ def unroll_stack(
         The final state and ``ys [T, *batch, H]``; without a key the same as ``unroll(stack, ...)``.
 
     Raises:
-        ValueError: for a rate outside [0, 1), or as `unroll` does.
+        ValueError: for a rate outside [0, 1), an option that a layer cannot take, or as `unroll` does.
     """
     check_rate("unroll_stack", "dropout_rate", dropout_rate)
     between: Any = [None] * len(stack.cells)
@@ -233,7 +233,17 @@ def unroll_stack(
     def apply(depth: int, cell: Cell, p: Any, s: Any, xs: jax.Array) -> tuple[Any, jax.Array]:
         if depth and key is not None:
             xs = drop(between[depth], xs, dropout_rate)
-        return unroll_regularized(cell, p, s, xs, key=within[depth], **options)
+        try:
+            if isinstance(cell, Stack):
+                return unroll_stack(
+                    cell, p, s, xs, dropout_rate=dropout_rate, locked=locked, key=within[depth], **options
+                )
+            return unroll_regularized(cell, p, s, xs, key=within[depth], **options)
+        except ValueError as error:
+            where, _, sentence = str(error).partition(": ")
+            if where not in ("unroll_regularized", "unroll_stack"):
+                raise
+            raise ValueError(f"unroll_stack: layer {depth} ({type(cell).__name__}): {sentence}") from error
 
     return _ascend("unroll_stack", stack, params, state, xs, apply)
 

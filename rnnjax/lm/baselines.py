@@ -83,9 +83,7 @@ def witten_bell(
     return float(-witten_bell_log_probs(train[-max_symbols:], valid, vocab_size, order).mean())
 
 
-def witten_bell_log_probs(
-    train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int = 5
-) -> np.ndarray:
+def witten_bell_log_probs(train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int = 5) -> np.ndarray:
     r"""Log-probabilities under an interpolated Witten-Bell n-gram model.
 
     p(w | h) = (c(h, w) + N(h) p(w | h')) / (c(h) + N(h)), where N(h) is the number of distinct symbols seen
@@ -112,9 +110,7 @@ def witten_bell_log_probs(
     """
     _require_both(train, valid, "witten_bell")
     if order < 1:
-        raise ValueError(
-            f"witten_bell: order must be at least 1, got {order}; use 5 for four symbols of context."
-        )
+        raise ValueError(f"witten_bell: order must be at least 1, got {order}; use 5 for four symbols of context.")
     probs = np.full(len(valid), 1.0 / vocab_size)
     # The contexts of the positions k, k+1, ... of each part, as ranks among the contexts seen in training, -1
     # for none.
@@ -123,9 +119,7 @@ def witten_bell_log_probs(
     num_contexts = 1
     for k in range(min(order, len(train), len(valid))):
         # A symbol after its context, as one number; the distinct ones, sorted, stand context by context.
-        grams, contexts, counts = np.unique(
-            contexts * vocab_size + train[k:], return_inverse=True, return_counts=True
-        )
+        grams, contexts, counts = np.unique(contexts * vocab_size + train[k:], return_inverse=True, return_counts=True)
         owners = grams // vocab_size
         followers = np.bincount(owners, minlength=num_contexts)  # N(h)
         totals = np.bincount(owners, weights=counts, minlength=num_contexts)  # c(h)
@@ -178,9 +172,7 @@ def xz(train: np.ndarray, valid: np.ndarray, vocabulary: Vocabulary) -> float:
 
 def _xz_size(parts: tuple[np.ndarray, ...], vocabulary: Vocabulary) -> int:
     compressor = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
-    size = sum(
-        len(compressor.compress(vocabulary.decode_bytes(ids))) for part in parts for ids in _blocks(part)
-    )
+    size = sum(len(compressor.compress(vocabulary.decode_bytes(ids))) for part in parts for ids in _blocks(part))
     return size + len(compressor.flush())
 
 

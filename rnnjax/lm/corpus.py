@@ -76,13 +76,9 @@ class TextOptions:
         object.__setattr__(self, "fractions", tuple(map(float, self.fractions)))
         check_level(self.level)
         if self.split not in SPLITS:
-            raise ValueError(
-                f"split: must be one of {', '.join(SPLITS)}, got {self.split!r}; use one of them."
-            )
+            raise ValueError(f"split: must be one of {', '.join(SPLITS)}, got {self.split!r}; use one of them.")
         if self.min_count < 1:
-            raise ValueError(
-                f"min_count: must be at least 1, got {self.min_count}; use 1 to keep every symbol."
-            )
+            raise ValueError(f"min_count: must be at least 1, got {self.min_count}; use 1 to keep every symbol.")
         if self.rows < 1:
             raise ValueError(f"rows: must be at least 1, got {self.rows}; use the batch size.")
         if len(self.fractions) != 3 or min(self.fractions) < 0 or not abs(sum(self.fractions) - 1) < 1e-6:
@@ -95,9 +91,7 @@ class TextOptions:
                 f"glob: must be a pattern below the directory, got {self.glob!r}; use for example '*.txt'."
             )
         if self.document_separator == "":
-            raise ValueError(
-                "document_separator: must not be empty, got ''; use None for a text that is one whole."
-            )
+            raise ValueError("document_separator: must not be empty, got ''; use None for a text that is one whole.")
         try:
             "".encode(self.encoding)
         except LookupError as error:
@@ -176,9 +170,7 @@ def load_corpus(
 
         def read(tally: Tally) -> Iterator[Sequence[str]]:
             separator = "\n" if options.document_separator is None else options.document_separator
-            return read_symbols(
-                sources, options.level, encoding=options.encoding, separator=separator, tally=tally
-            )
+            return read_symbols(sources, options.level, encoding=options.encoding, separator=separator, tally=tally)
 
         tally = Tally()
         counts = count_symbols(read(tally))
@@ -191,15 +183,13 @@ def load_corpus(
         del counts, kept
         if not n_symbols:
             raise ValueError(
-                f"load_corpus: the text must hold at least one symbol, got none from {described}; name "
-                "another text."
+                f"load_corpus: the text must hold at least one symbol, got none from {described}; name another text."
             )
         again = Tally()
         (train, valid, test), starts = _fill(read(again), n_symbols, vocabulary, options, unknown)
         if again.sha256 != tally.sha256:
             raise ValueError(
-                f"load_corpus: the text must not change while it is read, got a change in {described}; copy "
-                "it first."
+                f"load_corpus: the text must not change while it is read, got a change in {described}; copy it first."
             )
     return Corpus(vocabulary, train, valid, test, *starts, tally.sha256, described, n_symbols, tally.n_bytes)
 
@@ -225,8 +215,7 @@ def require_length(num_symbols: int, batch_size: int, chunk_len: int, where: str
     """Raises the ValueError of a text that is too short for one chunk, with the sizes that would do."""
     if batch_size < 1 or chunk_len < 1:
         raise ValueError(
-            f"{where}: batch_size and chunk_len must be at least 1, got {batch_size} and {chunk_len}; use 1 "
-            "or more."
+            f"{where}: batch_size and chunk_len must be at least 1, got {batch_size} and {chunk_len}; use 1 or more."
         )
     needed = batch_size * (chunk_len + 1)
     if num_symbols >= needed:

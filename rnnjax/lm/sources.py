@@ -25,9 +25,7 @@ __all__ = ["Source", "Tally", "open_sources", "read_symbols", "stdlib_files"]
 
 _BLOCK_BYTES = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
-_NO_STDLIB = frozenset(
-    {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"}
-)
+_NO_STDLIB = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})
 
 
 class Source(NamedTuple):
@@ -208,8 +206,7 @@ def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
     ]
     if not visible:
         raise FileNotFoundError(
-            f"load_corpus: a directory must hold a file that matches {glob!r}, got none in {directory}; "
-            "change --glob."
+            f"load_corpus: a directory must hold a file that matches {glob!r}, got none in {directory}; change --glob."
         )
     return [Source(str(directory / name), directory / name) for name in visible]
 

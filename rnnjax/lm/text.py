@@ -68,18 +68,14 @@ class Vocabulary:
     def __post_init__(self) -> None:
         check_level(self.level)
         if len(set(self.symbols)) != len(self.symbols):
-            raise ValueError(
-                "Vocabulary: symbols must be distinct, got a repeated one; remove the repetition."
-            )
+            raise ValueError("Vocabulary: symbols must be distinct, got a repeated one; remove the repetition.")
         if self.level == "byte" and self.symbols != _BYTES:
             raise ValueError(
                 f"Vocabulary: a byte vocabulary must be the 256 characters U+0000 to U+00FF in order, "
                 f"got {len(self.symbols)} symbols; build it with Vocabulary.from_counts('byte', {{}})."
             )
         if self.level == "char" and any(len(symbol) != 1 for symbol in self.symbols):
-            raise ValueError(
-                "Vocabulary: symbols of level 'char' must be single characters; use level='word'."
-            )
+            raise ValueError("Vocabulary: symbols of level 'char' must be single characters; use level='word'.")
         if self.unknown is not None and not 0 <= self.unknown < len(self.symbols):
             raise ValueError(
                 f"Vocabulary: unknown must be an id below {len(self.symbols)}, got {self.unknown}; use None "

@@ -356,9 +356,7 @@ class _Training:
             if len(corpus.valid) > 1:
                 valid = self.valid_loss(params, None)
             if len(corpus.test) > 1:
-                test = evaluate(
-                    self.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts
-                ).loss
+                test = evaluate(self.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts).loss
             row = {"kind": "done", "step": self.progress.step, "best_step": step, "reason": reason}
             self.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(self.seconds(), 3)})
         return Outcome(reason, self.progress, step, valid, test)

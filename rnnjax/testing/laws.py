@@ -165,6 +165,18 @@ def _padding(case: Case) -> None:
         raise AssertionError("an output or a gradient of the padding is not zero")
 
 
+def _resets(case: Case) -> None:
+    at = TIME // 2
+    problem = case.problem._replace(
+        lengths=jnp.full_like(case.problem.lengths, TIME),
+        resets=jnp.zeros_like(case.problem.resets).at[at].set(True),
+    )
+    poisoned = problem._replace(xs=problem.xs.at[at - 1].set(jnp.nan))
+    run = with_gradients(case.cell, case.implementation)
+    got, want = run(poisoned), run(problem)
+    assert_close((got.state, got.ys[at:]), (want.state, want.ys[at:]), 0)
+
+
 def _dtypes(case: Case) -> None:
     for params_dtype, dtype in (("float32",) * 2, ("bfloat16",) * 2, ("bfloat16", "float32"), ("float64",) * 2):
         problem = make_problem(case.cell, case.input_size, dtype=jnp.dtype(params_dtype), state_dtype=jnp.dtype(dtype))
@@ -241,20 +253,6 @@ def _values(case: Case) -> None:
             raise AssertionError(f"the leaf {jax.tree_util.keystr(path[1:])} has no name; use a NamedTuple")
 
 
-def _one_trace(case: Case) -> None:
-    traces = []
-
-    def run(cell: Any, problem: Problem) -> Any:
-        traces.append(cell)
-        return unroll_problem(cell, case.implementation, problem)
-
-    compiled = fast_jit(run, static_argnums=0)
-    for seed, cell in enumerate((case.cell, copy.deepcopy(case.cell))):
-        compiled(cell, make_problem(case.cell, case.input_size, seq_len=2, seed=seed))
-    if len(traces) != 1:
-        raise AssertionError("the second of two equal cells was traced again")
-
-
 def _derivative(case: Case) -> None:
     along = tuple(make_problem(case.cell, case.input_size, seq_len=TIME, seed=1)[:3])
     run = with_gradients(case.cell, case.implementation)
@@ -320,12 +318,12 @@ LAWS: dict[str, Law] = {
     "scan": Law("unroll equals lax.scan over step, written by hand", _scan_by_hand),
     "chunks": Law("two chunks with the state carried over equal one unroll", _chunks),
     "padding": Law("inputs and resets in the padding reach no output, no final state and no gradient", _padding),
+    "resets": Law("a reset forgets everything before it, also what is not finite", _resets),
     "dtypes": Law("state, outputs and gradients keep their shapes and dtypes", _dtypes),
     "batch_axes": Law("any number of batch axes gives the same numbers", _batch_axes),
     "vmap": Law("a batch equals vmap over its examples", _vmap),
     "causality": Law("no output depends on a later input, and each depends on its own", _causality),
     "jit": Law("compiling changes no number", _jit),
-    "one_trace": Law("an equal cell and new numbers compile nothing anew", _one_trace),
     "derivative": Law("the gradient equals finite differences", _derivative),
     "second_derivative": Law("the second derivative equals finite differences of the first", _second_derivative),
     "remat": Law("checkpointing through time changes no number", _remat),

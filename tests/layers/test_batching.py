@@ -186,6 +186,13 @@ def test_symbols_and_their_targets_share_a_layout():
 # --- errors ---
 
 
+@pytest.mark.quick
+def test_an_empty_sequence_takes_the_dtype_of_the_others():
+    xs, lengths = pad_sequences([[], [1, 2]], indices=[1, -1, 0])
+    np.testing.assert_array_equal(xs, [[1, 0, 0], [2, 0, 0]])
+    assert xs.dtype == np.asarray([1]).dtype and lengths.tolist() == [2, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "sentence"),
     [
@@ -214,11 +221,37 @@ def test_symbols_and_their_targets_share_a_layout():
             ValueError,
             "pad_sequences: seq_len must be at least the longest sequence, 2, got 1.",
         ),
+        (lambda: pad_sequences([[1, 2]], seq_len=2.5), TypeError, "pad_sequences: seq_len must be an int, got 2.5."),
+        (
+            lambda: pad_sequences([[1, 2], [3]], indices=[1, 5]),
+            ValueError,
+            "pad_sequences: indices must lie between 0 and 1, or be -1 for a row that holds nothing, got 5.",
+        ),
+        (
+            lambda: pad_sequences([[1, 2], [3]], indices=[-1, -2]),
+            ValueError,
+            "pad_sequences: indices must lie between 0 and 1, or be -1 for a row that holds nothing, got -2.",
+        ),
+        (
+            lambda: pad_sequences([[1]], indices=[0.0]),
+            TypeError,
+            "pad_sequences: indices must be integers, got f64[1].",
+        ),
+        (
+            lambda: pad_sequences([[1]], indices=[[0]]),
+            ValueError,
+            "pad_sequences: indices must have shape [B], got i64",
+        ),
         (lambda: pack_documents([], seq_len=3), ValueError, "pack_documents: there must be at least one document"),
         (
             lambda: pack_documents([[1], []], seq_len=3),
             ValueError,
             "pack_documents: every document must have at least one step, got none in documents[1].",
+        ),
+        (
+            lambda: pack_documents([[], [1, 2]], seq_len=4),
+            ValueError,
+            "pack_documents: every document must have at least one step, got none in documents[0].",
         ),
         (
             lambda: pack_documents([[1], [1, 2, 3, 4]], seq_len=3),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Stack, unroll_regularized
+from rnnjax import GRU, LSTM, SLSTM, Stack, unroll_regularized, unroll_stack
 from rnnjax.layers.regularization import locked_mask
-from tests.cells_table import Row, fast_jit, loss_of, make_problem, plain
+from tests.cells_table import Row, assert_close, fast_jit, loss_of, make_problem, plain
+from tests.references.numpy_core import sigmoid
 
 KEY = jax.random.key(0)
 OTHER = jax.random.key(1)
@@ -112,6 +113,75 @@ def test_activation_regularizers_are_means_over_what_is_valid(x64):
     assert ar(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
 
 
+# --- cells and shapes of their own ---
+
+
+def test_zoneout_of_a_stabilised_memory_is_that_of_the_memory_itself(x64):
+    """A literal loop over ``exp(m) c`` and ``exp(m) n``, which has no stabiliser that a kept ``c`` could miss."""
+    cell = SLSTM(4)
+    problem = plain(make_problem(Row(cell), seq_len=7))
+    xs, start = 3 * problem.xs, cell.initial_state((3,), jnp.float64)
+    state, ys = fast_jit(lambda params: unroll_regularized(cell, params, start, xs, key=KEY, zoneout_c=0.5))(
+        problem.params
+    )
+    kept = np.asarray(jax.random.bernoulli(jax.random.split(KEY, 6)[3], 0.5, (7, 3, 4)))
+    w_ih, w_hh, b = map(np.asarray, problem.params)
+    h, memory, count = np.zeros((3, 3, 4))
+    for x, keep, y in zip(np.asarray(xs), kept, ys):
+        i, f, g, o = np.split(x @ w_ih + b + h @ w_hh, 4, axis=-1)
+        new_memory = sigmoid(f) * memory + np.exp(i) * np.tanh(g)
+        new_count = sigmoid(f) * count + np.exp(i)
+        h = sigmoid(o) * new_memory / new_count
+        memory, count = np.where(keep, memory, new_memory), np.where(keep, count, new_count)
+        np.testing.assert_allclose(y, h, rtol=1e-10)
+    np.testing.assert_allclose(np.exp(state.m) * state.c, memory, rtol=1e-10)
+    np.testing.assert_allclose(np.exp(state.m) * state.n, count, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"^unroll_regularized: expected_zoneout with zoneout_c needs a state whose c"):
+        unroll_regularized(cell, problem.params, start, xs, expected_zoneout=True, zoneout_c=0.5)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("shape", [(0, 2, 3), (5, 0, 3)], ids=["no step", "no row"])
+def test_no_step_and_no_row(shape):
+    cell = LSTM(4)
+    state = jax.tree.map(lambda leaf: leaf + 2.0, cell.initial_state(shape[1:2]))
+    resets = jnp.ones(shape[:2], bool)
+    final, ys = unroll_regularized(cell, cell.init(KEY, 3), state, jnp.ones(shape), key=KEY, resets=resets, **RATES)
+    assert ys.shape == (*shape[:2], 4)
+    jax.tree.map(np.testing.assert_array_equal, final, state)
+
+
+def test_a_stack_within_a_stack_is_more_layers(x64):
+    stack = Stack((LSTM(5), Stack((GRU(4), GRU(3)))))
+    problem = plain(make_problem(Row(stack), seq_len=4))
+    rates = {"recurrent_dropout": 0.3, "zoneout_h": 0.2}
+
+    def by_hand(p):
+        (between, within), ((a, b), (c, d)) = jax.random.split(KEY, (2, 2)), (p.params.layers, p.state.layers)
+        low, ys = unroll_regularized(LSTM(5), a, c, p.xs, key=within[0], **rates)
+        ys, (between, within) = rnnjax.dropout(between[1], ys, 0.5), jax.random.split(within[1], (2, 2))
+        middle, ys = unroll_regularized(GRU(4), b.layers[0], d.layers[0], ys, key=within[0], **rates)
+        ys = rnnjax.dropout(between[1], ys, 0.5)
+        high, ys = unroll_regularized(GRU(3), b.layers[1], d.layers[1], ys, key=within[1], **rates)
+        return type(p.state)((low, type(p.state)((middle, high)))), ys
+
+    run = fast_jit(lambda p: (unroll_stack(stack, *p[:3], key=KEY, dropout_rate=0.5, **rates), by_hand(p)))
+    assert_close(*run(problem))
+
+
+@pytest.mark.quick
+def test_resets_may_be_lists():
+    cell, flags = LSTM(4), [[t == 2, t == 3] for t in range(5)]
+    params, state, xs = cell.init(KEY, 3), cell.initial_state((2,)), jax.random.normal(OTHER, (5, 2, 3))
+    options = {"key": KEY, "input_dropout": 0.4, "recurrent_dropout": 0.4}
+    lists = unroll_regularized(cell, params, state, xs, resets=flags, **options)
+    arrays = unroll_regularized(cell, params, state, xs, resets=jnp.asarray(flags), **options)
+    jax.tree.map(np.testing.assert_array_equal, lists, arrays)
+    pairs = np.diff(np.asarray(xs), axis=0)[~np.asarray(flags)[1:]]
+    value = rnnjax.temporal_activation_regularization(xs, resets=flags)
+    np.testing.assert_allclose(value, (pairs**2).mean(), rtol=1e-5)
+
+
 # --- errors ---
 
 
@@ -177,7 +247,31 @@ def test_errors_of_the_functions():
         ValueError, match=r"^drop_connect: params must have an array 'w_x', got b, w_hh, w_ih; name one"
     ):
         rnnjax.drop_connect(KEY, LSTM(4).init(KEY, 3), 0.5, fields=("w_x",))
-    with pytest.raises(ValueError, match=r"^locked_dropout: resets must have the first axes of xs = f32\[4,2,3\], got"):
-        rnnjax.locked_dropout(KEY, jnp.ones((4, 2, 3)), 0.5, resets=jnp.ones((4, 3), bool))
+    xs, tar = jnp.ones((4, 2, 3)), rnnjax.temporal_activation_regularization
+    for where, of, call in (
+        ("locked_dropout", "xs", functools.partial(rnnjax.locked_dropout, KEY, xs, 0.5)),
+        ("temporal_activation_regularization", "ys", functools.partial(tar, xs)),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^{where}: resets must have shape \[4, 2\], as {of} without features, got"
+        ):
+            call(resets=jnp.ones((4, 3), bool))
+        with pytest.raises(TypeError, match=rf"^{where}: resets must be bool, got i32\[4,2\]; compare with != 0 first"):
+            call(resets=jnp.ones((4, 2), jnp.int32))
     with pytest.raises(ValueError, match=r"^activation_regularization: lengths must have the batch shape of ys"):
         rnnjax.activation_regularization(jnp.ones((4, 2, 3)), lengths=jnp.ones(3, int))
+
+
+@pytest.mark.quick
+def test_errors_of_a_layer_name_it():
+    mixed = Stack((LSTM(4), rnnjax.GRUResetBefore(4)))
+    sentence = "recurrent_dropout needs an affine cell with w_hh, or one whose step reads h"
+    for stack, options, want in (
+        (mixed, {"recurrent_dropout": 0.1}, f"layer 1 (GRUResetBefore): {sentence}"),
+        (Stack((LSTM(4), mixed)), {"recurrent_dropout": 0.1}, f"layer 1 (Stack): layer 1 (GRUResetBefore): {sentence}"),
+        (mixed, {"zoneout_c": 0.1}, "layer 1 (GRUResetBefore): zoneout_c needs a state with a field c, got"),
+    ):
+        params, state = stack.init(KEY, 3), stack.initial_state((2,))
+        with pytest.raises(ValueError) as caught:
+            unroll_stack(stack, params, state, jnp.ones((5, 2, 3)), key=KEY, **options)
+        assert str(caught.value).startswith(f"unroll_stack: {want}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, ContextState, ConvLSTM, LearnedState, Stack, start_state
+from rnnjax import GRU, LSTM, SLSTM, ContextState, ConvLSTM, DeepStack, LearnedState, Stack, start_state
 from tests.cells_table import Row, fast_jit, loss_of, make_problem
 from tests.references.numpy_core import numpy_gru, numpy_lstm
 
@@ -148,6 +148,39 @@ def test_a_context_reaches_the_outputs_and_the_gradient(x64):
     np.testing.assert_allclose(slope, (above - below) / 2e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("cell", [SLSTM(4), Stack((GRU(2), DeepStack(SLSTM(4), 2)))], ids=["one", "nested"])
+def test_only_h_of_an_slstm_is_learned_or_set(cell):
+    """The normaliser stays a sum of positive weights, and every number that is a parameter has a gradient."""
+    xs, plain = jnp.ones((3, 2, 3)), jax.tree_util.tree_leaves_with_path(cell.initial_state((2,)))
+    learned, context = LearnedState(cell), ContextState(cell)
+    params, maps = learned.init(KEY, 3), context.init(KEY, 5)
+    begin = {
+        "learned": (params.start, lambda start: start_state(learned, params._replace(start=start), (2,))),
+        "context": (maps.w, lambda w: context.apply(maps._replace(w=w), np.eye(5)[:2])),
+    }
+    for start, make in begin.values():
+        start = jax.tree.map(lambda leaf: leaf + 0.3, start)
+        names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(start)]
+        assert names and all(name.endswith(".h") for name in names)
+        state = jax.tree_util.tree_leaves_with_path(make(start))
+        for (path, leaf), (same, other) in zip(state, plain, strict=True):
+            assert path == same and leaf.shape == other.shape
+            if jax.tree_util.keystr(path) in names:
+                assert (leaf != other).all()
+            else:
+                np.testing.assert_array_equal(leaf, other)
+        slope = fast_jit(jax.grad(lambda s, make=make: rnnjax.unroll(cell, params.cell, make(s), xs)[1].sum()))(start)
+        for leaf in jax.tree.leaves(slope):  # of w, the rows of the two contexts
+            assert np.isfinite(leaf).all() and (np.atleast_2d(leaf)[:2] != 0).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Misnamed(GRU):
+    """A cell that names a field that its state does not have."""
+
+    free_state = ("c",)
+
+
 @dataclasses.dataclass(frozen=True)
 class Counts(GRU):
     """A cell with a state of integers."""
@@ -164,6 +197,9 @@ def test_errors_of_cells_with_a_start(wrapper):
         wrapper(GRU)
     with pytest.raises(TypeError, match=rf"^{name}: the state of Counts must be of floating dtypes, got i32\[\]; make"):
         wrapper(Counts(4))
+    sentence = rf"^{name}: free_state of Misnamed must be a tuple of fields of its state, of h, got \('c',\)\.$"
+    with pytest.raises(ValueError, match=sentence):
+        wrapper(Stack((GRU(3), Misnamed(4))))
 
 
 @pytest.mark.quick
@@ -179,3 +215,6 @@ def test_errors_of_a_context():
     )
     with pytest.raises(ValueError, match=sentence):
         start.apply(params, jnp.ones((2, 4)))
+    np.testing.assert_array_equal(
+        start.apply(params, [1, 0, 2, 0, 1]).h, start.apply(params, jnp.array([1, 0, 2, 0, 1])).h
+    )
