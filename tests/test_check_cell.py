@@ -9,7 +9,6 @@ import pytest
 
 import rnnjax
 from rnnjax import affine_step, check_cell
-from tests.cells_table import rows
 
 
 class State(NamedTuple):
@@ -251,11 +250,6 @@ def test_broken_cell(name):
 def test_good_cell(cell):
     check_cell(cell, 3)
     check_cell(cell, 1, batch_size=1)
-
-
-@rows()
-def test_every_cell_of_the_table_is_good(row):
-    check_cell(row.cell, row.input_size)
 
 
 def test_a_parameter_without_effect_is_allowed():
