@@ -17,6 +17,7 @@ __all__ = [
     "Gates",
     "LinearCell",
     "affine_step",
+    "batch_axes",
     "batch_shape",
     "check_cell",
     "check_size",
@@ -292,6 +293,17 @@ def check_size(where: str, name: str, value: Any) -> None:
         raise TypeError(f"{where}: {name} must be an int, got {value!r}.")
     if value < 1:
         raise ValueError(f"{where}: {name} must be at least 1, got {value}.")
+
+
+def batch_axes(batch_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The argument of an ``initial_state``, as a tuple.
+
+    Raises:
+        TypeError: if it is none; a single size is the commonest slip.
+    """
+    if not isinstance(batch_shape, tuple | list):
+        raise TypeError(f"initial_state: batch_shape must be a tuple of sizes, got {batch_shape!r}; write (32,).")
+    return tuple(batch_shape)
 
 
 def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:

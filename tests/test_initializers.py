@@ -7,6 +7,7 @@ import pytest
 
 from rnnjax import GRU, LSTM, Chrono, Elman, Glorot, Identity, Orthogonal, Stack, Uniform
 from rnnjax.initializers import Initializer, per_gate
+from tests.cells_table import CELLS, VARIANTS, rows
 
 KEY = jax.random.key(0)
 ALL = [Chrono(10), Glorot(), Identity(), Orthogonal(), Uniform()]
@@ -165,3 +166,11 @@ def test_own_initialisers_work_in_a_cell():
 def test_chrono_needs_three_steps(lag):
     with pytest.raises(ValueError, match=rf"^Chrono: max_lag must be at least 3 steps, got {lag}\.$"):
         Chrono(lag)
+
+
+@pytest.mark.quick
+@rows(CELLS | VARIANTS)
+def test_a_batch_size_is_no_batch_shape(row):
+    with pytest.raises(TypeError, match=r"^initial_state: batch_shape must be a tuple .*, got 7; write \(32,\)\.$"):
+        row.cell.initial_state(7)
+    assert jax.tree.leaves(row.cell.initial_state([2, 7]))[0].shape[:2] == (2, 7)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, compute_dtype, split_gates
-from rnnjax.cells.lstm import LSTMState, gate_biases
+from rnnjax.cell import batch_axes, check_size, compute_dtype, split_gates
+from rnnjax.cells.lstm import LSTMState
+from rnnjax.cells.weights import gate_biases
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["ConvLSTM", "ConvLSTMParams"]
@@ -116,7 +117,7 @@ class ConvLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
         """Zeros, in two arrays ``[*batch, *spatial, H]``."""
-        shape = (*batch_shape, *self.spatial_shape, self.hidden_size)
+        shape = (*batch_axes(batch_shape), *self.spatial_shape, self.hidden_size)
         return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
     def step(self, params: ConvLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 
 __all__ = ["Elman", "ElmanParams", "ElmanState"]
@@ -78,7 +78,7 @@ class Elman:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> ElmanState:
         """Zeros."""
-        return ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return ElmanState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def update(self, params: ElmanParams, state: ElmanState, zx: Gates, zh: Gates) -> tuple[ElmanState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size
-from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cells.weights import gru_weights
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["GRU", "GRUParams", "GRUState"]
 
@@ -71,24 +72,12 @@ class GRU:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUParams:
         """New parameters; the biases are zero but for the update bias."""
-        check_size("GRU.init", "input_size", input_size)
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        size = self.hidden_size
-        zeros = jnp.zeros((size,), dtype)
-        if isinstance(self.update_bias, Chrono):
-            b_z = self.update_bias(key_b, (size,), dtype)
-        else:
-            b_z = jnp.full((size,), self.update_bias, dtype)
-        return GRUParams(
-            w_ih=per_gate(self.input_init, key_ih, (input_size, size), 3, dtype),
-            w_hh=per_gate(self.recurrent_init, key_hh, (size, size), 3, dtype),
-            b=jnp.concatenate([zeros, b_z, zeros]),
-            b_hn=zeros,
-        )
+        weights = gru_weights(self, key, input_size, dtype)
+        return GRUParams(*weights, b_hn=jnp.zeros((self.hidden_size,), dtype))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
         """Zeros."""
-        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return GRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def update(self, params: GRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

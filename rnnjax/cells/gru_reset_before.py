@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul, split_gates
 from rnnjax.cells.gru import GRUState
-from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.cells.weights import gru_weights
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["GRUResetBefore", "GRUResetBeforeParams"]
 
@@ -65,23 +66,11 @@ class GRUResetBefore:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUResetBeforeParams:
         """New parameters; ``b`` is zero but for the update bias."""
-        check_size("GRUResetBefore.init", "input_size", input_size)
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        size = self.hidden_size
-        zeros = jnp.zeros((size,), dtype)
-        if isinstance(self.update_bias, Chrono):
-            b_z = self.update_bias(key_b, (size,), dtype)
-        else:
-            b_z = jnp.full((size,), self.update_bias, dtype)
-        return GRUResetBeforeParams(
-            w_ih=per_gate(self.input_init, key_ih, (input_size, size), 3, dtype),
-            w_hh=per_gate(self.recurrent_init, key_hh, (size, size), 3, dtype),
-            b=jnp.concatenate([zeros, b_z, zeros]),
-        )
+        return GRUResetBeforeParams(*gru_weights(self, key, input_size, dtype))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
         """Zeros."""
-        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return GRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def step(self, params: GRUResetBeforeParams, state: GRUState, x: jax.Array) -> tuple[GRUState, jax.Array]:
         """One step; see the equations of the class."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, compute_dtype, describe, matmul, split_gates
+from rnnjax.cell import batch_axes, check_size, compute_dtype, describe, matmul, split_gates
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]
@@ -88,7 +88,7 @@ class RecurrentHighway:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> RecurrentHighwayState:
         """Zeros."""
-        return RecurrentHighwayState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return RecurrentHighwayState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def step(
         self, params: RecurrentHighwayParams, state: RecurrentHighwayState, x: jax.Array

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size
 from rnnjax.initializers import Glorot, Initializer
 
 __all__ = ["IndRNN", "IndRNNParams", "IndRNNState"]
@@ -84,7 +84,7 @@ class IndRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> IndRNNState:
         """Zeros."""
-        return IndRNNState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return IndRNNState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def update(self, params: IndRNNParams, state: IndRNNState, zx: Gates, zh: Gates) -> tuple[IndRNNState, jax.Array]:
         """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""

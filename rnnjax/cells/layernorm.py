@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size, split_gates
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size, split_gates
 from rnnjax.cells.gru import GRUState
-from rnnjax.cells.lstm import LSTMState
-from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
+from rnnjax.cells.lstm import LSTMState, lstm_state
+from rnnjax.cells.weights import gru_weights, lstm_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = [
@@ -93,9 +93,8 @@ class LayerNormLSTM:
         )
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+        """Zeros."""
+        return lstm_state(batch_shape, self.hidden_size, dtype)
 
     def update(
         self, params: LayerNormLSTMParams, state: LSTMState, zx: Gates, zh: Gates
@@ -172,16 +171,13 @@ class LayerNormGRU:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormGRUParams:
         """New parameters: gains of one, and biases of zero but for the update bias."""
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
-        b_z = keep_bias(self.update_bias, key_b, self.hidden_size, dtype)
-        zeros = jnp.zeros_like(b_z)
-        b = jnp.concatenate([zeros, b_z, zeros])
-        return LayerNormGRUParams(w_ih, w_hh, b, b_hn=zeros, gain_x=jnp.ones_like(b), gain_h=jnp.ones_like(b))
+        w_ih, w_hh, b = gru_weights(self, key, input_size, dtype)
+        b_hn = jnp.zeros((self.hidden_size,), dtype)
+        return LayerNormGRUParams(w_ih, w_hh, b, b_hn, gain_x=jnp.ones_like(b), gain_h=jnp.ones_like(b))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
         """Zeros."""
-        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return GRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def update(self, params: LayerNormGRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
         """The pointwise part of a step and its four norms; see the equations of the class."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, check_size, compute_dtype
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size, compute_dtype
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 
 __all__ = ["LeakyParams", "LeakyRNN", "LeakyState", "leaky_noise"]
@@ -97,7 +97,7 @@ class LeakyRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LeakyState:
         """Zeros."""
-        return LeakyState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return LeakyState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def alpha(self, params: LeakyParams) -> jax.Array | float:
         """The share of the state that a step replaces, ``dt / tau``: ``[H]`` if learned, else one number."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import check_size, linear_step, matmul, split_gates
+from rnnjax.cell import batch_axes, check_size, linear_step, matmul, split_gates
 
 __all__ = ["LRU", "LRUParams", "LRUState"]
 
@@ -112,7 +112,7 @@ class LRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LRUState:
         """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_shape, self._num_states)
+        shape = (*batch_axes(batch_shape), self._num_states)
         return LRUState(re=jnp.zeros(shape, dtype), im=jnp.zeros(shape, dtype))
 
     def coefficients(

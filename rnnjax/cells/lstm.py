@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size
-from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cells.weights import lstm_weights
+from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
-__all__ = ["LSTM", "LSTMParams", "LSTMState"]
+__all__ = ["LSTM", "LSTMParams", "LSTMState", "lstm_state"]
 
 
 class LSTMParams(NamedTuple):
@@ -30,13 +31,10 @@ class LSTMState(NamedTuple):
     c: jax.Array  # [*batch, H]
 
 
-def gate_biases(forget_bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> jax.Array:
-    """The bias ``[4 size]`` of gates ``i, f, g, o`` at the start: zero but for the forget bias, see `LSTM`."""
-    zeros = jnp.zeros((size,), dtype)
-    if isinstance(forget_bias, Chrono):
-        b_f = forget_bias(key, (size,), dtype)
-        return jnp.concatenate([-b_f, b_f, zeros, zeros])
-    return jnp.concatenate([zeros, jnp.full((size,), forget_bias, dtype), zeros, zeros])
+def lstm_state(batch_shape: tuple[int, ...], size: int, dtype: Any) -> LSTMState:
+    """Zeros, in two arrays: a buffer cannot be donated twice."""
+    shape = (*batch_axes(batch_shape), size)
+    return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +77,11 @@ class LSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        check_size("LSTM.init", "input_size", input_size)
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        size = self.hidden_size
-        return LSTMParams(
-            w_ih=per_gate(self.input_init, key_ih, (input_size, size), 4, dtype),
-            w_hh=per_gate(self.recurrent_init, key_hh, (size, size), 4, dtype),
-            b=gate_biases(self.forget_bias, key_b, size, dtype),
-        )
+        return LSTMParams(*lstm_weights(self, key, input_size, dtype))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+        """Zeros."""
+        return lstm_state(batch_shape, self.hidden_size, dtype)
 
     def update(self, params: LSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step, check_size
-from rnnjax.cells.lstm import LSTMState
+from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
@@ -77,9 +77,8 @@ class PeepholeLSTM:
         return PeepholeLSTMParams(*weights, *(jnp.zeros((self.hidden_size,), dtype) for _ in range(3)))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+        """Zeros."""
+        return lstm_state(batch_shape, self.hidden_size, dtype)
 
     def update(self, params: PeepholeLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
@@ -141,15 +140,14 @@ class CoupledLSTM:
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> CoupledLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
         key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
         b_f = keep_bias(self.forget_bias, key_b, self.hidden_size, dtype)
         zeros = jnp.zeros_like(b_f)
         return CoupledLSTMParams(w_ih, w_hh, jnp.concatenate([b_f, zeros, zeros]))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+        """Zeros."""
+        return lstm_state(batch_shape, self.hidden_size, dtype)
 
     def update(self, params: CoupledLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size
 from rnnjax.cells.weights import gate_weights, keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
@@ -75,14 +75,14 @@ class MGU:
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MGUParams:
         """New parameters; the biases are zero but for the forget bias."""
         key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
         b_f = keep_bias(self.forget_bias, key_b, self.hidden_size, dtype)
         zeros = jnp.zeros_like(b_f)
         return MGUParams(w_ih, w_hh, jnp.concatenate([b_f, zeros]), zeros if self.reset_gate else None)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MGUState:
         """Zeros."""
-        return MGUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return MGUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def update(self, params: MGUParams, state: MGUState, zx: Gates, zh: Gates) -> tuple[MGUState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from rnnjax.cell import check_size, linear_step, matmul, split_gates
+from rnnjax.cell import batch_axes, check_size, linear_step, matmul, split_gates
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 
 __all__ = ["MinGRU", "MinGRUParams", "MinGRUState", "MinLSTM", "MinLSTMParams", "MinLSTMState"]
@@ -97,7 +97,7 @@ class MinGRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinGRUState:
         """Zeros."""
-        return MinGRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return MinGRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def coefficients(
         self, params: MinGRUParams, x: jax.Array, dtype: Any
@@ -173,7 +173,7 @@ class MinLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinLSTMState:
         """Zeros."""
-        return MinLSTMState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return MinLSTMState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def coefficients(
         self, params: MinLSTMParams, x: jax.Array, dtype: Any

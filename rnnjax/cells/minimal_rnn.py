@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, compute_dtype, matmul
+from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul
 from rnnjax.cells.weights import keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
@@ -84,7 +84,7 @@ class MinimalRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinimalRNNState:
         """Zeros."""
-        return MinimalRNNState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return MinimalRNNState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def step(self, params: MinimalRNNParams, state: MinimalRNNState, x: jax.Array) -> tuple[MinimalRNNState, jax.Array]:
         """One step; see the equations of the class."""

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size, split_gates
-from rnnjax.cells.lstm import LSTMState
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size, split_gates
+from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, lstm_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
@@ -76,13 +76,13 @@ class MIRNN:
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MIRNNParams:
         """New parameters; ``b`` is zero."""
         key_ih, key_hh = jax.random.split(key)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
         b = jnp.zeros((self.hidden_size,), dtype)
         return MIRNNParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MIRNNState:
         """Zeros."""
-        return MIRNNState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return MIRNNState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def update(self, params: MIRNNParams, state: MIRNNState, zx: Gates, zh: Gates) -> tuple[MIRNNState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
@@ -153,9 +153,8 @@ class MILSTM:
         return MILSTMParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+        """Zeros."""
+        return lstm_state(batch_shape, self.hidden_size, dtype)
 
     def update(self, params: MILSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

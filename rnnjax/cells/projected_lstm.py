@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, compute_dtype, matmul, split_gates
-from rnnjax.cells.lstm import LSTMState, gate_biases
+from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul, split_gates
+from rnnjax.cells.lstm import LSTMState
+from rnnjax.cells.weights import gate_biases
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["ProjectedLSTM", "ProjectedLSTMParams"]
@@ -87,9 +88,8 @@ class ProjectedLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
         """Zeros: ``h [*batch, H]`` and ``c [*batch, C]``."""
-        return LSTMState(
-            h=jnp.zeros((*batch_shape, self.hidden_size), dtype), c=jnp.zeros((*batch_shape, self._memory), dtype)
-        )
+        batch = batch_axes(batch_shape)
+        return LSTMState(h=jnp.zeros((*batch, self.hidden_size), dtype), c=jnp.zeros((*batch, self._memory), dtype))
 
     def step(self, params: ProjectedLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:
         """One step; see the equations of the class."""

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size
-from rnnjax.cells.lstm import gate_biases
-from rnnjax.cells.weights import gate_weights
+from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cells.weights import gate_biases, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["SLSTM", "SLSTMParams", "SLSTMState"]
@@ -96,7 +95,7 @@ class SLSTM:
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> SLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
         key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype)
+        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
         b = gate_biases(1.0 if self.forget_bias is None else self.forget_bias, key_b, self.hidden_size, dtype)
         if self.forget_gate == "exp" and (self.forget_bias is None or isinstance(self.forget_bias, Chrono)):
             # These are meant for a sigmoid: as the logarithm of the gate itself they would let the past grow.
@@ -106,7 +105,7 @@ class SLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> SLSTMState:
         """Zeros, in arrays of their own (a buffer cannot be donated twice), and a stabiliser of -10000."""
-        shape = (*batch_shape, self.hidden_size)
+        shape = (*batch_axes(batch_shape), self.hidden_size)
         h, c, n = (jnp.zeros(shape, dtype) for _ in range(3))
         return SLSTMState(h, c, n, m=jnp.full(shape, _NOTHING, dtype))
 

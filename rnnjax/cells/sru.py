@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import check_size, linear_step, matmul, split_gates
+from rnnjax.cell import batch_axes, check_size, linear_step, matmul, split_gates
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 
 __all__ = ["SRU", "SRUParams", "SRUState"]
@@ -90,7 +90,7 @@ class SRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> SRUState:
         """Zeros."""
-        return SRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return SRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
 
     def coefficients(
         self, params: SRUParams, x: jax.Array, dtype: Any

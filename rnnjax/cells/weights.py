@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import check_size
-from rnnjax.cells.lstm import gate_biases
 from rnnjax.initializers import Chrono, Initializer, per_gate
 
-__all__ = ["Gated", "gate_weights", "keep_bias", "lstm_weights"]
+__all__ = ["Gated", "gate_biases", "gate_weights", "gru_weights", "keep_bias", "lstm_weights"]
 
 
 class Gated(Protocol):
@@ -19,9 +18,6 @@ class Gated(Protocol):
 
     @property
     def hidden_size(self) -> int: ...
-
-    @property
-    def num_gates(self) -> int: ...
 
     @property
     def input_init(self) -> Initializer: ...
@@ -35,8 +31,13 @@ class _LSTMLike(Gated, Protocol):
     def forget_bias(self) -> float | Chrono: ...
 
 
+class _GRULike(Gated, Protocol):
+    @property
+    def update_bias(self) -> float | Chrono: ...
+
+
 def gate_weights(
-    cell: Gated, key_ih: jax.Array, key_hh: jax.Array, input_size: int, dtype: Any
+    cell: Gated, key_ih: jax.Array, key_hh: jax.Array, input_size: int, dtype: Any, *, num_gates: int
 ) -> tuple[jax.Array, jax.Array]:
     """``w_ih [I, G H]`` and ``w_hh [H, G H]``, each block drawn by itself.
 
@@ -45,9 +46,9 @@ def gate_weights(
         ValueError: if it is below one.
     """
     check_size(f"{type(cell).__name__}.init", "input_size", input_size)
-    size, gates = cell.hidden_size, cell.num_gates
-    w_ih = per_gate(cell.input_init, key_ih, (input_size, size), gates, dtype)
-    return w_ih, per_gate(cell.recurrent_init, key_hh, (size, size), gates, dtype)
+    size = cell.hidden_size
+    w_ih = per_gate(cell.input_init, key_ih, (input_size, size), num_gates, dtype)
+    return w_ih, per_gate(cell.recurrent_init, key_hh, (size, size), num_gates, dtype)
 
 
 def keep_bias(bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> jax.Array:
@@ -55,10 +56,27 @@ def keep_bias(bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> ja
     return bias(key, (size,), dtype) if isinstance(bias, Chrono) else jnp.full((size,), bias, dtype)
 
 
+def gate_biases(forget_bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> jax.Array:
+    """The bias ``[4 size]`` of gates ``i, f, g, o`` at the start: zero but for the forget bias, see `LSTM`."""
+    zeros = jnp.zeros((size,), dtype)
+    if isinstance(forget_bias, Chrono):
+        b_f = forget_bias(key, (size,), dtype)
+        return jnp.concatenate([-b_f, b_f, zeros, zeros])
+    return jnp.concatenate([zeros, jnp.full((size,), forget_bias, dtype), zeros, zeros])
+
+
 def lstm_weights(
     cell: _LSTMLike, key: jax.Array, input_size: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``w_ih``, ``w_hh`` and ``b`` for the gates ``i, f, g, o``, as `LSTM` draws them."""
     key_ih, key_hh, key_b = jax.random.split(key, 3)
-    w_ih, w_hh = gate_weights(cell, key_ih, key_hh, input_size, dtype)
+    w_ih, w_hh = gate_weights(cell, key_ih, key_hh, input_size, dtype, num_gates=4)
     return w_ih, w_hh, gate_biases(cell.forget_bias, key_b, cell.hidden_size, dtype)
+
+
+def gru_weights(cell: _GRULike, key: jax.Array, input_size: int, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``w_ih``, ``w_hh`` and ``b`` for the gates ``r, z, n``, as `GRU` draws them."""
+    key_ih, key_hh, key_b = jax.random.split(key, 3)
+    w_ih, w_hh = gate_weights(cell, key_ih, key_hh, input_size, dtype, num_gates=3)
+    b_z = keep_bias(cell.update_bias, key_b, cell.hidden_size, dtype)
+    return w_ih, w_hh, jnp.concatenate([jnp.zeros_like(b_z), b_z, jnp.zeros_like(b_z)])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, batch_shape, check_size, start_state
+from rnnjax.cell import Cell, batch_axes, batch_shape, check_size, start_state
 from rnnjax.implementations import Controls
 from rnnjax.layers.norms import check_norm, init_norm, normalize
 from rnnjax.layers.stack import StackParams, unroll_layered
@@ -100,7 +100,7 @@ class DeepStack:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> DeepStackState:
         """The initial state of every layer."""
-        rest = self.cell.initial_state((*batch_shape, self.num_layers - 1), dtype)
+        rest = self.cell.initial_state((*batch_axes(batch_shape), self.num_layers - 1), dtype)
         return DeepStackState(self.cell.initial_state(batch_shape, dtype), rest)
 
     def start_state(
