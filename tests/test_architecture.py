@@ -19,9 +19,9 @@ FLOORS = {
     "implementations": 2,
     "tbptt": 3,
     "layers": 3,
-    "topologies": 3,
+    "topologies": 3.2,  # of layers
     "decoding": 3,
-    "fit": 3,
+    "fit": 3.2,  # by tbptt, into files of saving
     "testing": 3,
     "lm": 4,
     "analysis": 4,
