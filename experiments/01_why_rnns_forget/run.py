@@ -1,15 +1,10 @@
 """Why do recurrent networks forget? One task at growing lag, and the gradient that has to cross it.
 
-python experiments/01_why_rnns_forget/run.py [--quick] [--out FOLDER]
+python -m experiments.01_why_rnns_forget.run [--quick] [--out FOLDER]
 """
 
-import argparse
-import datetime
-import json
-import os
 import pathlib
-import platform
-import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +13,7 @@ import numpy as np
 import optax
 
 import rnnjax
+from experiments import common
 from rnnjax.analysis import gradient_flow, gradient_lost, lyapunov_spectrum, recurrent_bound, trajectory
 from rnnjax.analysis.gate_values import gate_values
 
@@ -37,6 +33,7 @@ class Settings(NamedTuple):
     steps: int = 1000
     exploding_lag: int = 20
     exploding_steps: int = 600
+    seed: int = 0
 
 
 QUICK = Settings(lags=(4, 8), seeds=2, steps=20, exploding_lag=8, exploding_steps=10)
@@ -96,7 +93,7 @@ def train(cell, params, keys, lag, optimizer):
 
 def train_seeds(cell, lag, settings, optimizer, steps):
     """Networks before and after, and their histories ``[seeds, steps]``; all seeds in one program."""
-    key_init, key_data = jax.random.split(jax.random.key(lag))
+    key_init, key_data = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), lag))
     before = jax.vmap(lambda key: init(cell, key))(jax.random.split(key_init, settings.seeds))
     keys = jax.random.split(key_data, (settings.seeds, steps))
     after, history = jax.jit(jax.vmap(lambda p, k: train(cell, p, k, lag, optimizer)))(before, keys)
@@ -214,22 +211,9 @@ def picture(result):
     return figure
 
 
-def rounded(value):
-    """Four digits are enough to read, and keep the file short."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few seconds: whether it runs, not what comes out")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE, help="where result.json and the picture go")
-    options = parser.parse_args()
-    settings = QUICK if options.quick else Settings()
-    began = time.perf_counter()
+def main(argv: Sequence[str] | None = None) -> None:
+    options = common.parse(argv, here=HERE, doc=__doc__)
+    settings = (QUICK if options.quick else Settings())._replace(seed=options.seed)
     runs: dict[str, Any] = {}
     for name, cell in CELLS.items():
         runs[name] = {}
@@ -247,10 +231,10 @@ def main():
             reach = [
                 float(np.median([one["reaches_the_symbol"] for one in found[when]])) for when in ("before", "after")
             ]
-            print(
+            common.say(
+                options,
                 f"{name:6} lag {lag:4}: accuracy {np.mean(found['accuracy']):.2f}, gradient at the symbol / at lag 1: "
-                f"{reach[0]:.1e} before, {reach[1]:.1e} after   [{time.perf_counter() - began:.0f} s]",
-                flush=True,
+                f"{reach[0]:.1e} before, {reach[1]:.1e} after",
             )
     result = {
         "question": "Why do recurrent networks forget, and what do gates change?",
@@ -266,25 +250,11 @@ def main():
     }
     for name in ("unclipped", "clipped at 1"):
         found = result["exploding"][name]
-        print(f"exploding, {name}: loss {found['last_loss']}, largest gradient {found['largest_gradient_norm']}")
-    seconds = time.perf_counter() - began
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    result["made_with"] = {
-        "seconds": seconds,
-        "cores": cores,
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "rnnjax": rnnjax.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    # NaN and infinity, which JSON does not have, become null.
-    text = json.dumps(rounded(result), indent=None).replace("NaN", "null").replace("-Infinity", "null")
-    (options.out / "result.json").write_text(text.replace("Infinity", "null") + "\n", encoding="utf-8")
-    picture(result).savefig(options.out / "why_rnns_forget.png")
-    print(f"{seconds:.0f} s; wrote {options.out / 'result.json'} and why_rnns_forget.png")
+        common.say(
+            options, f"exploding, {name}: loss {found['last_loss']}, largest gradient {found['largest_gradient_norm']}"
+        )
+    common.finish(options, result, {"why_rnns_forget.png": picture(result)})
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)
