@@ -1,4 +1,4 @@
-# make demo    trains a small language model and samples from it
+# make demo    trains a small language model, samples from it, and writes a page that shows it from within
 # make test    lint, types and tests, as the CI runs them
 # make lint    ruff and mypy alone
 # make bench   the quick benchmarks
@@ -25,6 +25,9 @@ demo: $(VENV)/.installed-lm
 	$(VENV)/bin/rnnjax train --preset demo --out runs/demo --force
 	$(VENV)/bin/rnnjax sample runs/demo --length 1000 --seed 1
 	@echo; echo "The pictures of this run:"; find runs/demo -name '*.png' -o -name '*.svg' -o -name '*.pdf'
+	@echo; echo "The run from within, as a page (half a minute):"
+	$(VENV)/bin/rnnjax report runs/demo
+	@echo "Open $(CURDIR)/runs/demo/report.html in a browser."
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cpu, latency, lm, memory, report
+from benchmarks import cpu, latency, lm, memory, parts, report
 from benchmarks.contestants import RIVALS
 from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
@@ -284,6 +284,24 @@ def cpu_command(
     console.print(table)
     if out is not None:
         write_json(out, {"command": command_line(), "provenance": provenance(), "rows": rows})
+    wrote(out)
+
+
+@app.command("parts")
+def parts_command(
+    sizes: Annotated[str, typer.Option(help="Shapes, each T,B,I,H, separated by spaces.")] = (
+        "128,32,128,128 128,32,256,512 50,50,65,128 64,16,256,256"
+    ),
+    rounds: Annotated[int, typer.Option(help="Turns of every part.", min=1)] = 15,
+    burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
+    out: Out = None,
+) -> None:
+    """Where the time of an LSTM goes: matmuls, pointwise work and loop one by one, rnnjax's beside torch's."""
+    shapes = [Sizes.parse(text) for text in sizes.split()]
+    rows = parts.part_times(shapes, rounds=rounds, burst_seconds=burst_seconds)
+    typer.echo(report.parts_table(rows))
+    if out is not None:
+        write_json(out, {"command": command_line(), "provenance": provenance(), "parts": rows})
     wrote(out)
 
 

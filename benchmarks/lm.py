@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import rnnjax
+from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
+from rnnjax.fit.task import Carry
 from rnnjax.lm.corpus import Chunk
 from rnnjax.lm.model import LanguageModel
-from rnnjax.lm.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.lm.sample import generate
-from rnnjax.lm.train import Carry, update
+from rnnjax.lm.train import update
 from rnnjax.lm.train_command import reuse_memory
 
 VOCAB = 65

@@ -18,6 +18,7 @@ __all__ = [
     "geometric_mean",
     "gru_against_lstm",
     "markdown",
+    "parts_table",
     "ratios",
     "short_name",
     "step_table",
@@ -123,6 +124,20 @@ def _where(rows: Sequence[Row]) -> str:
         + (f" Notes: {'; '.join(notes)}." if notes else "")
         + "\n"
     )
+
+
+def parts_table(rows: Iterable[Row]) -> str:
+    """Milliseconds of every part of `benchmarks.parts`, rnnjax's and torch's, a section a shape."""
+    found: dict[tuple[Any, ...], dict[str, dict[str, float]]] = {}
+    for row in rows:
+        parts = found.setdefault(tuple(row[axis] for axis in "TBIH"), {})
+        parts.setdefault(row["part"], {})[row["library"]] = row["seconds"]["median"] * 1e3
+    lines = [_line(["T, B, I, H", "part", "rnnjax ms", "torch ms"]), _line(["---"] * 4)]
+    for shape, parts in found.items():
+        for name, taken in parts.items():
+            times = [f"{taken[library]:.3g}" if library in taken else "" for library in ("rnnjax", "torch")]
+            lines.append(_line([", ".join(map(str, shape)), name, *times]))
+    return "\n".join(lines)
 
 
 def _line(cells: Iterable[str]) -> str:

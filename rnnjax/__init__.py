@@ -1,5 +1,6 @@
 """rnnjax: recurrent networks in JAX, in pure functions."""
 
+from rnnjax import decoding, fit, topologies
 from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, check_cell, linear_step, start_state
 from rnnjax.cells import (
     GRU,
@@ -101,8 +102,10 @@ __all__ = [
     "cell_from_name",
     "cell_from_repr",
     "check_cell",
+    "decoding",
     "drop_connect",
     "dropout",
+    "fit",
     "implementations",
     "leaky_noise",
     "linear_step",
@@ -116,6 +119,7 @@ __all__ = [
     "start_state",
     "tbptt",
     "temporal_activation_regularization",
+    "topologies",
     "unpack_documents",
     "unroll",
     "unroll_bidirectional",

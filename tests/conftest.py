@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1.0")
 # One thread for torch: the tests already run one process a core, and torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests compile thousands of small functions and run each a few times, so what counts is how fast XLA compiles:
+# without LLVM's optimisation, a module in one piece, and without the new emitters where XLA has others (not on 0.12).
+# XLA ends the process at a flag that it does not know, hence the version. A flag that is set already stays.
+_FLAGS = {"--xla_backend_optimization_level": "0", "--xla_cpu_parallel_codegen_split_count": "1"}
+if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
+    _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
+_GIVEN = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = " ".join([*(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN), _GIVEN]).strip()
 
 import jax  # noqa: E402
 
@@ -42,7 +51,7 @@ def release() -> None:
         with maps.open("rb") as lines:
             if sum(1 for _ in lines) < 30_000:
                 return
-    for cache in (problems.forward, problems.with_gradients, problems._compiled_step):
+    for cache in (problems._forward, problems._with_gradients, problems._compiled_step):
         cache.cache_clear()
     jax.clear_caches()
 

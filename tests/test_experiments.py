@@ -29,8 +29,10 @@ def test_quick_run_writes_result_and_picture(name, tmp_path, capsys):
 def test_committed_result_is_of_a_full_run_and_readme_names_the_command(name):
     readme = (HERE / name / "README.md").read_text()
     assert f"python -m experiments.{name}.run" in readme
-    result = json.loads((HERE / name / "result.json").read_text())
-    assert result and not any(part["quick"] for part in result.values())
+    path = HERE / name / "result.json"
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    assert not any(part["quick"] for part in result.values())
+    assert "default" in result or "Not measured" in readme  # what is missing is said
     for picture in HERE.joinpath(name).glob("*.png"):
         assert picture.name in readme
 

@@ -39,21 +39,26 @@ from tests.cells_table import (
 BATCH, TIME = 3, 8
 
 
-@rows()
-def test_laws(row):
-    """All laws for the implementation that is the default, and for every one of the rows that are looked at closer."""
-    default = choose(row.cell, None, jnp.float32).name
-    close = row in [CELLS[name] for name in CORE]
-    rnnjax.testing.check_laws(row.cell, row.input_size, implementations=None if close else [default])
+def by_implementation():
+    """All laws for the default; for the others too in the rows that are looked at closer, else that they are this loop.
+
+    What has the same numbers and gradients as the default has its properties as well. The others follow at once, so
+    that they find the loop's answer.
+    """
+    found = []
+    for name, row in CELLS.items():
+        default = choose(row.cell, None, jnp.float32).name
+        others = [other for other in rnnjax.implementations(row.cell) if other != default]
+        found.append(pytest.param(row, [default], None, id=f"{name}-default"))
+        if others:
+            laws = None if name in CORE else ["loop", "padding", "resets", "remat"]
+            found.append(pytest.param(row, others, laws, id=f"{name}-others"))
+    return found
 
 
-@rows({name: row for name, row in CELLS.items() if name not in CORE and len(rnnjax.implementations(row.cell)) > 1})
-def test_other_implementations_are_the_same_loop(row):
-    """The others give the same numbers and gradients, so that what holds for the default holds for them."""
-    default = choose(row.cell, None, jnp.float32).name
-    others = [name for name in rnnjax.implementations(row.cell) if name != default]
-    laws = ["loop", "padding", "resets", "remat"]
-    rnnjax.testing.check_laws(row.cell, row.input_size, implementations=others, laws=laws)
+@pytest.mark.parametrize(("row", "implementations", "laws"), by_implementation())
+def test_laws(row, implementations, laws):
+    rnnjax.testing.check_laws(row.cell, row.input_size, implementations=implementations, laws=laws)
 
 
 @rows_and_implementations(*CORE)
@@ -182,7 +187,8 @@ print("same")
 
 @pytest.mark.quick
 def test_batch_may_be_sharded_over_devices():
-    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run(
         [sys.executable, "-c", SHARDED], env=os.environ | settings, cwd=Path(__file__).parents[1],
         capture_output=True, text=True, check=False,

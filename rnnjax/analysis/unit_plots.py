@@ -1,4 +1,4 @@
-"""Pictures of units: a text in the colours of one, the best ones for a label, and how saturated gates are.
+"""Pictures of units and texts: a text in the colours of a unit or of its loss, the best units for a label, saturation.
 
 Nothing is shown and nothing written; save a figure with ``.savefig(path)``. matplotlib is imported when one is drawn.
 """
@@ -15,10 +15,22 @@ from rnnjax.analysis.search import LabelSearch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DIVERGING", "color_of", "plot_ranking", "plot_saturation", "plot_text", "value_scale"]
+__all__ = [
+    "DIVERGING",
+    "SEQUENTIAL",
+    "color_of",
+    "plot_losses",
+    "plot_ranking",
+    "plot_saturation",
+    "plot_text",
+    "shade_of",
+    "value_scale",
+]
 
 # Low, middle, high: blue and vermilion of Okabe and Ito (2008), told apart with every kind of colour vision.
 DIVERGING = ((0, 114, 178), (247, 247, 247), (213, 94, 0))
+# From the ground of a page to dark purple, evenly darker: what is more can be told without colours.
+SEQUENTIAL = ((251, 251, 250), (224, 209, 233), (167, 124, 186), (112, 46, 134), (61, 0, 82))
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 
 
@@ -45,6 +57,19 @@ def color_of(share: float) -> tuple[int, int, int]:
     share = min(1.0, max(-1.0, share))
     end = high if share > 0 else low
     red, green, blue = (round(m + abs(share) * (e - m)) for m, e in zip(middle, end, strict=True))
+    return red, green, blue
+
+
+def shade_of(share: float) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, for 0 to 1 on the sequential scale; what lies beyond is cut off.
+
+    >>> shade_of(0.0), shade_of(2.0)
+    ((251, 251, 250), (61, 0, 82))
+    """
+    place = min(1.0, max(0.0, share)) * (len(SEQUENTIAL) - 1)
+    below = min(int(place), len(SEQUENTIAL) - 2)
+    pair = zip(SEQUENTIAL[below], SEQUENTIAL[below + 1], strict=True)
+    red, green, blue = (round(low + (place - below) * (high - low)) for low, high in pair)
     return red, green, blue
 
 
@@ -75,6 +100,38 @@ def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "st
     if len(text) != len(values) or not text:
         raise ValueError(f"plot_text: there must be one value a character, got {len(text)} and {len(values)}.")
     middle, reach = value_scale(values, kind)
+    colors = [color_of((value - middle) / reach) for value in values.tolist()]
+    about = f"{title}  blue {middle - reach:.3g}, white {middle:.3g}, orange {middle + reach:.3g}".strip()
+    return _page(text, colors, about, columns)
+
+
+def plot_losses(
+    text: str, losses: np.ndarray, *, title: str = "", most: float | None = None, columns: int = 96
+) -> Figure:
+    """A page of text, every character the darker the more it surprised the model.
+
+    Args:
+        text: n characters, for a page up to some thousand.
+        losses: ``[n]``, nats of each character given what stands before it (`rnnjax.lm.evaluate.symbol_losses`, which
+            begins with the second); nan, as for the first, is left white.
+        title: above the page.
+        most: the loss that has the darkest colour; by default only one in a hundred is above it.
+        columns: longer lines are broken.
+
+    Raises:
+        ValueError: if text and losses differ in length, or there is none.
+        ModuleNotFoundError: without matplotlib.
+    """
+    if len(text) != len(losses) or not text:
+        raise ValueError(f"plot_losses: there must be one loss a character, got {len(text)} and {len(losses)}.")
+    known = np.nan_to_num(np.asarray(losses, np.float64))
+    most = max(float(np.percentile(known, 99)), 1e-6) if most is None else most
+    colors = [shade_of(loss / most) for loss in known.tolist()]
+    return _page(text, colors, f"{title}  white 0, darkest {most:.3g} nats".strip(), columns)
+
+
+def _page(text: str, colors: list[tuple[int, int, int]], title: str, columns: int) -> Figure:
+    """A page of text, every character on its colour."""
     places, row, column = [], 0, 0
     for character in text:
         if column == columns:
@@ -85,8 +142,8 @@ def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "st
     figure = _figure(0.085 * columns + 0.4, 0.17 * rows + 1.0)
     axes = figure.subplots()
     page = np.full((rows, columns, 3), 255, np.uint8)
-    for (r, c), character, value in zip(places, text, values.tolist(), strict=True):
-        page[r, c] = color = color_of((value - middle) / reach)
+    for (r, c), character, color in zip(places, text, colors, strict=True):
+        page[r, c] = color
         shown = "\N{DOWNWARDS ARROW WITH TIP LEFTWARDS}" if character == "\n" else character
         if shown.isprintable() and not shown.isspace():
             ink = "black" if sum(color) > 330 else "white"
@@ -96,9 +153,7 @@ def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "st
             )
     axes.imshow(page, aspect="auto", interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(
-        f"{title}  blue {middle - reach:.3g}, white {middle:.3g}, orange {middle + reach:.3g}".strip(), fontsize=8
-    )
+    axes.set_title(title, fontsize=8)
     return figure
 
 

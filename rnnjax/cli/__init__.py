@@ -23,6 +23,7 @@ COMMANDS = {
     "gradflow": "rnnjax.cli.dynamics",
     "lyapunov": "rnnjax.cli.dynamics",
     "fixedpoints": "rnnjax.cli.dynamics",
+    "report": "rnnjax.cli.report",
 }
 
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     from jax.errors import JaxRuntimeError
 
-    from rnnjax.lm.progress import TrainingFailedError
+    from rnnjax.fit.progress import TrainingFailedError
 
     app = typer.Typer(
         help="Recurrent networks in JAX: train a language model on any text, sample from it, look inside, and convert "

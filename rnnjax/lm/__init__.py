@@ -4,10 +4,10 @@ What needs the core alone is gathered here; training, runs on disk, export and p
 imported from their modules: `rnnjax.lm.train`, `rnnjax.lm.run`, `rnnjax.lm.export`, `rnnjax.lm.plots`.
 """
 
+from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.lm.corpus import Chunk, Corpus, TextOptions, load_corpus
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.lm.sample import generate
 from rnnjax.lm.text import Vocabulary
 

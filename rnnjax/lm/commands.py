@@ -18,9 +18,10 @@ import numpy as np
 import typer
 
 from rnnjax.cell import check_size
-from rnnjax.lm.checkpoint import find_checkpoints
+from rnnjax.fit.checkpoint import find_checkpoints
+from rnnjax.fit.printer import duration
 from rnnjax.lm.corpus import load_corpus
-from rnnjax.lm.display import duration, nats
+from rnnjax.lm.display import nats
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import Run, make_model, open_run, read_config

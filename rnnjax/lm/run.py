@@ -15,11 +15,11 @@ import numpy as np
 import rnnjax
 from rnnjax.cell import check_size
 from rnnjax.cells import cell_from_name
+from rnnjax.fit.checkpoint import CheckpointError, best, find_checkpoints, load, restore
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.layers import Stack
-from rnnjax.lm.checkpoint import CheckpointError, best, find_checkpoints, load, restore
 from rnnjax.lm.corpus import TextOptions
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.optimizers import OptimizerOptions
 from rnnjax.lm.text import Vocabulary
 from rnnjax.saving import write_atomic
 
@@ -224,7 +224,7 @@ class RunPaths(NamedTuple):
                 *(self.config, self.vocabulary, self.metrics, self.samples, self.baselines),
                 *(self.checkpoints, self.curve, self.log, self.tensorboard),
             )
-        } | {"gradflow.png", "lyapunov.png", "fixedpoints.png"}  # of the commands of these names
+        } | {"gradflow.png", "lyapunov.png", "fixedpoints.png", "report.html"}  # of the commands of these names
         names = sorted(path.name for path in self.root.iterdir())
         foreign = [name for name in names if name not in own and not name.startswith(tuple(f".{n}." for n in own))]
         if self.config.is_file() and b'"rnnjax"' not in self.config.read_bytes():

@@ -10,64 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.decoding import draw
+from rnnjax.decoding.adjust import check_settings
 from rnnjax.layers import StackState
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.text import StreamDecoder, Vocabulary
 
-__all__ = ["adjust_logits", "default_prime", "generate", "stream_text"]
+__all__ = ["default_prime", "generate", "stream_text"]
 
 _PRIME_CHUNK = 256
-
-
-def adjust_logits(
-    logits: jax.Array,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    banned: int | None = None,
-) -> jax.Array:
-    r"""The distribution that is sampled from; what is left out gets minus infinity.
-
-    In this order: `banned` goes; `logits / temperature`; the `top_k` likeliest stay; of those, renormalised, the
-    fewest likeliest stay whose probabilities sum to `top_p` or more, at least one (Holtzman et al., 2020). Among
-    equal logits the lower id counts as the likelier.
-
-    Args:
-        logits: `[..., V]`.
-        temperature: 1e-6 or above; 0 leaves the likeliest symbol only.
-        top_k: 0 for all.
-        top_p: in (0, 1], 1 for all.
-        banned: an id that is never drawn.
-
-    Returns:
-        Logits `[..., V]`, not normalised.
-
-    Raises:
-        ValueError: for a number out of range.
-
-    >>> adjust_logits(jnp.log(jnp.array([0.5, 0.3, 0.2])), top_p=0.7) > -jnp.inf
-    Array([ True,  True, False], dtype=bool)
-    """
-    _check_settings(temperature, top_k, top_p)
-    if banned is not None:
-        logits = logits.at[..., banned].set(-jnp.inf)
-    if temperature == 0:
-        top_k = 1
-    else:
-        logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature  # never above 0: no overflow
-    vocab_size = logits.shape[-1]
-    if not 0 < top_k < vocab_size and top_p == 1:
-        return logits
-    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
-    rank = jnp.argsort(order, axis=-1)
-    if 0 < top_k < vocab_size:
-        logits = jnp.where(rank < top_k, logits, -jnp.inf)
-    if top_p < 1:
-        probs = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
-        enough = jnp.cumsum(probs, axis=-1) - probs >= top_p  # those before it suffice
-        logits = jnp.where(jnp.take_along_axis(enough, rank, axis=-1), -jnp.inf, logits)
-    return logits
 
 
 def generate(
@@ -97,7 +48,7 @@ def generate(
         prime_ids: integers `[n]`, at least one, as many as one likes; see `default_prime`.
         key: used for this call only.
         length: symbols of each sample.
-        temperature: see `adjust_logits`, as for the next two.
+        temperature: see `rnnjax.decoding.adjust_logits`, as for the next two.
         top_k: 0 for all.
         top_p: 1 for all.
         greedy: always the likeliest symbol, the same as temperature 0.
@@ -114,7 +65,7 @@ def generate(
     """
     if greedy:
         temperature = 0.0
-    _check_settings(temperature, top_k, top_p)
+    check_settings("sample", temperature, top_k, top_p)
     for name, size in (("length", length), ("count", count), ("block", block)):
         if size < 1:
             raise ValueError(f"sample: {name} must be at least 1, got {size}.")
@@ -180,12 +131,8 @@ def _draw(
         state, symbols = carry
         state, logits = model.logits(params, state, symbols[None])
         logits = logits[0].astype(jnp.float32)  # [count, V]
-        if temperature == 0:
-            symbols = jnp.argmax(adjust_logits(logits, banned=banned), axis=-1)
-        else:
-            logits = adjust_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
-            symbols = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, t), row))(keys, logits)
-        symbols = symbols.astype(jnp.int32)
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+        symbols = draw(now, logits, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
         return (state, symbols), symbols
 
     (state, symbols), drawn = jax.lax.scan(step, (state, symbols), done + jnp.arange(block))
@@ -231,14 +178,3 @@ def stream_text(vocabulary: Vocabulary, blocks: Iterable[np.ndarray], *, stop: s
     rest = pending.partition(stop)[0] if stop else pending
     if rest:
         yield rest
-
-
-def _check_settings(temperature: float, top_k: int, top_p: float) -> None:
-    if temperature != 0 and not 1e-6 <= temperature < float("inf"):
-        raise ValueError(
-            f"sample: temperature must be at least 1e-6, or 0 for always the likeliest symbol, got {temperature:g}."
-        )
-    if top_k < 0:
-        raise ValueError(f"sample: top_k must be 0 (no limit) or a number of symbols, got {top_k}.")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"sample: top_p must be above 0 and at most 1 (no limit), got {top_p:g}.")

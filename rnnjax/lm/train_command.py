@@ -25,15 +25,15 @@ import typer
 from rich.console import Console
 
 from rnnjax.cells import CELLS
+from rnnjax.fit.checkpoint import best, find_checkpoints
+from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.fit.printer import duration
 from rnnjax.lm import corpus as corpora
 from rnnjax.lm.baselines import compute_baselines
-from rnnjax.lm.checkpoint import best, find_checkpoints
 from rnnjax.lm.corpus import Corpus, TextOptions, load_corpus
-from rnnjax.lm.display import Display, duration, nats
-from rnnjax.lm.optimizers import OptimizerOptions
+from rnnjax.lm.display import Display, nats
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.presets import PRESETS, preset_options
-from rnnjax.lm.progress import Outcome
 from rnnjax.lm.run import (
     BudgetOptions,
     ModelOptions,
@@ -44,6 +44,7 @@ from rnnjax.lm.run import (
     read_config,
     write_json,
 )
+from rnnjax.lm.train import Outcome
 from rnnjax.lm.train import train as run_training
 
 __all__ = ["reuse_memory", "train"]

@@ -23,6 +23,7 @@ __all__ = [
     "loop_with_gradients",
     "loss_of",
     "make_problem",
+    "param_shapes",
     "plain",
     "unroll_problem",
     "with_gradients",
@@ -74,8 +75,7 @@ def make_problem(
     def fill(leaf: Any, scale: float) -> jax.Array:
         return jnp.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
 
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
-    params = jax.tree.map(lambda leaf: fill(leaf, 0.5), params)
+    params = jax.tree.map(lambda leaf: fill(leaf, 0.5), param_shapes(cell, input_size, jnp.dtype(dtype)))
     x = jnp.asarray(rng.normal(0, 1, (*batch, *input_shape(cell, input_size))), state_dtype)
     # One step from the start, since not every array is a state: a normaliser, for one, is positive.
     state, _ = _compiled_step(cell)[0](params, start_state(cell, params, batch, state_dtype), x)
@@ -89,6 +89,12 @@ def make_problem(
         lengths=jnp.asarray(lengths, jnp.int32),
         resets=jnp.asarray(rng.random((seq_len, *batch)) < 0.3),
     )
+
+
+@functools.lru_cache(maxsize=32)
+def param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
+    """Shapes and dtypes of the parameters; the initialisers are not cheap to trace."""
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
 
 
 def plain(problem: Problem) -> Problem:
@@ -106,7 +112,7 @@ def loss_of(state: Any, ys: jax.Array) -> jax.Array:
 
 
 def fast_jit(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` without optimisation, which compiles in a third of the time; do not differentiate it from outside."""
+    """`jax.jit` without optimisation, which compiles several times faster; do not differentiate it from outside."""
     return jax.jit(function, compiler_options=_unoptimised(), **options)
 
 
@@ -114,12 +120,16 @@ def fast_jit(function: Callable[..., Any], **options: Any) -> Any:
 def _unoptimised() -> dict[str, Any]:
     found: dict[str, Any] = {"xla_backend_optimization_level": 0}
     if jax.default_backend() == "cpu":
-        try:
-            more = found | {"xla_cpu_use_fusion_emitters": False}
-            jax.jit(lambda x: x, compiler_options=more).lower(0.0).compile()
-            return more
-        except jax.errors.JaxRuntimeError:  # an option that this version of XLA does not know
-            pass
+        options: tuple[dict[str, Any], ...] = (
+            {"xla_cpu_parallel_codegen_split_count": 1},
+            {"xla_cpu_use_fusion_emitters": False},
+        )
+        for option in options:
+            try:
+                jax.jit(lambda x: x, compiler_options=found | option).lower(0.0).compile()
+            except jax.errors.JaxRuntimeError:  # an option that this version of XLA does not know
+                continue
+            found |= option
     return found
 
 
@@ -141,18 +151,25 @@ def unroll_problem(
     )
 
 
-@functools.lru_cache(maxsize=32)
 def forward(cell: Any, implementation: str | None, reverse: bool = False, remat: Any = None) -> Callable[..., Any]:
     """A compiled `unroll`, as a function of a `Problem`."""
+    return _forward(cell, implementation, reverse, remat)
+
+
+@functools.lru_cache(maxsize=32)  # which takes an argument that is left out for another one than its default
+def _forward(cell: Any, implementation: str | None, reverse: bool, remat: Any) -> Callable[..., Any]:
     return fast_jit(lambda problem: unroll_problem(cell, implementation, problem, reverse, remat))
 
 
-@functools.lru_cache(maxsize=32)
 def with_gradients(
     cell: Any, implementation: str | None, reverse: bool = False, remat: Any = None
 ) -> Callable[[Problem], Outcome]:
     """A compiled `unroll` with its gradients, as a function from a `Problem` to an `Outcome`."""
+    return _with_gradients(cell, implementation, reverse, remat)
 
+
+@functools.lru_cache(maxsize=32)
+def _with_gradients(cell: Any, implementation: str | None, reverse: bool, remat: Any) -> Callable[[Problem], Outcome]:
     def loss(differentiable: Any, problem: Problem) -> Any:
         params, state, xs = differentiable
         arguments = Problem(params, state, xs, problem.lengths, problem.resets)

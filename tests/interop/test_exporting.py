@@ -86,7 +86,6 @@ def folders(tmp_path_factory):
     assert not ended.value.code
     np.savez(root / "lm" / "given.npz", xs=np.random.default_rng(2).integers(0, 20, (5, 2)).astype(np.int32))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles faster
     names = [str(root / name) for name in ("stack", "gru", "lm")]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *names], cwd=root, env=environment, capture_output=True, text=True

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnjax.cli import main
-from rnnjax.lm import checkpoint as checkpoints
+from rnnjax.fit import checkpoint as checkpoints
 
 SMALL = (
     "--steps 120 --evals 3 --log-every 20 --batch-size 4 --chunk-len 16 --hidden 32 --lr 0.03 --sample-length 40"

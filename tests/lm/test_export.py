@@ -9,7 +9,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 import rnnjax
-from rnnjax.lm.checkpoint import named_arrays
+from rnnjax.fit.checkpoint import named_arrays
 from rnnjax.lm.export import export, load_export
 from rnnjax.lm.run import ModelOptions, Run, open_run
 from tests.lm import tiny_run

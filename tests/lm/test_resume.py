@@ -9,19 +9,19 @@ import sys
 import numpy as np
 import pytest
 
-from rnnjax.lm import checkpoint as checkpoints
+from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.lm.run import RunPaths
 
 # Each makes a child kill itself at one place, the `at`-th time it comes there.
 PLACES = {
     "update": "target, name = rnnjax.lm.train, 'update'",
-    "before the checkpoint": "target, name = rnnjax.lm.checkpoint, 'save'",
+    "before the checkpoint": "target, name = rnnjax.fit.checkpoint, 'save'",
     "inside the checkpoint": "target, name = orbax.checkpoint.CompositeCheckpointHandler, 'finalize'",
-    "after the checkpoint": "target, name = rnnjax.lm.checkpoint, 'prune'",
+    "after the checkpoint": "target, name = rnnjax.fit.checkpoint, 'prune'",
 }
 CHILD = """
 import os, resource, signal, sys
-import orbax.checkpoint, rnnjax.lm.checkpoint, rnnjax.lm.train
+import orbax.checkpoint, rnnjax.fit.checkpoint, rnnjax.lm.train
 from rnnjax.cli import main
 if {place!r}:
     {patch}

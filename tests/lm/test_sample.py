@@ -1,6 +1,5 @@
 """Sampling against exact probabilities and against a loop that reads the whole past for every symbol."""
 
-import itertools
 import pathlib
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 import rnnjax
 from rnnjax.lm import sample as sampling
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.sample import adjust_logits, default_prime, generate, stream_text
+from rnnjax.lm.sample import default_prime, generate, stream_text
 from rnnjax.lm.text import Vocabulary
+from tests.decoding.exact import exact_probs
 from tests.lm import tiny_run
 
 V = 20
@@ -30,51 +30,6 @@ BYTES = Vocabulary.from_counts("byte", {})
 def draw(params: LMParams = PARAMS, prime: np.ndarray | None = None, **options) -> np.ndarray:
     prime = np.array([3]) if prime is None else prime
     return np.concatenate(list(generate(MODEL, params, prime, **{"key": KEY, "length": 50, **options})), axis=1)
-
-
-def exact_probs(logits: np.ndarray, temperature: float, top_k: int, top_p: float, banned: int | None) -> np.ndarray:
-    """Probabilities in float64, symbol by symbol from the likeliest on."""
-    logits = np.array(logits, np.float64)
-    if banned is not None:
-        logits[banned] = -np.inf
-    order = np.argsort(-logits, kind="stable")
-    if temperature == 0:
-        return np.eye(len(logits))[order[0]]
-    probs = np.exp((logits - logits.max()) / temperature)
-    if top_k:
-        probs[order[top_k:]] = 0
-    probs /= probs.sum()
-    kept, mass = [], 0.0
-    for symbol in order:
-        if mass >= top_p and kept:
-            break
-        kept.append(symbol)
-        mass += probs[symbol]
-    nucleus = np.zeros_like(probs)
-    nucleus[kept] = probs[kept]
-    return nucleus / nucleus.sum()
-
-
-SETTINGS = list(itertools.product([1.0, 0.3, 2.5, 0.0], [0, 1, 4, 50], [1.0, 0.9, 0.35, 1e-9], [None, 2]))
-
-
-def test_adjusted_logits_give_the_exact_probabilities() -> None:
-    logits = 2 * np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
-    for temperature, top_k, top_p, banned in SETTINGS:
-        found = adjust_logits(jnp.array(logits), temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
-        expected = [exact_probs(row, temperature, top_k, top_p, banned) for row in logits]
-        np.testing.assert_allclose(jax.nn.softmax(found), expected, rtol=2e-5, atol=1e-7)
-
-
-def test_among_equal_logits_the_lower_id_is_kept() -> None:
-    equal = jnp.zeros(6)
-    assert (adjust_logits(equal, top_k=2) == 0).tolist() == [True, True, False, False, False, False]
-    assert (adjust_logits(equal, temperature=0) == 0).tolist() == [True, False, False, False, False, False]
-
-
-def test_low_temperature_does_not_overflow() -> None:
-    probs = jax.nn.softmax(adjust_logits(jnp.array([3e38, 1.0, -3e38]), temperature=1e-6))
-    np.testing.assert_array_equal(probs, [1, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import optax
 import pytest
 
 import rnnjax
-from rnnjax.lm import checkpoint as checkpoints
+from rnnjax.fit import MAX_ROLLBACKS, TrainingFailedError
+from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
 from rnnjax.lm.corpus import Chunk, TextOptions, load_corpus
 from rnnjax.lm.model import LanguageModel
-from rnnjax.lm.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
-from rnnjax.lm.progress import TrainingFailedError
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, open_run
-from rnnjax.lm.train import MAX_ROLLBACKS, train
+from rnnjax.lm.train import train
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,7 @@ def test_an_epoch_ends_with_a_fresh_state(corpus, tmp_path):
 
 def test_a_seed_is_a_trajectory(corpus, tmp_path):
     losses = {
-        seed: run(corpus, tmp_path / str(i), seed=seed, steps=8, evals=1)[0].valid_loss
-        for i, seed in enumerate((1, 2))
+        seed: run(corpus, tmp_path / str(i), seed=seed, steps=8, evals=1)[0].valid_loss for i, seed in enumerate((1, 2))
     }
     assert losses[1] != losses[2]
     assert run(corpus, tmp_path / "again", seed=1, steps=8, evals=1)[0].valid_loss == losses[1]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rnnjax import cli
-from rnnjax.lm import checkpoint
+from rnnjax.fit import checkpoint
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.corpus import TextOptions, load_corpus
-from rnnjax.lm.optimizers import OptimizerOptions
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, make_model, write_json
 
 TEXT = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrs\n"), 1000))

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import orbax.checkpoint as ocp
 
 from rnnjax.saving import CheckpointError, named_arrays, restore
 
@@ -30,12 +29,13 @@ __all__ = [
     "find_checkpoints",
     "load",
     "named_arrays",
+    "of_step",
     "prune",
     "restore",
     "save",
 ]
 
-_NAME = re.compile(r"step_(\d+)(?:_val_(\d+\.\d+))?")
+_NAME = re.compile(r"step_(\d+)(?:_val_(-?\d+\.\d+))?")
 
 
 class Checkpoint(NamedTuple):
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
 
     path: pathlib.Path
     step: int
-    val_loss: float  # infinity where none was measured
+    val_loss: float  # the lower the better (minus a metric of which more is better); infinity where none was measured
 
 
 def save(
@@ -56,11 +56,13 @@ def save(
         tree: any pytree of arrays.
         meta: what JSON can hold.
         step: of the training.
-        val_loss: of this step, in nats, for the name; not finite if it was not measured.
+        val_loss: of this step, the lower the better, for the name; not finite if it was not measured.
 
     Raises:
         CheckpointError: if the disk is full or the folder cannot be written.
+        ModuleNotFoundError: if orbax is not installed; so do all others here that touch checkpoints.
     """
+    ocp = _orbax()
     suffix = f"_val_{val_loss:.4f}" if math.isfinite(val_loss) else ""
     path = folder.absolute() / f"step_{step:08d}{suffix}"
     arrays = named_arrays(tree)
@@ -88,6 +90,7 @@ def save(
 
 def find_checkpoints(folder: pathlib.Path) -> list[Checkpoint]:
     """The complete checkpoints of a folder, oldest first; half-written ones are passed over."""
+    ocp = _orbax()
     found = []
     for path in folder.glob("step_*"):
         match = _NAME.fullmatch(path.name)
@@ -102,11 +105,22 @@ def best(checkpoints: list[Checkpoint]) -> Checkpoint:
     return min(measured, key=lambda checkpoint: checkpoint.val_loss) if measured else checkpoints[-1]
 
 
-def prune(folder: pathlib.Path) -> None:
-    """Removes all but the newest and the best checkpoint, and what killed runs left half-written."""
+def of_step(checkpoints: list[Checkpoint], step: int) -> Checkpoint | None:
+    """The one with a validation loss of this step, or None."""
+    return next((found for found in checkpoints if found.step == step and math.isfinite(found.val_loss)), None)
+
+
+def prune(folder: pathlib.Path, best_step: int | None = None) -> None:
+    """Removes all but the newest and the best checkpoint, and what killed runs left half-written.
+
+    Args:
+        folder: the run's folder of checkpoints.
+        best_step: which is the best, for names have four digits alone; None goes by the names.
+    """
     checkpoints = find_checkpoints(folder)
     if checkpoints:
-        keep = {checkpoints[-1].path, best(checkpoints).path}
+        chosen = of_step(checkpoints, best_step) if best_step is not None else None
+        keep = {checkpoints[-1].path, (chosen or best(checkpoints)).path}
         for path in folder.glob("step_*"):
             if path not in keep:
                 shutil.rmtree(path, ignore_errors=True)
@@ -118,6 +132,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
         CheckpointError: if it is truncated, edited or no checkpoint at all.
     """
+    ocp = _orbax()
     items = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(), meta=ocp.args.JsonRestore())
     try:
         with _checkpointer() as checkpointer:
@@ -138,12 +153,13 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 @contextmanager
-def _checkpointer() -> Iterator[ocp.Checkpointer]:
+def _checkpointer() -> Iterator[Any]:
     """An orbax checkpointer that fails quietly.
 
     When one array fails, orbax closes its event loop while others are under way, and those print a traceback each
     when they come back. After a failure such reports are dropped, and only such.
     """
+    ocp = _orbax()
     report = sys.unraisablehook
 
     def without_late_ones(unraisable: Any) -> None:
@@ -163,6 +179,19 @@ def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as ocp
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("orbax"):
+            raise
+        raise ModuleNotFoundError(
+            "checkpoint: orbax-checkpoint is not installed; pip install 'rnnjax[lm]', or train without a folder.",
+            name=error.name,
+        ) from error
+    return ocp
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import optax
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer"]
+from rnnjax.fit.progress import Place
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer", "schedule"]
 
 # The direction of a step; clipping comes before, decay and the learning rate after. Keys are what --optimizer takes.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -121,3 +123,17 @@ def learning_rate(options: OptimizerOptions, *, progress: float, epoch: int, pla
     if options.schedule == "plateau":
         return options.lr * options.decay**plateaus
     return options.lr
+
+
+def schedule(options: OptimizerOptions) -> Callable[[Place], float]:
+    """`learning_rate` as a function of the place alone, as `rnnjax.fit.fit` takes it beside `make_optimizer`.
+
+    >>> rate = schedule(OptimizerOptions(lr=1.0, schedule="plateau", decay=0.5))
+    >>> [rate(Place(progress=0.5, epoch=0, plateaus=n, step=7)) for n in range(3)]
+    [1.0, 0.5, 0.25]
+    """
+
+    def rate(place: Place) -> float:
+        return learning_rate(options, progress=place.progress, epoch=place.epoch, plateaus=place.plateaus)
+
+    return rate

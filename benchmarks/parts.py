@@ -1,0 +1,149 @@
+"""Where the time of an LSTM goes: its matmuls, its pointwise work and its loop, each timed alone, beside torch's.
+
+A part does what the whole does there, on arrays of the same shapes and with the same dependence from step to step. The
+parts of one library need not add up to its whole: fused and overlapped work costs less than its parts do.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.contestants import Skip, build, make_problem
+from benchmarks.contestants.base import Problem, require
+from benchmarks.contestants.torch_rnn import available_cores
+from benchmarks.grid import MODES, Point, Sizes
+from benchmarks.timing import compile_all, interleave
+
+__all__ = ["PARTS", "part_times"]
+
+# name -> mode whose whole it belongs to
+PARTS = {
+    "whole, forward": "forward",
+    "input projection": "forward",
+    "recurrent matmuls": "forward",
+    "pointwise": "forward",
+    "loop alone": "forward",
+    "whole, training": "training",
+    "backward recurrent matmuls": "training",
+    "weight gradients": "training",
+    "input gradient": "training",
+}
+
+
+def part_times(sizes: list[Sizes], *, rounds: int, burst_seconds: float) -> list[dict[str, Any]]:
+    """Rows of seconds for every part, library and size; torch is left out where it is not installed."""
+    rows = []
+    for size in sizes:
+        calls: dict[str, Callable[[], Any]] = {}
+        for mode in MODES:
+            problem = make_problem(Point("lstm", size, "float32", mode))
+            contestants, _ = build(problem, ["default"], ["torch"])
+            prepared = {one.name: one.prepare(mode) for one in contestants}
+            compile_all(prepared, 1)
+            for name, one in prepared.items():
+                calls[f"{'torch' if name == 'torch' else 'rnnjax'}|whole, {mode}"] = one.call
+        calls |= {f"rnnjax|{name}": call for name, call in _jax_parts(problem, size).items()}
+        try:
+            calls |= {f"torch|{name}": call for name, call in _torch_parts(size).items()}
+        except Skip:
+            pass
+        seconds = interleave(calls, rounds=rounds, burst_seconds=burst_seconds)
+        for key, value in seconds.items():
+            library, part = key.split("|")
+            rows.append({**size._asdict(), "library": library, "part": part, "mode": PARTS[part], "seconds": value})
+    return rows
+
+
+def _arrays(size: Sizes) -> dict[str, np.ndarray]:
+    steps, batch, inputs, hidden = size
+    draw = np.random.default_rng(0).standard_normal
+    shapes = {
+        "xs": (steps * batch, inputs),
+        "hs": (steps * batch, hidden),
+        "dz": (steps * batch, 4 * hidden),
+        "w_ih": (inputs, 4 * hidden),
+        "w_hh": (hidden, 4 * hidden),
+        "h": (batch, hidden),
+        "z": (batch, 4 * hidden),
+    }
+    return {name: 0.01 * draw(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _jax_parts(problem: Problem, size: Sizes) -> dict[str, Callable[[], Any]]:
+    steps, batch, _, hidden = size
+    a = {name: jnp.asarray(value) for name, value in _arrays(size).items()}
+    cell: Any = problem.cell
+
+    def recurrent(h: jax.Array, w: jax.Array) -> jax.Array:
+        """Every product waits for the one before it, through one of its gates."""
+
+        def step(h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            z = h @ w
+            return z[:, :hidden], z[0, :1]
+
+        return jax.lax.scan(step, h, None, length=steps)[1]
+
+    def backward(z: jax.Array, w: jax.Array) -> jax.Array:
+        def step(z: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            dh = z @ w.T
+            return jnp.concatenate([dh] * 4, axis=-1), dh[0, :1]
+
+        return jax.lax.scan(step, z, None, length=steps)[1]
+
+    def pointwise(state: Any, zx: jax.Array) -> Any:
+        def step(state: Any, z: jax.Array) -> Any:
+            gates = tuple(jnp.split(z, 4, axis=-1))
+            return cell.update(problem.params, state, gates, tuple(jnp.broadcast_to(state.h, g.shape) for g in gates))
+
+        return jax.lax.scan(step, state, zx)[1]
+
+    def loop(hs: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda count, h: (count + 1, h + 1), jnp.int32(0), hs)[1]
+
+    parts: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+        "input projection": (jnp.matmul, (a["xs"], a["w_ih"])),
+        "recurrent matmuls": (recurrent, (a["h"], a["w_hh"])),
+        "pointwise": (pointwise, (problem.state, a["dz"].reshape(steps, batch, -1))),
+        "loop alone": (loop, (a["hs"].reshape(steps, batch, -1),)),
+        "backward recurrent matmuls": (backward, (a["z"], a["w_hh"])),
+        "weight gradients": (lambda xs, hs, dz: (xs.T @ dz, hs.T @ dz), (a["xs"], a["hs"], a["dz"])),
+        "input gradient": (lambda dz, w: dz @ w.T, (a["dz"], a["w_ih"])),
+    }
+    found = {}
+    for name, (function, arguments) in parts.items():
+        compiled = jax.jit(function).lower(*arguments).compile()
+        found[name] = lambda compiled=compiled, arguments=arguments: jax.block_until_ready(compiled(*arguments))
+    return found
+
+
+def _torch_parts(size: Sizes) -> dict[str, Callable[[], Any]]:
+    require("torch", "torch")
+    import torch
+
+    torch.set_num_threads(available_cores())
+    steps, _, _, hidden = size
+    a = {name: torch.tensor(value) for name, value in _arrays(size).items()}
+    out, back = torch.empty_like(a["z"]), torch.empty_like(a["h"])
+
+    def recurrent() -> None:
+        h = a["h"]
+        with torch.no_grad():
+            for _ in range(steps):
+                torch.mm(h, a["w_hh"], out=out)
+                h = out[:, :hidden]
+
+    def backward() -> None:
+        with torch.no_grad():
+            for _ in range(steps):
+                torch.mm(a["z"], a["w_hh"].T, out=back)
+
+    return {
+        "input projection": lambda: torch.mm(a["xs"], a["w_ih"]),
+        "recurrent matmuls": recurrent,
+        "backward recurrent matmuls": backward,
+        "weight gradients": lambda: (torch.mm(a["xs"].T, a["dz"]), torch.mm(a["hs"].T, a["dz"])),
+        "input gradient": lambda: torch.mm(a["dz"], a["w_ih"].T),
+    }

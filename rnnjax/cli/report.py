@@ -1,0 +1,118 @@
+"""``rnnjax report``: a trained run as one HTML file."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rnnjax.analysis.labels import LABELS, label_from_name
+from rnnjax.analysis.recording import leaves_of
+from rnnjax.cli.analysis import Checkpoint, read_text_of, symbol_model
+from rnnjax.lm.run import Run, open_run
+from rnnjax.report import STEPS, ReportOptions, ReportText, collect_run, page, page_size
+from rnnjax.report.choose import asked_units
+from rnnjax.saving import write_atomic
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[list[pathlib.Path], typer.Argument(metavar="RUN", help="Folders of trained runs.")],
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="The file. By default report.html in the folder of the first run.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="A file (also gzip) or folder to show; repeat it for several. None: the validation text."),
+    ] = None,
+    symbols: Annotated[
+        int, typer.Option(help="At most so many symbols of the text, from its start; 0 for all.", min=0)
+    ] = 20_000,
+    units: Annotated[
+        list[str] | None,
+        typer.Option(help="Units (L1.c.137) or leaves (L1.c) that the page must hold; repeat it for several."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="What to rank units by: a name, or file.py:function; repeat it. None: all known names."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Units in the ranking of each label.", min=1)] = 10,
+    shifts: Annotated[int, typer.Option(help="Controls of the ranking: shifts of each label.", min=1)] = 99,
+    streams: Annotated[
+        int, typer.Option(help="Pieces of the text that the ranking reads side by side; 1 is exact, and slower.", min=1)
+    ] = 16,
+    megabytes: Annotated[float, typer.Option(help="Size of the file, at most.", min=0.2)] = 5.0,
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Write a page that shows a trained run from within; it opens from disk, with no server and no network.
+
+    The text in the colours of any unit, of how much each character surprised, or of what two runs disagree on; what the
+    network expected next; units ranked for every label; losses, gradient norms and samples of the training; gradient by
+    lag; saturation of gates; Lyapunov exponents. Several runs are compared.
+
+    The values of all units would not fit: the page holds those that tell the labels best and those that stand out in
+    each layer, as many as the size allows, and --units for more.
+
+    [bold]rnnjax report runs/demo[/bold]
+    [bold]rnnjax report runs/lstm runs/gru --text book.txt --units L1.c.137 --out compare.html[/bold]
+    """
+    opened = [open_run(run, checkpoint=checkpoint) for run in runs]
+    path = opened[0].paths.root / "report.html" if out is None else out
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
+    chosen = [label_from_name(name) for name in (label or LABELS)]
+    wanted = _divide(opened, units or [])
+    size = int((megabytes * 1e6 - page_size()) / len(opened))
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+    data = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        for run, name, own in zip(opened, _names(runs), wanted, strict=True):
+            task = progress.add_task(f"{name}: text", total=len(STEPS) + 1)
+            source = read_text_of(run, text, symbols)
+            shown = ReportText(source.name, source.ids, source.starts, {one.name: source.label(one) for one in chosen})
+            options = ReportOptions(own, top, size, shifts, streams)
+
+            def advance(step: str, task: object = task, name: str = name) -> None:
+                progress.update(task, advance=1, description=f"{name}: {step}")  # type: ignore[arg-type]
+
+            data.append(collect_run(name, run, symbol_model(run), shown, options, advance))
+            progress.update(task, completed=len(STEPS) + 1, description=f"{name}: done")
+    content = page(data).encode("utf-8")
+    write_atomic(path, content)
+    for one in data:
+        typer.echo(
+            f"{one['name']}: {one['count']:,} symbols of {one['text']['name']}, values of {len(one['units']):,} of "
+            f"{one['total']:,} units"
+        )
+    typer.echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
+
+
+def _divide(runs: list[Run], names: list[str]) -> list[tuple[str, ...]]:
+    """For each run those of the names that it has; every name must be one of some run."""
+    known = []
+    for run in runs:
+        model = symbol_model(run)
+        known.append(leaves_of(model.cell, model.params, model.inputs[0]))
+    result: list[list[str]] = [[] for _ in runs]
+    for name in names:
+        problems = []
+        for leaves, own in zip(known, result, strict=True):
+            try:
+                asked_units([name], leaves)
+                own.append(name)
+            except ValueError as error:
+                problems.append(error)
+        if len(problems) == len(runs):
+            raise problems[0]
+    return [tuple(own) for own in result]
+
+
+def _names(paths: list[pathlib.Path]) -> list[str]:
+    """Names of folders, and whole paths where those are not enough to tell them apart."""
+    names = [path.resolve().name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]

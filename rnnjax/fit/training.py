@@ -1,0 +1,203 @@
+r"""`fit`: trains any loss with any optax optimizer, with evaluations, early stopping, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from rnnjax.cell import check_size
+from rnnjax.fit.any_loss import EVAL_NAMES, FitTask
+from rnnjax.fit.loop import Loop, Plan, Report
+from rnnjax.fit.progress import Outcome, Place
+
+__all__ = ["fit"]
+
+
+def fit(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    batches: Callable[[int], Any],
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    state: Any = None,
+    evaluate: Callable[[Any], Any] | None = None,
+    monitor: str = "loss",
+    mode: str = "min",
+    evals: int = 10,
+    patience: int = 0,
+    log_every: int = 20,
+    key: jax.Array | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    learning_rate: Callable[[Place], float] | None = None,
+    explosion: float | None = None,
+    report: Report = lambda row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    r"""Trains until the budget is used up, and returns the parameters of the best evaluation.
+
+    Update n = 0, 1, ... is what one would write by hand:
+
+        loss, grads = value_and_grad(loss_fn)(params, batches(n), key=fold_in(key, n))
+        params     <- params + optimizer(grads)
+
+    With ``state``, the loss takes it and returns the next one; it is carried from update to update, and no gradient
+    follows it back (truncated backpropagation through time).
+
+    A loss or gradient that is not finite, or an interval of ``log_every`` updates whose mean loss explodes, rolls the
+    training back to the last good interval (the next time to the last evaluation) and halves the learning rate, or
+    every update, which is the same. Everything else depends on the step alone, so a training in a ``folder`` that is
+    interrupted and resumed ends in the same bits as one that was not; a budget of minutes alone follows the clock.
+
+    The compiled update is kept for this ``loss_fn`` and ``optimizer``: pass the same objects again, for other seeds
+    for example, and nothing is compiled again. Both must be pure functions of their arguments.
+
+    Args:
+        loss_fn: ``(params, batch, *, key) -> loss``, or ``(loss, metrics)`` with a dict of scalars that go into the
+            lines of metrics. With ``state``: ``(params, state, batch, *, key) -> (loss, state)``, or with the metrics
+            as a third.
+        params: any pytree of arrays; they are copied.
+        optimizer: any optax optimizer; one that asks for it gets ``value``, ``grad`` and ``value_fn`` too.
+        batches: step -> a pytree of arrays, see `ShuffledBatches`; must give the same batch for the same step.
+        steps: the budget: updates. Exactly one of the three is given.
+        epochs: the budget: passes through the data; needs ``batches.steps_per_epoch``.
+        minutes: the budget: wall-clock time, everything included.
+        state: carried from update to update, through the ends of epochs; None for a loss that has none.
+        evaluate: ``params -> {"name": number}``, or one number, which is called ``loss``.
+        monitor: the metric that says which parameters are best.
+        mode: ``"min"`` or ``"max"``: where of the monitored metric the best is.
+        evals: how often to evaluate and save, spread evenly over the budget, the last time at its end.
+        patience: stop after so many evaluations without a new best; 0 never stops early.
+        log_every: updates between lines of metrics; explosions are looked for as often, and ``should_stop`` is asked.
+        key: for a random loss; None is ``jax.random.key(0)``.
+        folder: where to keep ``metrics.jsonl`` and the newest and the best checkpoint; None keeps all in memory.
+        resume: go on from the newest checkpoint of the folder, or start if there is none; only the budget and how
+            often one looks may differ from before.
+        learning_rate: `Place` -> the learning rate, for an optimizer with that hyperparameter, as
+            ``optax.inject_hyperparams(optax.adam)(learning_rate=0.0)`` or `make_optimizer`; None leaves it to the
+            optimizer.
+        explosion: a mean loss of an interval above this counts as an explosion. None: more than 3 times
+            ``max(1, |first|, first - lowest)`` above the first loss. ``math.inf``: only what is not finite.
+        report: gets every row as it comes: ``train``, ``eval``, ``rollback``, ``checkpoint`` and ``done``; see
+            `Printer`. A context manager is entered and left.
+        should_stop: True saves a checkpoint and returns.
+
+    Returns:
+        `Outcome`.
+
+    Raises:
+        ValueError: for none or several budgets, numbers out of range, a monitored metric that is missing, a loss that
+            is no scalar, or a folder that holds another run.
+        TypeError: if ``loss_fn`` takes no ``key``.
+        CheckpointError: if a checkpoint cannot be written or read.
+        TrainingFailedError: if the loss exploded `MAX_ROLLBACKS` times in a row.
+
+    >>> import jax, jax.numpy as jnp, numpy as np, optax
+    >>> from rnnjax.fit import ShuffledBatches
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)
+    >>> def loss_fn(params, batch, *, key):
+    ...     return jnp.mean((params["a"] * batch["x"] + params["b"] - batch["y"]) ** 2)
+    >>> batches = ShuffledBatches({"x": x, "y": 2 * x + 1}, batch_size=16, key=jax.random.key(0))
+    >>> params = {"a": jnp.zeros(()), "b": jnp.zeros(())}
+    >>> outcome = fit(loss_fn, params, optax.sgd(0.3), batches, epochs=20)
+    >>> outcome.reason, outcome.step, round(float(outcome.params["a"]), 2)
+    ('budget', 80, 2.0)
+    """
+    plan = Plan(
+        steps=_steps(steps, epochs, minutes, batches),
+        minutes=minutes,
+        evals=evals,
+        patience=patience,
+        log_every=log_every,
+    )
+    check_size("fit", "evals", evals)
+    check_size("fit", "log_every", log_every)
+    if mode not in ("min", "max"):
+        raise ValueError(f"fit: mode must be 'min' or 'max', got {mode!r}.")
+    if patience < 0 or (patience and evaluate is None):
+        raise ValueError(
+            f"fit: patience must not be negative and counts evaluations, got {patience}"
+            f"{' without evaluate' if evaluate is None else ''}; pass evaluate=, or patience=0."
+        )
+    if resume and folder is None:
+        raise ValueError("fit: resume goes on with the run of a folder, got folder=None; name the folder.")
+    task = FitTask(
+        loss_fn=loss_fn,
+        params=params,
+        optimizer=optimizer,
+        batches=batches,
+        state=state,
+        evaluate=evaluate,
+        monitor=monitor,
+        mode=mode,
+        key=jax.random.key(0) if key is None else key,
+        learning_rate=learning_rate,
+        limit=explosion,
+    )
+    root = None if folder is None else pathlib.Path(folder)
+    if root is not None:
+        _check_folder(root, resume)
+    loop = Loop(task, plan, root, report)
+    with report if isinstance(report, contextlib.AbstractContextManager) else contextlib.nullcontext():
+        reason = loop.run(resume, should_stop)
+        found, best_step = loop.best()
+        rows = [row for row in loop.history if row["step"] == best_step]
+        metrics = {k: v for k, v in rows[-1].items() if k not in EVAL_NAMES} if rows else {}
+        progress = loop.progress
+        loop.record(
+            {
+                "kind": "done",
+                "step": progress.step,
+                "best_step": best_step,
+                "reason": reason,
+                **metrics,
+                "seconds": round(loop.seconds(), 3),
+            }
+        )
+    return Outcome(
+        params=found,
+        reason=reason,
+        step=progress.step,
+        best_step=best_step,
+        metrics=metrics,
+        history=loop.history,
+        seconds=loop.seconds(),
+        state=loop.carry.state,
+    )
+
+
+def _steps(steps: int | None, epochs: float | None, minutes: float | None, batches: Any) -> int | None:
+    """The budget in updates, None where it is the clock's."""
+    given = {name: v for name, v in (("steps", steps), ("epochs", epochs), ("minutes", minutes)) if v is not None}
+    if len(given) != 1:
+        what = " and ".join(given) or "none"
+        raise ValueError(f"fit: give exactly one of steps, epochs and minutes as the budget, got {what}.")
+    ((name, value),) = given.items()
+    if not 0 < value < math.inf:
+        raise ValueError(f"fit: {name} must be a number above 0, got {value!r}.")
+    if steps is not None:
+        check_size("fit", "steps", steps)
+    if epochs is None:
+        return steps
+    if not (steps_per_epoch := getattr(batches, "steps_per_epoch", None)):
+        raise ValueError(
+            f"fit: epochs needs batches with steps_per_epoch, as ShuffledBatches, got {batches!r:.60}; pass "
+            "steps instead."
+        )
+    return max(1, round(epochs * steps_per_epoch))
+
+
+def _check_folder(folder: pathlib.Path, resume: bool) -> None:
+    metrics = folder / "metrics.jsonl"
+    if not resume and metrics.exists() and metrics.stat().st_size:
+        raise ValueError(f"fit: {folder} holds the metrics of another training; resume, or take another folder.")

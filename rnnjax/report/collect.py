@@ -1,0 +1,248 @@
+"""Measures everything that the page of one run shows, and packs it: JSON with arrays in it, of bounded size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnjax.analysis.gates import UnitStatistics, unit_statistics
+from rnnjax.analysis.labels import LABELS
+from rnnjax.analysis.recording import Leaf, SymbolModel, leaves_of, text_values
+from rnnjax.analysis.search import LabelSearch, search_units
+from rnnjax.analysis.unit_plots import value_scale
+from rnnjax.lm.run import Run
+from rnnjax.report.choose import asked_units, ranked_units
+from rnnjax.report.dynamics import gradient_data, lyapunov_data
+from rnnjax.report.packing import pack, plain, quantize, to_json
+from rnnjax.report.predictions import predictions
+from rnnjax.report.training import facts, read_baselines, read_curves, read_samples
+
+__all__ = ["STEPS", "ReportOptions", "ReportText", "collect_run"]
+
+# What `collect_run` does, in this order, for whoever shows progress.
+STEPS = (
+    "what the network expects",
+    "how its units vary",
+    "which units tell labels",
+    "how far gradients reach",
+    "Lyapunov exponents",
+    "values of units",
+)
+_LEAST_TO_SEARCH = 40  # symbols, below which halves of a text say nothing
+_BYTES_A_VALUE = 0.3  # of a unit's value, packed; less only for gates that hardly move
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportText:
+    """The text that a page shows.
+
+    Attributes:
+        name: where it is from.
+        ids: integers ``[n]``, at least two.
+        starts: positions where documents start, or None.
+        labels: by name, bool ``[n]`` or float32 ``[n]``.
+    """
+
+    name: str
+    ids: np.ndarray
+    starts: np.ndarray | None
+    labels: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """How much goes into a page.
+
+    Attributes:
+        units: names of units or leaves that are in it in any case.
+        top: units in the ranking of each label.
+        size: bytes of this run's data in the page, at most.
+        shifts: controls of the search, see `rnnjax.analysis.search_units`.
+        streams: pieces of the text that the search and the statistics read side by side.
+    """
+
+    units: tuple[str, ...] = ()
+    top: int = 10
+    size: int = 4_800_000
+    shifts: int = 99
+    streams: int = 16
+
+
+def collect_run(
+    name: str,
+    run: Run,
+    model: SymbolModel,
+    text: ReportText,
+    options: ReportOptions | None = None,
+    advance: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """The data of one run's page, ready for JSON; the same run gives the same data.
+
+    What the network expects and the values of units are exact: the text is read from its start in one piece. The search
+    and the statistics read ``streams`` pieces side by side.
+
+    Args:
+        name: of the run.
+        run: from `rnnjax.lm.run.open_run`.
+        model: the network of the run, as the analyses see it.
+        text: what is shown.
+        options: how much of it.
+        advance: is called with each of `STEPS` as it begins.
+
+    Raises:
+        ValueError: for units that there are not or that do not fit into the size, or options out of range.
+    """
+    options = ReportOptions() if options is None else options
+    leaves = leaves_of(model.cell, model.params, model.inputs[0])
+    asked = asked_units(options.units, leaves)
+    reading: dict[str, Any] = {"streams": options.streams, "starts": text.starts}
+    advance(STEPS[0])
+    expected, shown = predictions(run.model, run.params, text.ids, text.starts)
+    curves = read_curves(run)
+    data: dict[str, Any] = {
+        "name": name,
+        "facts": facts(run, curves),
+        "text": {
+            "name": text.name,
+            "level": run.vocabulary.level,
+            "symbols": [run.vocabulary.symbols[k] for k in shown.tolist()],
+        },
+        **expected,
+        "training": curves | {"baselines": _baselines(run), "clip": _clip(run)},
+        "samples": _samples(run),
+    }
+    advance(STEPS[1])
+    statistics = unit_statistics(model, text.ids, **reading)
+    advance(STEPS[2])
+    searched, left_out = _vary(text.labels)
+    found: dict[str, LabelSearch] = {}
+    if searched and len(text.ids) >= _LEAST_TO_SEARCH:
+        found = search_units(model, text.ids, searched, shifts=options.shifts, **reading)
+    data["labels"] = [_label_data(text.labels[one], search, options.top) for one, search in found.items()]
+    data["left_out"] = left_out if found else list(text.labels)
+    data["leaves"] = _leaf_data(statistics, found)
+    data["redundant"] = {
+        "count": len(statistics.redundant),
+        "closest": [list(pair) for pair in statistics.redundant[:10]],
+    }
+    data["dead"] = {"count": len(statistics.dead), "first": list(statistics.dead[:20])}
+    advance(STEPS[3])
+    data["gradient"] = gradient_data(model, text.ids, run.config.train.chunk_len)
+    advance(STEPS[4])
+    data["lyapunov"] = lyapunov_data(model, text.ids)
+    data = plain(data)
+    advance(STEPS[5])
+    ranking = ranked_units(asked, found, statistics, options.top)
+    room = options.size - len(to_json(data)) - 100  # the names of what follows
+    data["units"] = _values(model, text, leaves, ranking, asked, room)
+    data["total"] = sum(leaves[leaf].size for leaf in statistics.leaves)
+    return data
+
+
+def _values(
+    model: SymbolModel,
+    text: ReportText,
+    leaves: Mapping[str, Leaf],
+    ranking: Mapping[str, Sequence[str]],
+    asked: Sequence[str],
+    room: int,
+) -> dict[str, Any]:
+    """Units with their values, as many as fit, in the order of the leaves; the first ones of the ranking are in."""
+    most = max(len(asked), int(room / (_BYTES_A_VALUE * len(text.ids) + 200)), 1)
+    names = list(ranking)[:most]
+    values = text_values(model, text.ids, names, streams=1, starts=text.starts)
+    packed: dict[str, Any] = {}
+    for column, name in enumerate(names):
+        own = values[:, column]
+        low, high, levels = quantize(own)
+        middle, reach = value_scale(own, leaves[name.rpartition(".")[0]].kind)
+        scale = plain({"low": low, "high": high, "middle": middle, "reach": reach})
+        entry = scale | {"why": list(ranking[name]), "values": pack(levels)}
+        room -= len(json.dumps(entry)) + len(name) + 4
+        if room < 0:
+            break
+        packed[name] = entry
+    missing = [name for name in asked if name not in packed]
+    if missing or not packed:
+        raise ValueError(
+            f"report: the values of {max(len(asked), 1):,} units over {len(text.ids):,} symbols do not fit into the "
+            "page; raise --megabytes, lower --symbols, or name fewer --units."
+        )
+    order = list(leaves)
+
+    def place(name: str) -> tuple[int, int]:
+        leaf, _, number = name.rpartition(".")
+        return order.index(leaf), int(number)
+
+    return {name: packed[name] for name in sorted(packed, key=place)}
+
+
+def _vary(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Labels that take several values in both halves of a text, and the names of the others."""
+    known, left_out = {}, []
+    for name, label in labels.items():
+        half = len(label) // 2
+        if all(len(part) and np.ptp(part.astype(np.float32)) > 0 for part in (label[:half], label[half:])):
+            known[name] = label
+        else:
+            left_out.append(name)
+    return known, left_out
+
+
+def _label_data(label: np.ndarray, search: LabelSearch, top: int) -> dict[str, Any]:
+    described = LABELS[search.label].description if search.label in LABELS else ""
+    return {
+        "name": search.label,
+        "description": described,
+        "binary": search.binary,
+        "share": search.share,
+        "bar": search.bar,
+        "shifts": len(search.control),
+        "values": pack(label.astype(np.uint8 if search.binary else np.float32)),
+        "rows": [
+            [one.unit, one.direction, one.score, one.first, one.accuracy, one.threshold, one.p_value, one.error]
+            for one in search.top(top)
+        ],
+    }
+
+
+def _leaf_data(statistics: UnitStatistics, found: Mapping[str, LabelSearch]) -> list[dict[str, Any]]:
+    """Statistics of every unit of every leaf, and the label that it tells best, by its rank's half of the text."""
+    result, start = [], 0
+    strength = [one.first * 2 - 1 if one.binary else one.first for one in found.values()]  # [labels][units]
+    best = np.argmax(strength, axis=0) if found else np.zeros(0, int)
+    scores = np.array([one.score for one in found.values()])
+    for leaf, about in statistics.leaves.items():
+        entry: dict[str, Any] = {"name": leaf, "kind": about.kind, "size": len(about.mean)}
+        for column in ("mean", "deviation", *(("left", "right") if about.kind == "gate" else ())):
+            entry[column] = pack(getattr(about, column).astype(np.float32))
+        stop = start + len(about.mean)
+        if found:
+            entry["best"] = pack(best[start:stop].astype(np.uint16))
+            entry["score"] = pack(scores[best[start:stop], np.arange(start, stop)].astype(np.float32))
+        result.append(entry)
+        start = stop
+    return result
+
+
+def _samples(run: Run) -> list[dict[str, Any]]:
+    path = run.paths.samples
+    return read_samples(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
+
+
+def _baselines(run: Run) -> dict[str, float]:
+    if not run.paths.baselines.is_file():
+        return {}
+    try:
+        return read_baselines(json.loads(run.paths.baselines.read_text(encoding="utf-8")))
+    except ValueError:  # half-written when the run was killed
+        return {}
+
+
+def _clip(run: Run) -> float | None:
+    options = run.config.optimizer
+    return options.clip if options.clip and options.clip_by == "norm" else None

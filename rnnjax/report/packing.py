@@ -1,0 +1,75 @@
+"""Numbers in a page: typed arrays, compressed and in base64; and plain JSON that keeps six digits."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["pack", "plain", "quantize", "to_json", "unpack"]
+
+_NAMES = {"uint8": "u8", "uint16": "u16", "uint32": "u32", "float32": "f32"}
+_DTYPES = {short: np.dtype(name) for name, short in _NAMES.items()}
+
+
+def pack(values: np.ndarray) -> str:
+    """An array of uint8, uint16, uint32 or float32 as ``dtype:base64 of zlib``, C order, little-endian.
+
+    >>> pack(np.arange(3, dtype=np.uint8)).split(":")[0], unpack(pack(np.arange(3, dtype=np.uint8))).tolist()
+    ('u8', [0, 1, 2])
+    """
+    raw = np.ascontiguousarray(values)
+    data = zlib.compress(raw.astype(raw.dtype.newbyteorder("<")).tobytes(), 9)
+    return f"{_NAMES[raw.dtype.name]}:{base64.b64encode(data).decode('ascii')}"
+
+
+def unpack(packed: str) -> np.ndarray:
+    """The flat array of `pack`."""
+    name, _, data = packed.partition(":")
+    return np.frombuffer(zlib.decompress(base64.b64decode(data)), _DTYPES[name].newbyteorder("<"))
+
+
+def quantize(values: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The least and largest value, and uint8 from 0 to 255 between them: exact to a 510th of the range.
+
+    >>> low, high, levels = quantize(np.array([-1.0, 0.0, 1.0]))
+    >>> (low, high), levels.tolist()
+    ((-1.0, 1.0), [0, 128, 255])
+    """
+    low, high = float(values.min()), float(values.max())
+    levels = np.rint((np.asarray(values, np.float64) - low) * (255 / max(high - low, 1e-30)))
+    return low, high, levels.astype(np.uint8)
+
+
+def plain(value: Any) -> Any:
+    """For JSON: arrays and tuples become lists, floats keep six digits, and what is not finite becomes None.
+
+    >>> plain({"a": np.array([1 / 3, np.nan]), "b": (np.int32(2), "c", True)})
+    {'a': [0.333333, None], 'b': [2, 'c', True]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def to_json(value: Any) -> str:
+    r"""JSON in ASCII that can stand in a script element of HTML: nothing in it ends the element or starts a comment.
+
+    >>> to_json({"text": "</script><!-- \u2028 & é"})
+    '{"text":"\\u003c/script\\u003e\\u003c!-- \\u2028 \\u0026 \\u00e9"}'
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,52 @@
+"""Puts the data of runs, the style and the scripts into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rnnjax.analysis.unit_plots import DIVERGING, SEQUENTIAL
+from rnnjax.report.packing import to_json
+
+__all__ = ["page", "page_size"]
+
+_SCRIPTS = ("core.js", "scales.js", "charts.js", "tables.js", "text.js", "units.js", "sections.js", "main.js")
+_SLOT = re.compile(r"<!--(\w+)-->")
+
+
+def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The file: no address is in it that a browser would load, and its own policy forbids it any.
+
+    Args:
+        runs: from `collect_run`; the first is shown first, and several are compared.
+
+    Raises:
+        ValueError: if there is no run.
+    """
+    if not runs:
+        raise ValueError("report: there must be at least one run to show, got none; name one.")
+    names = [str(run["name"]) for run in runs]
+    shared = {"runs": names, "diverging": DIVERGING, "sequential": SEQUENTIAL}
+    blocks = [f'<script type="application/json" id="shared">{to_json(shared)}</script>']
+    blocks += [f'<script type="application/json" id="run-{k}">{to_json(run)}</script>' for k, run in enumerate(runs)]
+    parts = {
+        "TITLE": html.escape(f"{', '.join(names)} - rnnjax report"),
+        "STYLE": _read("report.css"),
+        "THEME": _read("theme.js"),
+        "DATA": "\n".join(blocks),
+        "SCRIPT": "\n".join(_read(name) for name in _SCRIPTS),
+    }
+    # One pass: what is put in is not looked at again.
+    return _SLOT.sub(lambda slot: parts[slot[1]], _read("template.html"))
+
+
+def page_size() -> int:
+    """Bytes of a page without the data of its runs."""
+    return sum(len(_read(name).encode()) for name in ("template.html", "report.css", "theme.js", *_SCRIPTS)) + 1000
+
+
+def _read(name: str) -> str:
+    return importlib.resources.files("rnnjax.report").joinpath("assets", name).read_text(encoding="utf-8")

@@ -1,0 +1,79 @@
+"""What a language model expects after every symbol of a text, and how much each symbol surprises it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.layers import StackState
+from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.report.packing import pack
+
+__all__ = ["EXPECTED", "predictions"]
+
+EXPECTED = 5  # symbols that are shown as the likeliest next ones
+_WINDOW = 256
+
+
+def predictions(
+    model: LanguageModel, params: LMParams, ids: np.ndarray, starts: np.ndarray | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Reads a text in one piece, from its start, with the state reset where a document starts.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        ids: integers ``[n]``, at least two.
+        starts: where documents start, or None.
+
+    Returns:
+        Packed arrays, and the ids ``[m]`` of the symbols that occur in them: ``ids`` ``[n]`` counts through those;
+        ``surprise`` ``[n]`` is the nats of every symbol, given all before it (the first one's is 0 and means nothing);
+        ``next`` ``[n, k]`` are the likeliest symbols after each and ``probs`` ``[n, k]`` their probabilities times
+        65535. ``mean`` is the mean surprise of all but the first.
+    """
+    count, width = len(ids), min(EXPECTED, model.vocab_size)
+    surprise = np.zeros(count, np.float32)
+    likeliest, probs = np.zeros((count, width), np.int64), np.zeros((count, width))
+    state = model.initial_state((1,))
+    for first in range(0, count, _WINDOW):
+        at = np.arange(first, first + _WINDOW)
+        resets = np.isin(at, starts) if starts is not None else np.zeros(len(at), bool)
+        read, target = (ids[np.minimum(k, count - 1)].astype(np.int32)[:, None] for k in (at, at + 1))
+        state, *found = _expect(model, params, state, read, target, resets[:, None], width)
+        loss, symbols, shares = (np.asarray(array)[: count - first, 0] for array in found)
+        stop = first + len(loss)
+        surprise[first + 1 : stop + 1] = loss[: count - 1 - first]
+        likeliest[first:stop], probs[first:stop] = symbols, shares
+    shown = np.unique(np.concatenate([ids.astype(np.int64), likeliest.ravel()]))
+    kind = np.uint8 if len(shown) <= 1 << 8 else np.uint16 if len(shown) <= 1 << 16 else np.uint32
+    return {
+        "count": count,
+        "ids": pack(np.searchsorted(shown, ids).astype(kind)),
+        "surprise": pack(surprise),
+        "mean": float(surprise[1:].mean(dtype=np.float64)),
+        "width": width,
+        "next": pack(np.searchsorted(shown, likeliest).astype(kind)),
+        "probs": pack(np.rint(probs * 65535).astype(np.uint16)),
+    }, shown
+
+
+@functools.partial(jax.jit, static_argnames=("model", "width"))
+def _expect(
+    model: LanguageModel,
+    params: LMParams,
+    state: StackState,
+    symbols: jax.Array,
+    targets: jax.Array,
+    resets: jax.Array,
+    width: int,
+) -> tuple[StackState, jax.Array, jax.Array, jax.Array]:
+    state, logits = model.logits(params, state, symbols, resets=resets)
+    logs = jax.nn.log_softmax(logits.astype(jnp.float32))  # [T, 1, V]
+    loss = -jnp.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
+    best, which = jax.lax.top_k(logs, width)
+    return state, loss, which, jnp.exp(best)

@@ -1,0 +1,240 @@
+"""Losses of what counts in a padded batch: sigmoid, softmax and regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnnjax.cell import compute_dtype, describe
+from rnnjax.topologies.masks import as_wide, valid_steps
+
+__all__ = ["binary_loss", "check_labels", "huber_loss", "mse_loss", "paired", "softmax_loss"]
+
+
+def softmax_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    label_smoothing: float = 0.0,
+    class_weights: jax.Array | None = None,
+    ignore_label: int | None = None,
+) -> jax.Array:
+    r"""Cross-entropy of one class out of V, in nats: the mean over what counts.
+
+        log p    = log_softmax(logits)
+        losses_i = -(1 - eps) * w[labels_i] * log p[i, labels_i] - eps / V * sum_c w[c] * log p[i, c]
+        loss     = sum_i losses_i / sum_i w[labels_i]
+
+    with ``w = 1`` unless there are class weights, and ``eps = label_smoothing`` (Szegedy et al., 2016). It is what
+    ``torch.nn.functional.cross_entropy`` computes with these options, but zero where nothing counts. Neither logits
+    nor labels of what does not count reach the loss or a gradient, be they NaN.
+
+    Args:
+        logits: ``[..., V]``; ``[B, V]`` for a class a sequence, ``[T, B, V]`` for one a step.
+        labels: int ``[...]``, from 0 to V - 1; another one that counts makes the loss NaN.
+        lengths: int ``[*batch]`` of ``labels [T, *batch, ...]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the labels: what counts.
+        label_smoothing: the share of the probability that is spread evenly over all classes, in [0, 1].
+        class_weights: ``[V]``.
+        ignore_label: a label that does not count, such as -1 or -100.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a smoothing outside [0, 1].
+        TypeError: if labels or lengths are not integers, or the mask not bool.
+
+    >>> logits, labels = jnp.zeros((3, 2, 4)), jnp.zeros((3, 2), int)
+    >>> bool(jnp.isclose(softmax_loss(logits, labels, lengths=jnp.array([3, 1])), jnp.log(4.0)))
+    True
+    """
+    logits, labels = check_labels("softmax_loss", logits, labels)
+    _check_smoothing("softmax_loss", label_smoothing)
+    dtype, classes = compute_dtype(logits.dtype), logits.shape[-1]
+    valid = valid_steps("softmax_loss", "labels", labels.shape, lengths, mask, same=True)
+    if ignore_label is not None:
+        valid = labels != ignore_label if valid is None else valid & (labels != ignore_label)
+    if valid is not None:
+        logits = jnp.where(valid[..., None], logits, jnp.zeros((), logits.dtype))
+        labels = jnp.where(valid, labels, 0)
+    labels = jnp.where(labels < 0, classes, labels)  # a negative index would count from behind
+    log_p = jax.nn.log_softmax(logits.astype(dtype))
+    weights = jnp.ones(labels.shape, dtype)
+    losses = -jnp.take_along_axis(log_p, labels[..., None], axis=-1, mode="fill")[..., 0]
+    if class_weights is not None:
+        class_weights = _check_weights("softmax_loss", class_weights, classes, dtype)
+        weights = class_weights.at[labels].get(mode="clip")
+        log_p, losses = log_p * class_weights, losses * weights
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
+    return _mean(losses, weights, valid)
+
+
+def binary_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    label_smoothing: float = 0.0,
+    class_weights: jax.Array | None = None,
+) -> jax.Array:
+    r"""Cross-entropy of yes or no, in nats, for one question or many at once: the mean over what counts.
+
+        y'_i     = (1 - eps) * y_i + eps / 2
+        losses_i = -w[1] * y'_i * log sigmoid(z_i) - w[0] * (1 - y'_i) * log sigmoid(-z_i)
+        loss     = sum_i losses_i / sum_i (w[1] * y_i + w[0] * (1 - y_i))
+
+    with logits z, labels y and ``eps = label_smoothing``. It is `softmax_loss` of the two logits ``(0, z)``.
+
+    Args:
+        logits: ``[...]``, or ``[..., 1]`` where the labels are ``[...]``.
+        labels: ``[...]``: bool, int or probabilities; each feature behind the batch axes is a question of its own.
+        lengths: int ``[*batch]`` of ``labels [T, *batch, ...]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the labels: what counts.
+        label_smoothing: in [0, 1].
+        class_weights: ``[2]``, of no and yes.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a smoothing outside [0, 1].
+        TypeError: if the lengths are not integers, or the mask not bool.
+
+    >>> logits = jnp.array([[2.0], [-2.0]])  # [B, 1], from a model with output_size=1
+    >>> bool(jnp.isclose(binary_loss(logits, jnp.array([True, False])), jnp.log1p(jnp.exp(-2.0))))
+    True
+    """
+    _check_smoothing("binary_loss", label_smoothing)
+    z, y, valid = paired("binary_loss", "logits", logits, "labels", labels, lengths, mask)
+    smooth = (1 - label_smoothing) * y + label_smoothing / 2
+    yes, no = smooth * jax.nn.softplus(-z), (1 - smooth) * jax.nn.softplus(z)
+    if class_weights is None:
+        return _mean(yes + no, jnp.ones((), z.dtype), valid)
+    w = _check_weights("binary_loss", class_weights, 2, z.dtype)
+    return _mean(w[1] * yes + w[0] * no, w[1] * y + w[0] * (1 - y), valid)
+
+
+def mse_loss(
+    predictions: jax.Array, targets: jax.Array, *, lengths: jax.Array | None = None, mask: jax.Array | None = None
+) -> jax.Array:
+    r"""Mean squared error over what counts: ``mean (predictions - targets)^2``, also over the features.
+
+    Args:
+        predictions: ``[...]``, or ``[..., 1]`` where the targets are ``[...]``. Shapes are never broadcast.
+        targets: ``[...]``.
+        lengths: int ``[*batch]`` of ``targets [T, *batch, ...]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the targets: what counts.
+
+    Returns:
+        A scalar, float32 or wider; zero where nothing counts.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+        TypeError: if the lengths are not integers, or the mask not bool.
+
+    >>> float(mse_loss(jnp.array([[1.0], [jnp.nan]]), jnp.array([3.0, 0.0]), mask=jnp.array([True, False])))
+    4.0
+    """
+    p, t, valid = paired("mse_loss", "predictions", predictions, "targets", targets, lengths, mask)
+    return _mean(jnp.square(p - t), jnp.ones((), p.dtype), valid)
+
+
+def huber_loss(
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    delta: float = 1.0,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    r"""Mean over what counts of a loss that grows like a square near zero and like a line far off (Huber, 1964).
+
+        r     = predictions - targets
+        losses = r^2 / 2  where |r| <= delta,  else  delta * (|r| - delta / 2)
+
+    Args:
+        predictions: ``[...]``, or ``[..., 1]`` where the targets are ``[...]``. Shapes are never broadcast.
+        targets: ``[...]``.
+        delta: where the square ends, above zero.
+        lengths: int ``[*batch]`` of ``targets [T, *batch, ...]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the targets: what counts.
+
+    Returns:
+        A scalar, float32 or wider; zero where nothing counts.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a delta that is not above zero.
+        TypeError: if the lengths are not integers, or the mask not bool.
+
+    >>> float(huber_loss(jnp.array([0.5, 4.0]), jnp.zeros(2)))  # (0.125 + 3.5) / 2
+    1.8125
+    """
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be above 0, got {delta}; for delta = 0 there is no loss.")
+    p, t, valid = paired("huber_loss", "predictions", predictions, "targets", targets, lengths, mask)
+    return _mean(optax.losses.huber_loss(p, t, delta=delta), jnp.ones((), p.dtype), valid)
+
+
+def check_labels(where: str, logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+    """Logits ``[..., V]`` and int labels ``[...]`` as arrays; raises unless they are such."""
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{where}: labels must be integers, got {describe(labels)}.")
+    if logits.ndim < 1 or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{where}: labels must have the shape of the logits without their last axis, "
+            f"got {describe(labels)} for logits {describe(logits)}."
+        )
+    return logits, labels
+
+
+def paired(
+    where: str, name: str, got: Any, other: str, wanted: Any, lengths: Any, mask: Any
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Predictions and targets of one shape and dtype, with zeros where they do not count, and what does."""
+    got, wanted = jnp.asarray(got), jnp.asarray(wanted)
+    if got.shape == (*wanted.shape, 1):
+        got = got[..., 0]
+    if got.shape != wanted.shape:  # [B, 1] and [B] would broadcast to [B, B]
+        raise ValueError(
+            f"{where}: {name} must have the shape of the {other}, or one more axis of size 1, "
+            f"got {describe(got)} for {other} {describe(wanted)}."
+        )
+    dtype = compute_dtype(got.dtype)
+    got, wanted = got.astype(dtype), wanted.astype(dtype)
+    valid = valid_steps(where, other, wanted.shape, lengths, mask, same=True)
+    if valid is not None:  # before anything is computed, since the slope at a NaN is a NaN
+        got, wanted = (jnp.where(valid, x, jnp.zeros((), dtype)) for x in (got, wanted))
+    return got, wanted, valid
+
+
+def _mean(losses: jax.Array, weights: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """``losses`` have been multiplied by the weights."""
+    weights = jnp.broadcast_to(weights, losses.shape)
+    if valid is not None:
+        valid = as_wide(valid, losses.ndim)
+        losses, weights = (jnp.where(valid, x, jnp.zeros((), x.dtype)) for x in (losses, weights))
+    total = weights.sum()
+    return losses.sum() / jnp.where(total == 0, jnp.ones((), total.dtype), total)
+
+
+def _check_smoothing(where: str, rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{where}: label_smoothing must lie between 0 and 1, got {rate}.")
+
+
+def _check_weights(where: str, weights: Any, classes: int, dtype: Any) -> jax.Array:
+    weights = jnp.asarray(weights, dtype)
+    if weights.shape != (classes,):
+        raise ValueError(
+            f"{where}: class_weights must have shape [{classes}], one for each class, got {describe(weights)}."
+        )
+    return weights

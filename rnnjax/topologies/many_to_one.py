@@ -1,0 +1,254 @@
+"""One answer to a whole sequence, and its degenerate case, one answer to one input."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.layers import Bidirectional, BidirectionalParams
+from rnnjax.topologies.parts import (
+    Dense,
+    Reader,
+    affine,
+    check_model,
+    check_network,
+    features,
+    init_dense,
+    run_network,
+    split_key,
+    thin,
+    wide_dtype,
+)
+from rnnjax.topologies.pooling import POOLINGS, Pooling, PoolingParams, init_pooling, pool
+
+__all__ = ["ManyToOne", "ManyToOneParams", "OneToOne"]
+
+
+class ManyToOneParams(NamedTuple):
+    """Parameters of `ManyToOne` and `OneToOne`; None where the model has no such part."""
+
+    embedding: jax.Array | None  # [V, E]
+    network: Any  # of the network's init
+    pooling: PoolingParams | None
+    head: Dense  # w [F, O], b [O]
+
+
+@dataclasses.dataclass(frozen=True)
+class ManyToOne:
+    r"""Reads a sequence and answers once: classification or regression of sequences.
+
+        x_t      = embedding[s_t],  one_hot(s_t)  or the numbers themselves
+        ys       = network(dropout(x))                     over the valid steps, see `unroll`
+        features = pool(ys)                                last, mean, max or attention, see `pool`
+        output   = dropout(features) @ w + b
+
+    With ``pooling="last"`` a unidirectional network is read at its last valid step, and a `Bidirectional` one where
+    each direction has read everything: forward at the last valid step, backward at step 0. A network whose features
+    are images, as those of `ConvLSTM`, answers from all their numbers at once.
+
+    Args:
+        network: a cell, also a `Stack`, or a `Bidirectional` network.
+        output_size: O: classes, or numbers of a regression.
+        input_size: I, for inputs that are numbers ``[T, *batch, I]``.
+        vocab_size: V, in its place for inputs that are symbols, int ``[T, *batch]``.
+        embed_size: E of the symbols; 0 for one-hot vectors.
+        pooling: ``"last"``, ``"mean"``, ``"max"`` or ``"attention"``.
+        dropout: rate on the embedding, between the layers and before the head, new for every element; only active
+            where a key is passed.
+
+    Raises:
+        ValueError: for sizes below one, a rate outside [0, 1), an unknown pooling, or not exactly one of input_size
+            and vocab_size.
+        TypeError: if the network is none.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> model = rnnjax.topologies.ManyToOne(rnnjax.GRU(8), output_size=3, vocab_size=5, embed_size=4)
+    >>> params = model.init(jax.random.key(0))
+    >>> model.apply(params, jnp.zeros((7, 2), int), lengths=jnp.array([7, 3])).shape
+    (2, 3)
+    """
+
+    network: Any
+    output_size: int
+    input_size: int | None = None
+    vocab_size: int | None = None
+    embed_size: int = 0
+    pooling: Pooling = "last"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_network("ManyToOne", "network", self.network, both=True)
+        check_model("ManyToOne", self.output_size, self.dropout, pooling=(self.pooling, POOLINGS))
+        _ = self._reader
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader("ManyToOne", self.input_size, self.vocab_size, self.embed_size)
+
+    def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToOneParams:
+        """New parameters, each part from a key of its own."""
+        key_embedding, key_network, key_pooling, key_head = jax.random.split(key, 4)
+        size = math.prod(features(self.network)[1])
+        return ManyToOneParams(
+            embedding=self._reader.init(key_embedding, dtype),
+            network=self.network.init(key_network, self._reader.size, dtype),
+            pooling=init_pooling(key_pooling, size, dtype) if self.pooling == "attention" else None,
+            head=init_dense(key_head, size, self.output_size, dtype),
+        )
+
+    def features(
+        self,
+        params: ManyToOneParams,
+        xs: jax.Array,
+        *,
+        lengths: jax.Array | None = None,
+        key: jax.Array | None = None,
+        **options: Any,
+    ) -> jax.Array:
+        """The vector that the head reads, ``[*batch, F]``; arguments as of `apply`, with the first of its two keys."""
+        reader = self._reader
+        keys = split_key(key, 2)
+        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0])
+        options |= {"lengths": lengths, "dropout_rate": self.dropout, "key": keys[1]}
+        if self.pooling != "last" or not isinstance(self.network, Bidirectional):
+            _, ys = run_network(self.network, params.network, xs, reader.size, **options)
+            return pool(ys, self.pooling, lengths=lengths, params=params.pooling)
+        return _ends(self.network, params.network, xs, reader.size, options)
+
+    def apply(
+        self,
+        params: ManyToOneParams,
+        xs: jax.Array,
+        *,
+        lengths: jax.Array | None = None,
+        key: jax.Array | None = None,
+        **options: Any,
+    ) -> jax.Array:
+        """The answer to each sequence.
+
+        Args:
+            params: from `init`.
+            xs: ``[T, *batch, I]`` of numbers, or int ``[T, *batch]`` of symbols.
+            lengths: int ``[*batch]``; a row of length 0 is answered from zeros. What stands in the padding reaches
+                no output and no gradient.
+            key: switches dropout on; one a call.
+            **options: ``implementation`` and ``remat`` of `unroll`.
+
+        Returns:
+            Logits or numbers ``[*batch, O]``.
+
+        Raises:
+            ValueError: as `unroll` does.
+            TypeError: if symbols are not integers, or as `unroll` does.
+        """
+        keys = split_key(key, 2)
+        pooled = self.features(params, xs, lengths=lengths, key=keys[0], **options)
+        return affine(params.head, thin(keys[1], pooled, self.dropout))
+
+
+def _ends(
+    network: Bidirectional, params: BidirectionalParams, xs: jax.Array, size: int, options: dict[str, Any]
+) -> jax.Array:
+    """What each direction of the top layer puts out once it has read all, ``[*batch, F]``."""
+    if network.merge == "sum":  # the directions are needed one by one, so the top layer runs by itself
+        keys = split_key(options["key"], 2)
+        if len(network.layers) > 1:
+            below = Bidirectional(network.layers[:-1], "sum")
+            lower = BidirectionalParams(params.layers[:-1])
+            _, ys = run_network(below, lower, xs, size, **{**options, "key": keys[0]})
+            ys = thin(keys[1], ys, options["dropout_rate"])
+            xs = ys.reshape(*ys.shape[:-1], *features(below)[1])
+            size = xs.shape[-1]
+        top, params = Bidirectional((network.layers[-1],)), BidirectionalParams(params.layers[-1:])
+    else:
+        top = network
+    _, ys = run_network(top, params, xs, size, **options)
+    width, shape = features(top)
+    ys = ys.reshape(*ys.shape[:-1], *shape)
+    forward = pool(ys[..., :width], "last", lengths=_over(options["lengths"], ys.shape, shape))
+    backward = ys[0, ..., width:] if ys.shape[0] else jnp.zeros((*ys.shape[1:-1], shape[-1] - width), ys.dtype)
+    if network.merge == "sum":
+        pooled = forward + backward
+    else:
+        pooled = jnp.concatenate([forward, backward], axis=-1)
+    batch = pooled.shape[: pooled.ndim - len(shape)]
+    return pooled.reshape(*batch, math.prod(pooled.shape[len(batch) :]))
+
+
+def _over(lengths: jax.Array | None, shape: tuple[int, ...], inner: tuple[int, ...]) -> jax.Array | None:
+    """The lengths for every pixel, where the features are images."""
+    if lengths is None or len(inner) == 1:
+        return lengths
+    lengths = jnp.asarray(lengths)
+    return jnp.broadcast_to(lengths.reshape(lengths.shape + (1,) * (len(inner) - 1)), shape[1:-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class OneToOne:
+    r"""One input, one answer: a recurrent network that has nothing to remember, which is a feedforward one.
+
+        _, y   = network.step(params.network, state_0, dropout(x))
+        output = dropout(y) @ w + b
+
+    It is `ManyToOne` of sequences of one step, and there to complete the five: what a recurrent network costs and
+    does where there is no time, next to the same network with time.
+
+    Args:
+        network: a cell, also a `Stack`.
+        output_size: O.
+        input_size: I, for inputs that are numbers ``[*batch, I]``.
+        vocab_size: V, in its place for inputs that are symbols, int ``[*batch]``.
+        embed_size: E of the symbols; 0 for one-hot vectors.
+        dropout: as in `ManyToOne`.
+
+    Raises:
+        ValueError: for sizes below one, a rate outside [0, 1), or not exactly one of input_size and vocab_size.
+        TypeError: if the network is no cell.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> model = rnnjax.topologies.OneToOne(rnnjax.Elman(8), output_size=3, input_size=2)
+    >>> model.apply(model.init(jax.random.key(0)), jnp.ones((5, 2))).shape
+    (5, 3)
+    """
+
+    network: Any
+    output_size: int
+    input_size: int | None = None
+    vocab_size: int | None = None
+    embed_size: int = 0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_network("OneToOne", "network", self.network)
+        check_model("OneToOne", self.output_size, self.dropout)
+        _ = Reader("OneToOne", self.input_size, self.vocab_size, self.embed_size)
+
+    @property
+    def _model(self) -> ManyToOne:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return ManyToOne(**fields)
+
+    def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToOneParams:
+        """New parameters, each part from a key of its own."""
+        return self._model.init(key, dtype)
+
+    def apply(self, params: ManyToOneParams, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """The answer to each input.
+
+        Args:
+            params: from `init`.
+            x: ``[*batch, I]`` of numbers, or int ``[*batch]`` of symbols.
+            key: switches dropout on; one a call.
+
+        Returns:
+            Logits or numbers ``[*batch, O]``.
+
+        Raises:
+            ValueError: as `unroll` does.
+            TypeError: if symbols are not integers, or as `unroll` does.
+        """
+        return self._model.apply(params, jnp.asarray(x)[None], key=key)

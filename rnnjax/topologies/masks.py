@@ -1,0 +1,109 @@
+"""What counts: the steps of a padded batch that a loss, a metric or a pooling reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import compute_dtype, describe
+
+__all__ = ["as_wide", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
+
+
+def length_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
+    """Which steps of a padded batch are valid: ``mask[t, ...] = t < lengths[...]``.
+
+    Args:
+        lengths: int ``[*batch]``.
+        num_steps: T.
+
+    Returns:
+        bool ``[T, *batch]``.
+
+    Raises:
+        TypeError: if the lengths are not integers.
+
+    >>> length_mask(jnp.array([2, 0, 3]), 3).astype(int).tolist()
+    [[1, 0, 1], [1, 0, 1], [0, 0, 1]]
+    """
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"length_mask: lengths must be integers, got {describe(lengths)}.")
+    return jnp.arange(num_steps).reshape(-1, *(1,) * lengths.ndim) < lengths
+
+
+def masked_mean(values: jax.Array, *, lengths: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
+    r"""The mean of what counts, as a scalar; zero where nothing counts.
+
+        sum(values * m) / sum(m),   m[t, b] = t < lengths[b]  and  mask[t, b]
+
+    It is the mean over steps: a row weighs as much as it is long, and one of length 0 nothing at all. What does not
+    count may be anything, also NaN: it reaches neither the mean nor the gradient of ``values``. (What made a NaN out of
+    finite numbers may still have a NaN for a slope; the losses of this package mask what goes into them.)
+
+    Args:
+        values: ``[...]``, with time first where there are lengths.
+        lengths: int ``[*batch]`` of ``values [T, *batch, ...]``.
+        mask: bool, with the first axes of ``values``.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+        TypeError: if the lengths are not integers, or the mask not bool.
+
+    >>> values = jnp.array([[1.0, 2.0], [3.0, jnp.nan]])
+    >>> float(masked_mean(values, lengths=jnp.array([2, 1])))
+    2.0
+    """
+    values = jnp.asarray(values)
+    valid = valid_steps("masked_mean", "values", values.shape, lengths, mask)
+    values = values.astype(compute_dtype(values.dtype))
+    return weighted_mean(values, valid if valid is None else as_wide(valid, values.ndim))
+
+
+def weighted_mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """``sum(values * weights) / sum(weights)``, zero where all weights are; values of no weight may be anything."""
+    if weights is None:
+        weights = jnp.ones((1,) * values.ndim, values.dtype)
+    weights = jnp.broadcast_to(weights, values.shape).astype(values.dtype)
+    total = weights.sum()
+    values = jnp.where(weights == 0, jnp.zeros((), values.dtype), values)
+    return (values * weights).sum() / jnp.where(total == 0, jnp.ones((), values.dtype), total)
+
+
+def as_wide(mask: jax.Array, ndim: int) -> jax.Array:
+    """The mask with axes of size one behind its own, ``ndim`` in all."""
+    return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
+
+
+def valid_steps(
+    where: str, name: str, shape: tuple[int, ...], lengths: Any, mask: Any, same: bool = False
+) -> jax.Array | None:
+    """What counts of an array called ``name``, from both; None if all does.
+
+    With ``same`` the result has as many axes as the array; else it may have less, which are the array's first.
+    """
+    valid = None
+    if lengths is not None:
+        lengths = jnp.asarray(lengths)
+        if not shape or lengths.shape != shape[1 : 1 + lengths.ndim]:
+            raise ValueError(
+                f"{where}: lengths must have the batch axes of {name} behind its first axis, the time, "
+                f"got {describe(lengths)} for {name} of shape {list(shape)}."
+            )
+        valid = length_mask(lengths, shape[0])
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.dtype != bool:
+            raise TypeError(f"{where}: mask must be bool, got {describe(mask)}; compare with != 0 first.")
+        if mask.shape != shape[: mask.ndim]:
+            raise ValueError(
+                f"{where}: mask must have the first axes of {name}, got {describe(mask)} for {name} of shape "
+                f"{list(shape)}."
+            )
+        ndim = mask.ndim if valid is None else max(mask.ndim, valid.ndim)
+        valid = as_wide(mask, ndim) if valid is None else as_wide(mask, ndim) & as_wide(valid, ndim)
+    if valid is not None and same:
+        valid = jnp.broadcast_to(as_wide(valid, len(shape)), shape)
+    return valid
