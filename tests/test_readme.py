@@ -43,6 +43,30 @@ def test_the_api_on_one_screen_runs():
     assert given["result"].info.loss.shape == (2,)
 
 
+def test_topologies_decoding_and_training_in_the_readme_run():
+    (code,) = [block for block in BLOCKS if "beam_search(" in block]
+    arrays = {"x": np.ones((64, 3), np.float32), "y": np.ones((64, 1), np.float32)}
+    main, fit = re.split(r"(?=^batches = )", code, flags=re.M)
+    given = {
+        "rnnjax": rnnjax,
+        "optax": optax,
+        "key": jax.random.key(0),
+        "symbols": jnp.ones((4, 2), jnp.int32),
+        "lengths": jnp.array([4, 2]),
+    }
+    exec(main, given)
+    assert given["logits"].shape == (2, 18) and given["beams"].tokens.shape == (2, 5, 50)
+    assert (np.diff(np.asarray(given["beams"].scores), axis=1) <= 0).all()  # best first
+    given |= {
+        "arrays": arrays,
+        "params": jnp.zeros((3, 1)),
+        "loss_fn": lambda params, batch, *, key: jnp.mean((batch["x"] @ params - batch["y"]) ** 2),
+        "evaluate": lambda params: float(jnp.mean((arrays["x"] @ params - arrays["y"]) ** 2)),
+    }
+    exec(fit, given)
+    assert given["outcome"].step == 10 and given["outcome"].metrics["loss"] < 1
+
+
 def test_the_layers_in_the_readme_run():
     (code,) = [block for block in BLOCKS if "pack_documents(" in block]
     rng = np.random.default_rng(0)
