@@ -50,7 +50,7 @@ class PixelSettings(NamedTuple):
     train: int = 20_000
     valid: int = 2000
     test: int | None = None
-    steps: int = 1000
+    steps: int = 450
     batch_size: int = 64
     evals: int = 5
     cells: tuple[str, ...] = cells.NAMES

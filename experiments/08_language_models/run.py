@@ -43,7 +43,7 @@ class Settings(NamedTuple):
     """How long everything takes."""
 
     levels: tuple[Level, ...] = (
-        Level("char", 1, embed=64, parameters=200_000, batch_size=32, steps=1000, order=5),
+        Level("char", 1, embed=64, parameters=200_000, batch_size=32, steps=500, order=5),
         Level("word", 30, embed=64, parameters=300_000, batch_size=8, steps=900, order=3),
     )
     cells: tuple[str, ...] = tuple(models.CELLS)
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = QUICK if options.quick else Settings()
     if options.data is not None and not options.quick:  # words are fewer and rarer in a million characters
         char, word = settings.levels
-        levels = (char._replace(steps=700), word._replace(min_count=15, steps=700))
+        levels = (char, word._replace(min_count=15, steps=700))
         settings = settings._replace(levels=levels)
     levels = {level.name: run_level(options, level, settings) for level in settings.levels}
     result = {

@@ -266,6 +266,7 @@ def test_charts_are_drawn_and_read(two):
         "symbols seen 4.1 k: training 2.200, training, smoothed 2.200, validation 2.300"
     )
     loss.locator("summary").click()
+    loss.locator("tbody tr").nth(7).wait_for(state="attached")  # made when the details open, after the click
     assert loss.locator("tbody tr").count() == 8
     assert "cut at 16" in page.locator("#gradient-charts").inner_html()
     two.choose("axis", "minutes")
