@@ -8,15 +8,14 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import typer
 
 from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import flatten_state, state_size
-from rnnjax.analysis.gradient_flow import gradient_flow
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
 from rnnjax.analysis.recording import SymbolModel
+from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.cell import start_state
 from rnnjax.cli.analysis import (
     Checkpoint,
@@ -56,21 +55,7 @@ def gradflow(
     opened = open_run(run, checkpoint=checkpoint)
     model = symbol_model(opened)
     ids = _pieces(read_text_of(opened, text, 0).ids, length + 1, batch_size)
-    targets = jnp.asarray(ids[1:])
-
-    def loss(ys: jax.Array) -> jax.Array:
-        logits = jnp.matmul(ys.astype(model.w_out.dtype), model.w_out, preferred_element_type=jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits + model.b_out, targets)
-
-    flow = gradient_flow(
-        model.cell,
-        model.params,
-        start_state(model.cell, model.params, (batch_size,)),
-        model.inputs[ids[:-1]],
-        loss,
-        max_lag=min(max_lag, length // 2),
-        chunk_len=opened.config.train.chunk_len,
-    )
+    flow = symbol_gradient_flow(model, ids, max_lag=min(max_lag, length // 2), chunk_len=opened.config.train.chunk_len)
     path = run / "gradflow.png" if out is None else out
     plot_gradient_flow(flow, layers=flow.by_layer.shape[1] > 1).savefig(path)
     lags = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= len(flow.lags)]
@@ -210,5 +195,4 @@ def _pieces(ids: np.ndarray, length: int, batch_size: int) -> np.ndarray:
     """Equally far apart pieces of a text, ``[length, B]``."""
     if len(ids) < length:
         raise ValueError(f"--length: the text has {len(ids):,} symbols, and {length:,} are needed; take less.")
-    start = np.linspace(0, len(ids) - length, batch_size).astype(int)
-    return ids[start + np.arange(length)[:, None]].astype(np.int32)
+    return text_pieces(ids, length, batch_size)

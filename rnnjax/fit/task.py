@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import pathlib
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Interval(NamedTuple):
     steps_per_second: float
 
 
-class Task:
+class Task(abc.ABC):
     """What is trained. The loop calls these methods; a task changes nothing of the loop's but what they return.
 
     Attributes:
@@ -72,23 +73,23 @@ class Task:
         """The place before the first step."""
         return Progress()
 
+    @abc.abstractmethod
     def start(self) -> Carry:
         """The carry before the first step; its buffers are given up."""
-        raise NotImplementedError
 
     def rate(self, place: Place) -> float | None:
         """The learning rate, where the task sets one."""
         return None
 
+    @abc.abstractmethod
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
         """Update number ``step``, from 0; ``rate`` has been multiplied by ``scale`` (1 unless rolled back) already."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def train_row(self, interval: Interval) -> dict[str, Any]:
         """The line of metrics; ``loss`` and ``grad_norm_max`` must be there."""
-        raise NotImplementedError
 
-    def note(self, progress: Progress, interval: Interval) -> None:
+    def note(self, progress: Progress, interval: Interval) -> None:  # noqa: B027  (a task may have none to take)
         """Takes notes of an interval in the progress; a roll-back forgets them."""
 
     def explosion(self, loss: float, progress: Progress) -> str:
@@ -103,17 +104,17 @@ class Task:
         """The metrics of these parameters; None where nothing is measured."""
         return None
 
+    @abc.abstractmethod
     def score(self, metrics: dict[str, float]) -> float:
         """What evaluations are compared by, the lower the better."""
-        raise NotImplementedError
 
     def bad_evaluation(self, score: float, progress: Progress) -> str:
         """What is wrong with an evaluation, or nothing."""
         return "" if math.isfinite(score) else "an evaluation that is not finite"
 
+    @abc.abstractmethod
     def eval_row(self, metrics: dict[str, float], progress: Progress, better: bool) -> dict[str, Any]:
         """The line of an evaluation, without its clock."""
-        raise NotImplementedError
 
-    def evaluated(self, loop: Loop) -> None:
+    def evaluated(self, loop: Loop) -> None:  # noqa: B027  (the same)
         """Called before the checkpoint of an evaluation, for samples and the like."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rnnjax.analysis.flat import state_size
-from rnnjax.analysis.gradient_flow import gradient_flow
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.recording import SymbolModel
+from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.cell import start_state
 
 __all__ = ["gradient_data", "lyapunov_data"]
@@ -28,22 +25,8 @@ def gradient_data(model: SymbolModel, ids: np.ndarray, chunk_len: int) -> dict[s
     length = min(_FLOW_LENGTH, len(ids) - 1)
     if length < _LEAST:
         return None
-    pieces = _pieces(ids, length + 1, _FLOW_PIECES)
-    targets = jnp.asarray(pieces[1:])
-
-    def loss(ys: jax.Array) -> jax.Array:
-        logits = jnp.matmul(ys.astype(model.w_out.dtype), model.w_out, preferred_element_type=jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits + model.b_out, targets)
-
-    flow = gradient_flow(
-        model.cell,
-        model.params,
-        start_state(model.cell, model.params, (_FLOW_PIECES,)),
-        model.inputs[pieces[:-1]],
-        loss,
-        max_lag=min(_MAX_LAG, length // 2),
-        chunk_len=chunk_len,
-    )
+    pieces = text_pieces(ids, length + 1, _FLOW_PIECES)
+    flow = symbol_gradient_flow(model, pieces, max_lag=min(_MAX_LAG, length // 2), chunk_len=chunk_len)
     return {
         "lags": flow.lags,
         "norm": flow.norm,
@@ -64,7 +47,7 @@ def lyapunov_data(model: SymbolModel, ids: np.ndarray) -> dict[str, Any] | None:
     if length < _LEAST:
         return None
     warmup = min(_WARMUP, length // 4)
-    pieces = _pieces(ids, length, _PIECES)
+    pieces = text_pieces(ids, length, _PIECES)
     spectrum = lyapunov_spectrum(
         model.cell,
         model.params,
@@ -86,9 +69,3 @@ def lyapunov_data(model: SymbolModel, ids: np.ndarray) -> dict[str, Any] | None:
         "warmup": warmup,
         "pieces": _PIECES,
     }
-
-
-def _pieces(ids: np.ndarray, length: int, count: int) -> np.ndarray:
-    """Equally far apart pieces of a text, ``[length, count]``."""
-    start = np.linspace(0, len(ids) - length, count).astype(int)
-    return ids[start + np.arange(length)[:, None]].astype(np.int32)

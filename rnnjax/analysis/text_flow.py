@@ -1,0 +1,44 @@
+"""Gradient by lag of a model of symbols, along pieces of a text."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
+from rnnjax.analysis.recording import SymbolModel
+from rnnjax.cell import start_state
+
+__all__ = ["symbol_gradient_flow", "text_pieces"]
+
+
+def text_pieces(ids: np.ndarray, length: int, count: int) -> np.ndarray:
+    """Equally far apart pieces of a text of at least ``length`` symbols, ``[length, count]``.
+
+    >>> text_pieces(np.arange(10), 4, 3).T.tolist()
+    [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+    """
+    start = np.linspace(0, len(ids) - length, count).astype(int)
+    return ids[start + np.arange(length)[:, None]].astype(np.int32)
+
+
+def symbol_gradient_flow(model: SymbolModel, pieces: np.ndarray, *, max_lag: int, chunk_len: int) -> GradientFlow:
+    """`gradient_flow` of the loss of the next symbol.
+
+    Args:
+        model: a language model's cell, inputs and readout.
+        pieces: symbols ``[T + 1, B]``; the last row is only predicted.
+        max_lag: steps back.
+        chunk_len: of the training, at which truncated backpropagation cuts.
+    """
+    targets = jnp.asarray(pieces[1:])
+
+    def loss(ys: jax.Array) -> jax.Array:
+        logits = jnp.matmul(ys.astype(model.w_out.dtype), model.w_out, preferred_element_type=jnp.float32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits + model.b_out, targets)
+
+    state = start_state(model.cell, model.params, (pieces.shape[1],))
+    inputs = model.inputs[pieces[:-1]]
+    return gradient_flow(model.cell, model.params, state, inputs, loss, max_lag=max_lag, chunk_len=chunk_len)
