@@ -6,6 +6,7 @@ of the cell. Beside the two stands what other files of arrays need too: names, c
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pathlib
@@ -63,7 +64,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
 
     Args:
         path: of the file; its folder must be there.
-        cell: a cell, `Stack`, `Bidirectional` network or whatever else has an ``init``.
+        cell: a cell, `Stack`, `Bidirectional` network, model of `rnnjax.topologies` or whatever else has an ``init``.
         params: from ``cell.init``, in any dtypes, which the file keeps.
 
     Raises:
@@ -322,7 +323,9 @@ def _short(text: str) -> str:
 
 
 def _shapes(cell: Any, input_size: int) -> Any:
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+    """What ``init`` makes; a model of `rnnjax.topologies` knows the size of its inputs itself."""
+    own = list(inspect.signature(cell.init).parameters)[:2] == ["key", "dtype"]
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0)) if own else cell.init(jax.random.key(0), input_size))
 
 
 def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:

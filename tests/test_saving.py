@@ -13,7 +13,19 @@ import pytest
 from safetensors import numpy as safetensors
 
 import rnnjax
-from rnnjax import GRU, LSTM, Bidirectional, Chrono, ContextState, DeepStack, Elman, LearnedState, Stack, cell_from_repr
+from rnnjax import (
+    GRU,
+    LSTM,
+    Bidirectional,
+    Chrono,
+    ContextState,
+    DeepStack,
+    Elman,
+    LearnedState,
+    Stack,
+    cell_from_repr,
+    topologies,
+)
 from rnnjax.cells import describable
 from rnnjax.saving import CheckpointError, encode, named_arrays, write_atomic
 from tests.cells_table import CELLS, VARIANTS
@@ -55,6 +67,34 @@ def test_every_cell_there_and_back(name, tmp_path):
     loaded, arrays = rnnjax.load(tmp_path / "net.safetensors")
     assert loaded == cell
     assert_same(arrays, params)
+
+
+MODELS = {
+    "many_to_one": topologies.ManyToOne(
+        Bidirectional((LSTM(4),)), 2, vocab_size=5, embed_size=3, pooling="attention", dropout=0.5
+    ),
+    "one_to_one": topologies.OneToOne(Elman(4), 2, input_size=3),
+    "many_to_many": topologies.ManyToMany(Stack((LSTM(4), GRU(2))), 2, vocab_size=5),
+    "one_to_many": topologies.OneToMany(GRU(4), 6, input_size=3, output_embed_size=2),
+    "encoder_decoder": topologies.EncoderDecoder(
+        Bidirectional((GRU(4),)), LSTM(6), 5, vocab_size=7, attention=topologies.Attention("general")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_topology_there_and_back(name, tmp_path):
+    """Their ``init`` takes no input size."""
+    model = MODELS[name]
+    params = jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, leaf.size, leaf.dtype), jax.eval_shape(model.init, jax.random.key(0))
+    )
+    rnnjax.save(tmp_path / "net.safetensors", model, params)
+    loaded, arrays = rnnjax.load(tmp_path / "net.safetensors")
+    assert loaded == model
+    assert_same(arrays, params)
+    with pytest.raises(CheckpointError, match="but .* has f32"):
+        rnnjax.load(tmp_path / "net.safetensors", dataclasses.replace(model, output_size=9))
 
 
 def test_the_file_is_readable_without_this_library(tmp_path):
