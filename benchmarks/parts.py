@@ -5,6 +5,7 @@ parts of one library need not add up to its whole: fused and overlapped work cos
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ PARTS = {
     "loop alone": "forward",
     "whole, training": "training",
     "backward recurrent matmuls": "training",
+    "backward pointwise": "training",
     "weight gradients": "training",
     "input gradient": "training",
 }
@@ -76,6 +78,7 @@ def _jax_parts(problem: Problem, size: Sizes) -> dict[str, Callable[[], Any]]:
     steps, batch, _, hidden = size
     a = {name: jnp.asarray(value) for name, value in _arrays(size).items()}
     cell: Any = problem.cell
+    gates = tuple(jnp.asarray(part) for part in np.split(_arrays(size)["dz"].reshape(steps, batch, -1), 4, axis=-1))
 
     def recurrent(h: jax.Array, w: jax.Array) -> jax.Array:
         """Every product waits for the one before it, through one of its gates."""
@@ -93,12 +96,21 @@ def _jax_parts(problem: Problem, size: Sizes) -> dict[str, Callable[[], Any]]:
 
         return jax.lax.scan(step, z, None, length=steps)[1]
 
-    def pointwise(state: Any, zx: jax.Array) -> Any:
-        def step(state: Any, z: jax.Array) -> Any:
-            gates = tuple(jnp.split(z, 4, axis=-1))
-            return cell.update(problem.params, state, gates, tuple(jnp.broadcast_to(state.h, g.shape) for g in gates))
+    def update(state: Any, z: Any) -> Any:
+        return cell.update(problem.params, state, z, tuple(jnp.zeros_like(gate) for gate in z))
 
-        return jax.lax.scan(step, state, zx)[1]
+    def pointwise(state: Any, zs: Any) -> Any:
+        """With nothing but the outputs kept, as a forward pass does; ``z`` are the sums of both projections."""
+        return jax.lax.scan(lambda state, z: update(state, tuple(a + state.h for a in z)), state, zs)[1]
+
+    def backward_pointwise(state: Any, zs: Any, d_ys: jax.Array) -> Any:
+        """The derivative of every update, with the cotangents of all gates kept for the weight gradients."""
+
+        def step(d_state: Any, inputs: Any) -> Any:
+            z, d_y = inputs
+            return jax.vjp(update, state, z)[1]((d_state, d_y))
+
+        return jax.lax.scan(step, state, (zs, d_ys))
 
     def loop(hs: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda count, h: (count + 1, h + 1), jnp.int32(0), hs)[1]
@@ -106,17 +118,22 @@ def _jax_parts(problem: Problem, size: Sizes) -> dict[str, Callable[[], Any]]:
     parts: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "input projection": (jnp.matmul, (a["xs"], a["w_ih"])),
         "recurrent matmuls": (recurrent, (a["h"], a["w_hh"])),
-        "pointwise": (pointwise, (problem.state, a["dz"].reshape(steps, batch, -1))),
+        "pointwise": (pointwise, (problem.state, gates)),
         "loop alone": (loop, (a["hs"].reshape(steps, batch, -1),)),
+        "backward pointwise": (backward_pointwise, (problem.state, gates, a["hs"].reshape(steps, batch, -1))),
         "backward recurrent matmuls": (backward, (a["z"], a["w_hh"])),
         "weight gradients": (lambda xs, hs, dz: (xs.T @ dz, hs.T @ dz), (a["xs"], a["hs"], a["dz"])),
         "input gradient": (lambda dz, w: dz @ w.T, (a["dz"], a["w_ih"])),
     }
-    found = {}
+    found: dict[str, Callable[[], Any]] = {}
     for name, (function, arguments) in parts.items():
         compiled = jax.jit(function).lower(*arguments).compile()
-        found[name] = lambda compiled=compiled, arguments=arguments: jax.block_until_ready(compiled(*arguments))
+        found[name] = partial(_run, compiled, arguments)
     return found
+
+
+def _run(compiled: Any, arguments: tuple[Any, ...]) -> Any:
+    return jax.block_until_ready(compiled(*arguments))
 
 
 def _torch_parts(size: Sizes) -> dict[str, Callable[[], Any]]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("rich", reason="the extra lm is not installed")
 
-from benchmarks import grid, memory, report, results_file, run_grid, timing
+from benchmarks import grid, memory, parts, report, results_file, run_grid, timing
 from benchmarks.commands import app, main, split
 from benchmarks.contestants import RIVALS, build, make_problem
 from benchmarks.contestants.torch_rnn import persistent_is_possible
@@ -294,6 +294,21 @@ def test_memory_and_latency(tmp_path, monkeypatch):
     )  # fmt: skip
     steps = json.loads(out.read_text())["steps"]
     assert [row["contestant"] for row in steps] == ["rnnjax step", "rnnjax fused", "bare scan"]
+
+
+def test_parts(tmp_path):
+    """Every part is timed once a shape, and torch's beside those that it has."""
+    out = tmp_path / "parts.json"
+    run("parts", "--sizes", "5,2,3,4", "--rounds", "1", "--burst-seconds", "0", "--out", str(out))
+    rows = json.loads(out.read_text())["parts"]
+    assert {row["part"] for row in rows if row["library"] == "rnnjax"} == set(parts.PARTS)
+    assert {row["library"] for row in rows if row["part"].startswith("whole")} == {"rnnjax", "torch"}
+    table = report.parts_table(rows).splitlines()
+    assert len(table) == 2 + len(parts.PARTS)
+    milliseconds = 1e3 * next(row["seconds"]["median"] for row in rows if row["part"] == "loop alone")
+    assert (
+        next(line for line in table if "loop alone" in line) == f"| 5, 2, 3, 4 | loop alone | {milliseconds:.3g} |  |"
+    )
 
 
 def test_every_rival_has_a_builder():

@@ -93,7 +93,7 @@ def test_every_topology_there_and_back(name, tmp_path):
     loaded, arrays = rnnjax.load(tmp_path / "net.safetensors")
     assert loaded == model
     assert_same(arrays, params)
-    with pytest.raises(CheckpointError, match="but .* has f32"):
+    with pytest.raises(CheckpointError, match=r"but .* has f32"):
         rnnjax.load(tmp_path / "net.safetensors", dataclasses.replace(model, output_size=9))
 
 

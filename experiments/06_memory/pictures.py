@@ -31,7 +31,7 @@ def memory(found: dict[str, list[dict[str, Any]]]):
                     steps, losses = zip(*row["curve"])
                     axes.plot(steps, losses, color=cells.COLORS[row["cell"]], label=row["cell"], linewidth=1.2)
             line = next(row["no_memory"] for row in rows if row["lag"] == lag)
-            axes.axhline(line, color="#555555", linestyle=":", linewidth=1, label="remembers nothing")
+            axes.axhline(line, color="#555555", linestyle=":", linewidth=1, label="remembers\nnothing")
             unit = "nats" if task == "copy" else "squared error"
             axes.set(yscale="log", xlabel="update", ylabel=f"training loss, {unit}", title=f"{task}, lag {lag}")
     _finish(figure)
@@ -65,8 +65,12 @@ def pixels(orders: dict[str, list[dict[str, Any]]]):
 
 
 def _finish(figure) -> None:
+    """One legend for all, beside what it would hide."""
+    entries = {}
     for axes in figure.axes:
-        axes.legend(fontsize=8, frameon=False)
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
         axes.grid(color="#eeeeee", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
+    figure.legend(entries.values(), entries.keys(), loc="outside right upper", fontsize=8, frameon=False)

@@ -91,11 +91,7 @@ def test_xz_is_the_growth_of_the_archive(tmp_path, monkeypatch, level):
     # Beyond the dictionary, only the end of the training text counts.
     monkeypatch.setattr("rnnjax.lm.baselines._XZ_DICTIONARY", 1500)
     last = corpus.train[-2000:]
-    assert (
-        xz(last, corpus.valid, corpus.vocabulary)
-        == xz(corpus.train, corpus.valid, corpus.vocabulary)
-        > expected
-    )
+    assert xz(last, corpus.valid, corpus.vocabulary) == xz(corpus.train, corpus.valid, corpus.vocabulary) > expected
 
 
 def test_compute_baselines(tmp_path):
@@ -125,9 +121,7 @@ def test_empty_parts_and_orders():
         witten_bell(one, one, 1, 0)
 
 
-@pytest.mark.skipif(
-    not SHAKESPEARE.exists(), reason="tiny Shakespeare is not at ../shared/data/tinyshakespeare"
-)
+@pytest.mark.skipif(not SHAKESPEARE.exists(), reason="tiny Shakespeare is not at ../shared/data/tinyshakespeare")
 def test_measured_lines_of_tiny_shakespeare():
     corpus = load_corpus(TextOptions(paths=(str(SHAKESPEARE),), fractions=(0.9, 0.1, 0.0)))
     assert (len(corpus.train), len(corpus.valid), len(corpus.vocabulary)) == (1_003_854, 111_540, 65)

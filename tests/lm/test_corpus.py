@@ -111,9 +111,7 @@ def test_min_count_and_another_text(tmp_path):
     corpus = corpus_of(tmp_path, "aaaabbbbc", min_count=2, fractions=(1, 0, 0))
     assert joined(corpus) == "aaaabbbb" + UNKNOWN
     other = corpus_of(tmp_path, "abzab", corpus.vocabulary, fractions=(0, 1, 0))
-    assert (
-        other.vocabulary is corpus.vocabulary and joined(other) == f"ab{UNKNOWN}ab" and len(other.valid) == 5
-    )
+    assert other.vocabulary is corpus.vocabulary and joined(other) == f"ab{UNKNOWN}ab" and len(other.valid) == 5
     assert joined(corpus_of(tmp_path, "abzab", corpus.vocabulary, "skip")) == "abab"
     with pytest.raises(ValueError, match="got 'z'"):
         corpus_of(tmp_path, "abzab", corpus.vocabulary, "error")
@@ -293,9 +291,7 @@ def test_a_text_that_changes_while_it_is_read(tmp_path, monkeypatch):
         corpus_of(tmp_path, "abc")
 
 
-@pytest.mark.parametrize(
-    ("level", "text"), [("char", "the quick brown fox\n"), ("byte", "né 😀"), ("char", "né 😀 €")]
-)
+@pytest.mark.parametrize(("level", "text"), [("char", "the quick brown fox\n"), ("byte", "né 😀"), ("char", "né 😀 €")])
 def test_memory_stays_below_twice_the_text(tmp_path, level, text):
     size = 20_000_000
     path = tmp_path / "text"

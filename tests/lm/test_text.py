@@ -25,9 +25,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # lone surrogates too
 
 
 def vocabulary_of(level, text, min_count=1):
-    return Vocabulary.from_counts(
-        level, count_symbols([tokenize(text) if level == "word" else text]), min_count
-    )
+    return Vocabulary.from_counts(level, count_symbols([tokenize(text) if level == "word" else text]), min_count)
 
 
 @given(ANY_TEXT)
@@ -228,9 +226,7 @@ def test_undecodable_bytes_are_located(tmp_path, monkeypatch, size):
     monkeypatch.setattr("rnnjax.lm.sources._BLOCK_BYTES", size)
     path = tmp_path / "t"
     path.write_bytes("aé€".encode() + b"\xe2\x28a")
-    with pytest.raises(
-        ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6; .*--encoding.*--level byte"
-    ):
+    with pytest.raises(ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6; .*--encoding.*--level byte"):
         read([path])
     path.write_bytes(b"a\xe2\x82")  # ends within a code point
     with pytest.raises(ValueError, match="got 0xe2 at byte 1;"):
@@ -260,12 +256,8 @@ def test_corrupt_gzip(tmp_path):
 def test_missing_paths(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         read([tmp_path / "none.txt"])
-    assert str(error.value).startswith("load_corpus: a path must exist, got ") and "none.txt" in str(
-        error.value
-    )
-    with pytest.raises(
-        FileNotFoundError, match=r"a file that matches '\*.txt', got none in .*; change --glob\."
-    ):
+    assert str(error.value).startswith("load_corpus: a path must exist, got ") and "none.txt" in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"a file that matches '\*.txt', got none in .*; change --glob\."):
         read([tmp_path], "*.txt")
 
 
