@@ -41,6 +41,7 @@ def tbptt(
     chunk_len: int,
     lookback: int | None = None,
     key: jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> TBPTTResult:
     r"""Trains on a contiguous stream by truncated backpropagation through time (Williams and Peng, 1990).
 
@@ -68,6 +69,8 @@ def tbptt(
         lookback: k2, steps that the gradient goes back; a multiple of ``chunk_len``. It reaches back to the start
             of this stream at most.
         key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own.
+        axis_name: of a mapped axis (`jax.shard_map` with ``check_vma=False``, `jax.vmap`) that the batch is split
+            along: gradients and losses are averaged over it before every update, and every part has its own key.
 
     Returns:
         `TBPTTResult`: parameters, optimizer state and recurrent state at the end, and the losses and gradient norms.
@@ -99,6 +102,8 @@ def tbptt(
         )
     count, rest = divmod(length, chunk_len)
     whole = jax.tree.map(lambda a: a[: count * chunk_len].reshape(count, chunk_len, *a.shape[1:]), stream)
+    if key is not None and axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     before = lookback // chunk_len - 1  # chunks that the gradient passes before it reaches its own
 
     def update(carry, inputs):
@@ -122,6 +127,8 @@ def tbptt(
             return loss, (after_first if before else state, state)
 
         (loss, (start, state)), grads = jax.value_and_grad(window_loss, has_aux=True)(params)
+        if axis_name is not None:
+            loss, grads = jax.lax.pmean((loss, grads), axis_name)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         return (params, opt_state, start, state), TBPTTInfo(loss, optax.tree.norm(grads))

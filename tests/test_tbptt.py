@@ -177,6 +177,31 @@ def test_chunks_of_one_look_back_get_keys_of_their_own(problem):
     assert (jnp.abs(result.info.loss) > 1e-4).all()
 
 
+def test_parts_of_a_batch_train_as_the_whole(problem):
+    """Mean gradients and losses over a mapped axis, and a key for every part."""
+    params, _, stream = problem
+    parts = {name: jnp.moveaxis(array, 1, 0)[:, :, None] for name, array in stream.items()}  # [B, T, 1, ...]
+    optimizer = optax.adam(0.1)
+
+    def train(part, **options):
+        return rnnjax.tbptt(
+            options.pop("loss_fn", loss_fn), optimizer, params, optimizer.init(params), CELL.initial_state((1,)), part,
+            chunk_len=5, axis_name="rows", **options,
+        )  # fmt: skip
+
+    got = jax.vmap(train, axis_name="rows")(parts)
+    want = run(problem, optimizer, 5)
+    for row in range(B):
+        close((got.params, got.info), jax.tree.map(lambda a: jnp.stack([a] * B), (want.params, want.info)))
+        close(got.state.h[row, 0], want.state.h[row])
+
+    def noisy(params, state, chunk, *, key):
+        return 0.0 * params.b.sum(), state._replace(h=jax.random.uniform(key, state.h.shape))
+
+    drawn = jax.vmap(lambda part: train(part, loss_fn=noisy, key=jax.random.key(0)), axis_name="rows")(parts).state.h
+    assert len(np.unique(drawn)) == drawn.size
+
+
 @pytest.mark.quick
 def test_an_epoch_is_one_jit_and_the_next_compiles_nothing(problem):
     params, state, stream = problem

@@ -86,6 +86,7 @@ class TrainOptions:
             always uses all of them); 0 for all.
         patience: stop after so many evaluations without a new best; 0 never stops early.
         sample_length: symbols of the sample at each evaluation; 0 for none.
+        devices: that the batch is split over; 0 for one on an accelerator, and on a CPU as many as there are.
     """
 
     batch_size: int = 32
@@ -96,13 +97,14 @@ class TrainOptions:
     eval_symbols: int = 100_000
     patience: int = 0
     sample_length: int = 300
+    devices: int = 1
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_len", "log_every", "evals"):
             check_size(f"--{name.replace('_', '-')}", "the value", getattr(self, name))
         if self.seed >= 2**31:
             raise ValueError(f"--seed: must be below {2**31}, got {self.seed}.")
-        for name in ("seed", "eval_symbols", "patience", "sample_length"):
+        for name in ("seed", "eval_symbols", "patience", "sample_length", "devices"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}.")
 

@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.optimizers import make_optimizer, schedule
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Carry, Info, Interval, Task
 from rnnjax.lm import corpus as corpora
+from rnnjax.lm import devices
 from rnnjax.lm.corpus import Chunk, Corpus
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
@@ -54,7 +56,7 @@ class TextProgress(Progress):
     samples_bytes: int = 0
 
 
-@functools.partial(jax.jit, static_argnames=("model", "optimizer"), donate_argnames=("carry",))
+@functools.partial(jax.jit, static_argnames=("model", "optimizer", "mesh"), donate_argnames=("carry",))
 def update(
     model: LanguageModel,
     optimizer: optax.GradientTransformation,
@@ -63,8 +65,34 @@ def update(
     rate: jax.Array,
     key: jax.Array,
     step: jax.Array,
+    mesh: Mesh | None = None,
 ) -> tuple[Carry, TBPTTInfo]:
-    """One update on one chunk with the given learning rate; dropout's key is a function of ``key`` and ``step``."""
+    """One update on one chunk with the given learning rate; dropout's key is a function of ``key`` and ``step``.
+
+    With a mesh the batch is split over its devices, see `rnnjax.lm.devices`.
+    """
+    if mesh is None:
+        return _update(model, optimizer, None, carry, chunk, rate, key, step)
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        functools.partial(_update, model, optimizer, devices.AXIS),
+        mesh=mesh,
+        in_specs=(devices.CARRY, devices.CHUNK, everywhere, everywhere, everywhere),
+        out_specs=(devices.CARRY, everywhere),
+        check_vma=False,
+    )(carry, chunk, rate, key, step)
+
+
+def _update(
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None,
+    carry: Carry,
+    chunk: Chunk,
+    rate: jax.Array,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Carry, TBPTTInfo]:
     hyperparams = {**carry.opt_state.hyperparams, "learning_rate": rate}
     result = tbptt(
         model.loss,
@@ -75,6 +103,7 @@ def update(
         chunk,
         chunk_len=chunk.inputs.shape[0],
         key=jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step) if model.dropout else None,
+        axis_name=axis_name,
     )
     return Carry(result.params, result.opt_state, result.state), result.info
 
@@ -116,6 +145,7 @@ def train(
     valid = task.valid_loss(params, None) if len(corpus.valid) > 1 else math.nan
     test = math.nan
     if len(corpus.test) > 1:
+        params = task.on_one(params)
         test = evaluate(task.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts).loss
     row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
     loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
@@ -133,6 +163,7 @@ class _Text(Task):
         options = config.train
         corpora.require_length(len(corpus.train), options.batch_size, options.chunk_len)
         self.config, self.corpus = config, corpus
+        self.mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
         self.logs = {"samples": paths.samples}
         self.model = make_model(config.model, len(corpus.vocabulary))
         self.optimizer = make_optimizer(config.optimizer)
@@ -149,10 +180,16 @@ class _Text(Task):
 
     def start(self) -> Carry:
         params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
-        return Carry(params, self.optimizer.init(params), self.fresh_state())
+        carry = Carry(params, self.optimizer.init(params), self.model.initial_state((self.config.train.batch_size,)))
+        return devices.place(self.mesh, carry, devices.CARRY)
 
     def fresh_state(self) -> Any:
-        return self.model.initial_state((self.config.train.batch_size,))
+        state = self.model.initial_state((self.config.train.batch_size,))
+        return devices.place(self.mesh, state, devices.CARRY.state)
+
+    def on_one(self, params: Any) -> Any:
+        """The parameters where one device evaluates and samples."""
+        return params if self.mesh is None else jax.device_put(params, self.mesh.devices.flat[0])
 
     def cursor(self, step: int) -> int:
         return step % self.chunks_per_epoch * self.config.train.chunk_len
@@ -164,8 +201,9 @@ class _Text(Task):
         """Feeds the next chunk; the state starts afresh at the beginning of the text."""
         chunk = corpora.chunk(self.rows, self.cursor(step), self.config.train.chunk_len, self.corpus.train_starts)
         chunk = Chunk(chunk.inputs.astype(np.int32), chunk.targets.astype(np.int32), chunk.resets)
+        chunk = devices.place(self.mesh, chunk, Chunk(*[devices.CHUNK if a is not None else None for a in chunk]))
         carry, info = update(
-            self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1)
+            self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1), self.mesh
         )
         if (step + 1) % self.chunks_per_epoch == 0:
             carry = carry._replace(state=self.fresh_state())
@@ -220,7 +258,7 @@ class _Text(Task):
             return
         pieces = generate(
             self.model,
-            loop.carry.params,
+            self.on_one(loop.carry.params),
             default_prime(vocabulary),
             key=jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE_KEY), step),
             length=length,
@@ -231,7 +269,7 @@ class _Text(Task):
         loop.report({"kind": "sample", "step": step, "text": text})
 
     def valid_loss(self, params: Any, limit: int | None) -> float:
-        corpus = self.corpus
+        corpus, params = self.corpus, self.on_one(params)
         return evaluate(
             self.model, params, corpus.valid, streams=EVAL_STREAMS, starts=corpus.valid_starts, limit=limit or None
         ).loss

@@ -31,6 +31,7 @@ from rnnjax.fit.printer import duration
 from rnnjax.lm import corpus as corpora
 from rnnjax.lm.baselines import compute_baselines
 from rnnjax.lm.corpus import Corpus, TextOptions, load_corpus
+from rnnjax.lm.devices import choose_devices, prepare_devices
 from rnnjax.lm.display import Display, nats
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.presets import PRESETS, preset_options
@@ -58,7 +59,7 @@ GROUPS: dict[str, Any] = {
 }
 BUDGETS = {field.name for field in dataclasses.fields(BudgetOptions)}
 # What a resumed run may change: how long, and how often one looks. All else would be another run.
-RESUMABLE = BUDGETS | {"evals", "eval_symbols", "patience", "sample_length", "log_every"}
+RESUMABLE = BUDGETS | {"evals", "eval_symbols", "patience", "sample_length", "log_every", "devices"}
 DEFAULT_MINUTES = 5.0
 _CELL_HELP = f"{', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: elman(activation=relu); file.py:Cell."
 BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there on
@@ -119,6 +120,9 @@ def train(
     batch_size: Annotated[int, _feed(help="Parallel streams of text.")] = _default(TrainOptions, "batch_size"),
     chunk_len: Annotated[int, _feed(help="Symbols between updates, and as far as gradients reach back.")] = 64,
     seed: Annotated[int, _feed(help="Of initialisation, dropout and samples.")] = 0,
+    devices: Annotated[
+        int, _feed(help="Devices that share the batch; 0: on a CPU one a core, where the batch allows it, else 1.")
+    ] = 0,
     log_every: Annotated[int, _watch(help="Updates between lines of metrics.")] = 20,
     evals: Annotated[int, _watch(help="Evaluations, each with a checkpoint and a sample, over the budget.")] = 20,
     eval_symbols: Annotated[int, _watch(help="Validation symbols used while training; 0: all.")] = 100_000,
@@ -161,9 +165,12 @@ def train(
             f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s, {len(corpus.vocabulary)} symbols; train "
             f"{len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
         )
+        count_devices = choose_devices(config.train.devices, config.train.batch_size)
+        split = f", the batch split over {count_devices} devices" if count_devices > 1 else ""
         display.say(
             f"{config.model.layers} x {config.model.hidden} {config.model.cell}, {count:,} parameters, batch "
-            f"{config.train.batch_size} x {config.train.chunk_len}, on {provenance['device']}; run folder {paths.root}"
+            f"{config.train.batch_size} x {config.train.chunk_len}, on {provenance['device']}{split}; run folder "
+            f"{paths.root}"
         )
         reuse_memory()
         thread = None
@@ -192,6 +199,8 @@ def _start(values: dict[str, Any], given: set[str]) -> tuple[RunPaths, RunConfig
     elif all(values[name] is None for name in BUDGETS):
         values["minutes"] = DEFAULT_MINUTES
     config = _config(values)
+    prepare_devices(config.train.devices, config.train.batch_size)
+    choose_devices(config.train.devices, config.train.batch_size)
     root = pathlib.Path(values["out"] or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
     occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
     if occupied and not values["force"]:
@@ -235,6 +244,8 @@ def _resume(root: str, values: dict[str, Any], given: set[str]) -> tuple[RunPath
     if asked.keys() & BUDGETS:
         asked = dict.fromkeys(BUDGETS) | asked
     config = _config(stored | {k: v for k, v in asked.items() if k in RESUMABLE})
+    prepare_devices(config.train.devices, config.train.batch_size)
+    choose_devices(config.train.devices, config.train.batch_size)
     if "text" in given:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, paths=_absolute(values["text"])))
     elif "-" in config.text.paths:

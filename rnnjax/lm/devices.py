@@ -1,0 +1,91 @@
+r"""A batch split over several devices, each of which runs its own loop over its rows.
+
+The gradients are averaged once an update and nothing waits at every step, so on a CPU, where the small matmuls of a
+step gain little from a second thread, one device a core is faster than all cores on one device. LSTM language models on
+two cores of an AMD EPYC, milliseconds an update on one / two devices (jax 0.10.2, Adam included): 2 x 128 units, batch
+50 x 50: 21.7 / 14.7; 1 x 256, batch 32 x 128: 47.1 / 31.6; 1 x 512, batch 32 x 64: 72.3 / 53.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rnnjax.fit.task import Carry
+
+__all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices"]
+
+AXIS = "batch"  # of the mesh
+CARRY = Carry(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS))  # parameters everywhere, states by rows
+CHUNK = PartitionSpec(None, AXIS)
+MIN_ROWS = 8  # a device, unless the number of devices is asked for
+
+
+def prepare_devices(asked: int, batch_size: int) -> None:
+    """Tells JAX how many CPU devices there will be. It has an effect before JAX has been used, and none afterwards.
+
+    Args:
+        asked: that many; 0 for a number that fits the batch and the cores.
+        batch_size: B.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # in use already: then `choose_devices` says what can be had
+            jax.config.update("jax_num_cpu_devices", asked or _most(batch_size, _cores()))
+
+
+def choose_devices(asked: int, batch_size: int) -> int:
+    """The number of devices that a batch is split over.
+
+    Args:
+        asked: that many; 0 for one on an accelerator, and on a CPU as many as there are, if they divide the batch
+            into parts of at least `MIN_ROWS` rows.
+        batch_size: B.
+
+    Raises:
+        ValueError: if there are not as many, or they do not divide the batch.
+
+    >>> choose_devices(1, 50)
+    1
+    """
+    found = jax.device_count()
+    if not asked:
+        return _most(batch_size, found) if jax.default_backend() == "cpu" else 1
+    if asked > found:
+        raise ValueError(f"--devices: there are {found} for JAX to use, got {asked}; take at most {found}.")
+    if batch_size % asked:
+        fitting = ", ".join(str(n) for n in range(1, found + 1) if batch_size % n == 0)
+        raise ValueError(
+            f"--devices: {asked} devices cannot share {batch_size} streams evenly; take one of {fitting}, or another "
+            "--batch-size."
+        )
+    return asked
+
+
+def make_mesh(count: int) -> Mesh | None:
+    """The first devices in a row; None for a single one, which needs no splitting."""
+    if count == 1:
+        return None
+    return Mesh(jax.devices()[:count], (AXIS,))
+
+
+def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:
+    """Arrays where a split update wants them; as they are without a mesh."""
+    if mesh is None:
+        return tree
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+    )
+    return jax.device_put(tree, shardings)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _most(batch_size: int, limit: int) -> int:
+    return max(n for n in range(1, limit + 1) if n == 1 or (batch_size % n == 0 and batch_size // n >= MIN_ROWS))

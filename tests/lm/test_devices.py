@@ -1,0 +1,95 @@
+"""A batch that is split over devices is the same batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rnnjax.cli import main
+from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.lm import devices
+
+OPTIONS = (
+    "--epochs 1 --evals 3 --log-every 3 --batch-size 16 --chunk-len 16 --hidden 8 --layers 1 --sample-length 20 "
+    "--no-baselines"
+).split()
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(np.random.default_rng(0).choice(list("abcd .\n"), 5000)))
+    return path
+
+
+def train(*arguments):
+    """In a process of its own, since JAX learns once how many CPU devices there are."""
+    environment = {name: value for name, value in os.environ.items() if "device_count" not in value}
+    result = subprocess.run(
+        [sys.executable, "-m", "rnnjax", "train", *map(str, arguments)],
+        env=environment | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def rows(folder, *fields):
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [[line[name] for name in fields if name in line] for line in lines if line["kind"] in ("train", "eval")]
+
+
+def test_two_devices_train_what_one_trains(text, tmp_path, monkeypatch):
+    """Losses, norms and parameters but for rounding; and a run goes on, on another number of devices."""
+    assert main_code("train", text, *OPTIONS, "--devices", 1, "--out", tmp_path / "one") == 0
+    said = train(text, *OPTIONS, "--devices", 2, "--out", tmp_path / "two")
+    assert "the batch split over 2 devices" in " ".join(said.split())
+    fields = ("step", "loss", "grad_norm", "val_loss")
+    for one, two in zip(rows(tmp_path / "one", *fields), rows(tmp_path / "two", *fields), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-5)
+    stored = [
+        checkpoints.load(checkpoints.find_checkpoints(tmp_path / name / "checkpoints")[-1].path)[0]
+        for name in ("one", "two")
+    ]
+    assert stored[0].keys() == stored[1].keys()
+    for name, array in stored[0].items():
+        np.testing.assert_allclose(stored[1][name], array, rtol=1e-3, atol=1e-5, err_msg=name)
+    again = ("--epochs", 2, "--resume")
+    assert main_code("train", *again, tmp_path / "one") == 0
+    assert main_code("train", "--devices", 1, *again, tmp_path / "two") == 0
+    last_of_one, last_of_two = (rows(tmp_path / name, *fields)[-1] for name in ("one", "two"))
+    np.testing.assert_allclose(last_of_two, last_of_one, rtol=1e-4)
+
+
+def main_code(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cores", "count"),
+    [(32, 2, 2), (50, 2, 2), (50, 4, 2), (8, 2, 1), (33, 2, 1), (64, 16, 8), (1, 4, 1)],
+)
+def test_devices_that_fit_the_batch(batch_size, cores, count, monkeypatch):
+    monkeypatch.setattr("jax.device_count", lambda: cores)
+    assert devices.choose_devices(0, batch_size) == count
+
+
+def test_devices_that_do_not_fit(monkeypatch):
+    monkeypatch.setattr("jax.device_count", lambda: 4)
+    with pytest.raises(ValueError, match="there are 4 for JAX to use, got 5; take at most 4"):
+        devices.choose_devices(5, 50)
+    with pytest.raises(ValueError, match="4 devices cannot share 50 streams evenly; take one of 1, 2, or another"):
+        devices.choose_devices(4, 50)
+    assert devices.choose_devices(2, 2) == 2
+
+
+def test_devices_that_are_not_there(text, tmp_path, capsys):
+    """Nothing is begun."""
+    assert main_code("train", text, *OPTIONS, "--devices", 16, "--out", tmp_path / "run") == 2
+    assert "--devices: there " in capsys.readouterr().err
+    assert main_code("train", text, *OPTIONS, "--devices", -1, "--out", tmp_path / "run") == 2
+    assert not (tmp_path / "run").exists()
