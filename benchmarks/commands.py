@@ -17,6 +17,7 @@ from benchmarks.provenance import provenance
 from benchmarks.results_file import load_rows, write_json
 from benchmarks.run_grid import Settings, run_grid
 from rnnjax import cell_from_name
+from rnnjax.lm.devices import prepare_devices
 
 __all__ = ["app", "main"]
 
@@ -163,15 +164,17 @@ def lm_command(
 
 def language_model(quick: bool) -> dict[str, Any]:
     """Measures, shows and returns."""
+    prepare_devices(0, min(batch for _, _, batch, _ in lm.CONFIGURATIONS.values()))
     rows = lm.training_speed(rounds=5 if quick else 21, burst_seconds=0.5 if quick else 2.0)
     sampling = lm.sampling_speed()
-    table = Table("LSTM language model, training", "rnnjax char/s", "torch char/s", "ratio")
+    everyone = ("rnnjax", lm.ONE, "torch")
+    table = Table("LSTM language model, training", *(f"{who} char/s" for who in everyone), "ratio")
     for row in rows:
         parts = [
             f"{row[who]['characters_per_second']:,} ({row[who]['quartiles'][0]:,}-{row[who]['quartiles'][1]:,})"
             if who in row
-            else "not installed"
-            for who in ("rnnjax", "torch")
+            else ""
+            for who in everyone
         ]
         table.add_row(row["configuration"], *parts, str(row.get("ratio", "")))
     console.print(table)

@@ -15,6 +15,7 @@ import numpy as np
 import rnnjax
 from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.fit.task import Carry
+from rnnjax.lm import devices
 from rnnjax.lm.corpus import Chunk
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
@@ -22,21 +23,24 @@ from rnnjax.lm.train import update
 from rnnjax.lm.train_command import reuse_memory
 
 VOCAB = 65
+ONE = "rnnjax, one device"
 # layers, hidden, batch, chunk
 CONFIGURATIONS = {"2x128, batch 50x50": (2, 128, 50, 50), "1x512, batch 32x64": (1, 512, 32, 64)}
 
 
-def ours(layers: int, hidden: int, batch: int, chunk: int, symbols: np.ndarray):
-    """A function that makes one update."""
+def ours(layers: int, hidden: int, batch: int, chunk: int, symbols: np.ndarray, *, count: int = 1):
+    """A function that makes one update, on so many devices."""
     model = LanguageModel(VOCAB, rnnjax.Stack(tuple(rnnjax.LSTM(hidden) for _ in range(layers))))
     optimizer = make_optimizer(OptimizerOptions())
     params = model.init(jax.random.key(0))
-    box = [Carry(params, optimizer.init(params), model.initial_state((batch,)))]
-    data = Chunk(symbols[:-1], symbols[1:])
+    mesh = devices.make_mesh(count)
+    carry = Carry(params, optimizer.init(params), model.initial_state((batch,)))
+    box = [devices.place(mesh, carry, devices.CARRY)]
+    data = devices.place(mesh, Chunk(symbols[:-1], symbols[1:]), Chunk(devices.CHUNK, devices.CHUNK))
     key = jax.random.key(0)
 
     def step():
-        box[0], info = update(model, optimizer, box[0], data, jnp.float32(1e-3), key, jnp.uint32(1))
+        box[0], info = update(model, optimizer, box[0], data, jnp.float32(1e-3), key, jnp.uint32(1), mesh)
         return info.loss
 
     return step, jax.block_until_ready
@@ -69,13 +73,19 @@ def torch_script(layers: int, hidden: int, batch: int, chunk: int, symbols: np.n
 
 
 def training_speed(*, rounds: int, burst_seconds: float) -> list[dict[str, Any]]:
-    """Characters a second of both, per configuration; torch is left out where it is not installed."""
+    """Characters a second a configuration; torch is left out where it is not installed.
+
+    ``rnnjax`` splits the batch over the devices as `rnnjax train` does.
+    """
     reuse_memory()  # as `rnnjax train` does; in one process, so torch's arrays come from the same allocator
     rows = []
     for name, sizes in CONFIGURATIONS.items():
         _, _, batch, chunk = sizes
         symbols = np.random.default_rng(0).integers(0, VOCAB, (chunk + 1, batch)).astype(np.int32)
-        contestants = {"rnnjax": ours(*sizes, symbols)}
+        count = devices.choose_devices(0, batch)
+        contestants = {"rnnjax": ours(*sizes, symbols, count=count)}
+        if count > 1:
+            contestants[ONE] = ours(*sizes, symbols)
         try:
             contestants["torch"] = torch_script(*sizes, symbols)
         except ModuleNotFoundError:
@@ -94,7 +104,7 @@ def training_speed(*, rounds: int, burst_seconds: float) -> list[dict[str, Any]]
                     result = step()
                 wait(result)
                 speeds[who].append(bursts[who] * batch * chunk / (time.perf_counter() - start))
-        row: dict[str, Any] = {"configuration": name}
+        row: dict[str, Any] = {"configuration": name, "devices": count}
         for who, values in speeds.items():
             low, middle, high = np.percentile(values, [25, 50, 75])
             row[who] = {"characters_per_second": round(middle), "quartiles": [round(low), round(high)]}
