@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cpu, latency, lm, memory, parts, report
+from benchmarks import cpu, latency, lm, memory, parts, report, tables
 from benchmarks.contestants import RIVALS
 from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
-from benchmarks.results_file import load_rows, write_json
+from benchmarks.results_file import load_rows, read_json, write_json
 from benchmarks.run_grid import Settings, run_grid
 from rnnjax import cell_from_name
 from rnnjax.lm.devices import prepare_devices
@@ -323,20 +323,28 @@ def plots_command(
 
 @app.command("tables")
 def tables_command(
-    results: Annotated[list[pathlib.Path], typer.Argument(help="Result files of 'run'.")],
+    results: Annotated[list[pathlib.Path], typer.Argument(help="Result files of 'run', or one of another command.")],
     readme: Annotated[
         pathlib.Path | None,
-        typer.Option(help=f"A file with the lines {report.BEGIN} and {report.END}: what is between them is replaced."),
+        typer.Option(
+            help=f"A file with the lines {report.BEGIN} and {report.END}, or benchmarks:memory and so on: what is "
+            "between them is replaced."
+        ),
     ] = None,
     steps: Annotated[bool, typer.Option("--steps", help="Microseconds a step instead, as for the grid h200.")] = False,
 ) -> None:
-    """Prints the tables of the README, or writes them into it."""
-    rows = load_rows(results)
-    text = report.step_table(rows) if steps else report.markdown(rows)
+    """Prints the tables of result files, or writes them into a document."""
+    first = read_json(results[0])
+    kind = tables.kind_of(first)
+    if kind is not None:
+        text = tables.table(kind, first)
+    else:
+        rows = load_rows(results)
+        text = report.step_table(rows) if steps else report.markdown(rows)
     if readme is None:
         typer.echo(text)
     else:
-        report.update_readme(readme, text)
+        report.update_readme(readme, text, kind or "")
         wrote(readme)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "default_row",
     "geometric_mean",
     "gru_against_lstm",
+    "line",
     "markdown",
     "parts_table",
     "ratios",
@@ -132,21 +133,22 @@ def parts_table(rows: Iterable[Row]) -> str:
     for row in rows:
         parts = found.setdefault(tuple(row[axis] for axis in "TBIH"), {})
         parts.setdefault(row["part"], {})[row["library"]] = row["seconds"]["median"] * 1e3
-    lines = [_line(["T, B, I, H", "part", "rnnjax ms", "torch ms"]), _line(["---"] * 4)]
+    lines = [line(["T, B, I, H", "part", "rnnjax ms", "torch ms"]), line(["---"] * 4)]
     for shape, parts in found.items():
         for name, taken in parts.items():
             times = [f"{taken[library]:.3g}" if library in taken else "" for library in ("rnnjax", "torch")]
-            lines.append(_line([", ".join(map(str, shape)), name, *times]))
+            lines.append(line([", ".join(map(str, shape)), name, *times]))
     return "\n".join(lines)
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 
 def _ratio_table(points: dict[Point, dict[str, Row]]) -> str:
     names = list(dict.fromkeys(name for found in points.values() for name in ratios(found)))
-    lines = [_line(["cell", "T, B, I, H", "rnnjax ms", *names]), _line(["---"] * (3 + len(names)))]
+    lines = [line(["cell", "T, B, I, H", "rnnjax ms", *names]), line(["---"] * (3 + len(names)))]
     collected: dict[str, list[float]] = {name: [] for name in names}
     for point, found in points.items():
         ours, against = default_row(found), ratios(found)
@@ -156,9 +158,9 @@ def _ratio_table(points: dict[Point, dict[str, Row]]) -> str:
             collected[name].append(value)
         cells = [f"{against[name]:.2f}" if name in against else "" for name in names]
         sizes = ", ".join(map(str, point.sizes))
-        lines.append(_line([short_name(point.cell), sizes, f"{ours['seconds']['median'] * 1e3:.3g}", *cells]))
+        lines.append(line([short_name(point.cell), sizes, f"{ours['seconds']['median'] * 1e3:.3g}", *cells]))
     means = [f"**{geometric_mean(collected[name]):.2f}**" if collected[name] else "" for name in names]
-    lines.append(_line(["geometric mean", "", "", *means]))
+    lines.append(line(["geometric mean", "", "", *means]))
     return "\n".join(lines) + "\n"
 
 
@@ -176,16 +178,16 @@ def _compile_table(points: dict[Point, dict[str, Row]]) -> str:
                 collected.setdefault(key, []).append(pair)
     if not collected:
         return ""
-    lines = [_line(["", *collected]), _line(["---"] * (1 + len(collected)))]
-    lines.append(_line(["seconds", *(f"{geometric_mean([a for a, _ in v]):.2f}" for v in collected.values())]))
-    lines.append(_line(["over rnnjax", *(f"{geometric_mean([a / b for a, b in v]):.2f}" for v in collected.values())]))
+    lines = [line(["", *collected]), line(["---"] * (1 + len(collected)))]
+    lines.append(line(["seconds", *(f"{geometric_mean([a for a, _ in v]):.2f}" for v in collected.values())]))
+    lines.append(line(["over rnnjax", *(f"{geometric_mean([a / b for a, b in v]):.2f}" for v in collected.values())]))
     return "\n".join(lines) + "\n"
 
 
 def gru_against_lstm(rows: Iterable[Row]) -> str:
     """Time, operations and peak memory of the GRU over those of the LSTM, of the same sizes and contestant."""
     points = by_point(rows)
-    lines = [_line(["mode", "dtype", "T, B, I, H", "time", "FLOPs", "peak memory"]), _line(["---"] * 6)]
+    lines = [line(["mode", "dtype", "T, B, I, H", "time", "FLOPs", "peak memory"]), line(["---"] * 6)]
     for point, found in points.items():
         other = points.get(point._replace(cell="lstm"))
         gru, lstm = default_row(found), default_row(other) if other else None
@@ -194,7 +196,7 @@ def gru_against_lstm(rows: Iterable[Row]) -> str:
         memory = f"{gru['peak_bytes'] / lstm['peak_bytes']:.2f}" if gru["peak_bytes"] and lstm["peak_bytes"] else ""
         time = gru["seconds"]["median"] / lstm["seconds"]["median"]
         lines.append(
-            _line(
+            line(
                 [
                     point.mode,
                     point.dtype,
@@ -212,26 +214,29 @@ def step_table(rows: Iterable[Row]) -> str:
     """Microseconds a step of every contestant, for sizes where the launch of each step is what counts."""
     points = by_point(rows)
     names = list(dict.fromkeys(row["contestant"] for found in points.values() for row in found.values()))
-    lines = [_line(["cell, mode, dtype", "T, B, I, H", *names]), _line(["---"] * (2 + len(names)))]
+    lines = [line(["cell, mode, dtype", "T, B, I, H", *names]), line(["---"] * (2 + len(names)))]
     for point, found in points.items():
         cells = [
             f"{found[name]['seconds']['median'] * 1e6 / point.sizes.T:.3g}" if name in found else "" for name in names
         ]
-        lines.append(_line([f"{point.cell} {point.mode} {point.dtype}", ", ".join(map(str, point.sizes)), *cells]))
+        lines.append(line([f"{point.cell} {point.mode} {point.dtype}", ", ".join(map(str, point.sizes)), *cells]))
     return "\n".join(lines) + "\n"
 
 
-def update_readme(path: pathlib.Path, text: str) -> None:
-    """Puts the text between the two markers of a file.
+def update_readme(path: pathlib.Path, text: str, kind: str = "") -> None:
+    """Puts the text between the two markers of a file; those of a smaller measurement name its kind.
 
     Raises:
         ValueError: if the file does not have both, in order.
     """
     content = path.read_text(encoding="utf-8")
-    head, begin, rest = content.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    first, last = (
+        marker.replace("benchmarks:", f"benchmarks:{kind}:" if kind else "benchmarks:") for marker in (BEGIN, END)
+    )
+    head, begin, rest = content.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
         raise ValueError(
-            f"tables: {str(path)!r} must have the lines {BEGIN} and {END}; add them where the table belongs."
+            f"tables: {str(path)!r} must have the lines {first} and {last}; add them where the table belongs."
         )
-    path.write_text(f"{head}{BEGIN}\n\n{text.strip()}\n\n{END}{tail}", encoding="utf-8")
+    path.write_text(f"{head}{first}\n\n{text.strip()}\n\n{last}{tail}", encoding="utf-8")

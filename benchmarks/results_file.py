@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.grid import Point, Sizes
 from benchmarks.provenance import ROW_FIELDS
 
-__all__ = ["ResultFile", "load_rows", "write_json"]
+__all__ = ["ResultFile", "load_rows", "read_json", "write_json"]
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -20,19 +20,29 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What a result file holds.
+
+    Raises:
+        ValueError: if there is no such file, or it is none of ours.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"results: there is no file {str(path)!r}; make it with python -m benchmarks run.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"results: {str(path)!r} is no JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"results: {str(path)!r} has no rows; it must come from python -m benchmarks run.")
+    return content
+
+
 def load_rows(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
     """The rows of result files, one after the other."""
     rows: list[dict[str, Any]] = []
     for path in paths:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(
-                f"results: there is no file {str(path)!r}; make it with python -m benchmarks run."
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"results: {str(path)!r} is no JSON ({error}).") from error
-        if not isinstance(content, dict) or "rows" not in content:
+        content = read_json(path)
+        if "rows" not in content:
             raise ValueError(f"results: {str(path)!r} has no rows; it must come from python -m benchmarks run.")
         rows += content["rows"]
     return rows

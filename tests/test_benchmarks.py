@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import pathlib
+import re
 import sys
 import types
 
@@ -20,6 +22,8 @@ from benchmarks.grid import Point, Sizes
 
 TINY = Sizes(4, 2, 3, 5)
 OWN = "import rnnjax\n\n\nclass Mine(rnnjax.GRU):\n    pass\n"
+
+RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -309,6 +313,50 @@ def test_parts(tmp_path):
     assert (
         next(line for line in table if "loop alone" in line) == f"| 5, 2, 3, 4 | loop alone | {milliseconds:.3g} |  |"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells"),
+    [
+        ("parts", ["128, 32, 128, 128", "whole, training"]),
+        ("latency", ["lstm", "1, 64, 128"]),
+        ("cpu", ["gru", "training", "50, 50, 65, 128"]),
+        ("memory", ["100,000", "fused", "True"]),
+        ("lm_speed", ["2x128, batch 50x50"]),
+    ],
+)
+def test_tables_of_the_committed_results(kind, cells, tmp_path):
+    """Every row is there, with as many cells as the head, and the numbers are those of the file."""
+    path = results_file.read_json(RESULTS / f"{kind}_2core.json")
+    document = tmp_path / "page.md"
+    name = kind.partition("_")[0]
+    document.write_text(f"a\n<!-- benchmarks:{name}:begin -->\nold\n<!-- benchmarks:{name}:end -->\nz\n")
+    run("tables", str(RESULTS / f"{kind}_2core.json"), "--readme", str(document))
+    text = document.read_text()
+    assert text.startswith("a\n") and text.endswith("z\n") and "old" not in text
+    assert path["provenance"]["commit"] in text
+    for table in re.findall(r"(?:\|.*\|\n)+", text):
+        assert len({row.count("|") for row in table.splitlines()}) == 1
+    row = next(row for row in text.splitlines() if row.startswith(f"| {' | '.join(cells)} |"))
+    numbers = [float(cell.replace(",", "")) for cell in row.strip("| ").split(" | ")[len(cells) :] if cell.strip()]
+    expected = {
+        "parts": lambda: 1e3 * next(
+            r["seconds"]["median"] for r in path["parts"] if (r["part"], r["library"]) == ("whole, training", "rnnjax")
+        ),
+        "latency": lambda: 1e6 * next(
+            r["seconds"]["median"] for r in path["steps"] if r["cell"] == "lstm" and r["H"] == 128
+        ),
+        "cpu": lambda: 1e3 * next(
+            r["seconds"]["median"] for r in path["rows"]
+            if (r["cell"], r["mode"], r["T"], r["setting"]) == ("gru", "training", 50, "as it is")
+        ),
+        "memory": lambda: next(
+            r["peak_bytes"] / 1e6 for r in path["remat"]
+            if (r["T"], r["implementation"], r["remat"]) == (100_000, "fused", True)
+        ),
+        "lm_speed": lambda: path["training"][0]["rnnjax"]["characters_per_second"],
+    }[kind]()  # fmt: skip
+    assert numbers[0] == pytest.approx(expected, rel=0.01)
 
 
 def test_every_rival_has_a_builder():
