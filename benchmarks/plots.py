@@ -27,7 +27,7 @@ def ratio_figure(rows: Sequence[Row], mode: str, dtype: str) -> Figure | None:
     figure = Figure(figsize=(2.5 + 0.85 * len(names), 1.8 + 0.3 * len(points)), layout="constrained")
     axes = figure.add_subplot()
     bound = max(1.0, float(np.nanmax(np.abs(grid))))
-    axes.imshow(grid, cmap="RdYlGn", norm=TwoSlopeNorm(0, -bound, bound), aspect="auto")
+    axes.imshow(grid, cmap="BrBG", norm=TwoSlopeNorm(0, -bound, bound), aspect="auto")
     means = [geometric_mean([2**value for value in column if not np.isnan(value)]) for column in grid.T]
     axes.set_xticks(range(len(names)), [f"{n}\n{m:.2f}" for n, m in zip(names, means, strict=True)], fontsize=8)
     axes.set_yticks(range(len(points)), [f"{short_name(p.cell)} {tuple(p.sizes)}" for p in points], fontsize=8)
