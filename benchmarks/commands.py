@@ -105,6 +105,7 @@ def run(
 ) -> None:
     """Cells x implementations and rivals x sizes x forward and training x dtypes."""
     if quick:
+        prepare_devices(0, 32)  # for the language model; before JAX is in use
         grid, rounds, compile_rounds, burst_seconds = "quick", min(rounds, 5), 1, min(burst_seconds, 0.02)
     if grid == "h200":
         if jax.default_backend() != "gpu":
@@ -336,6 +337,8 @@ def tables_command(
     """Prints the tables of result files, or writes them into a document."""
     first = read_json(results[0])
     kind = tables.kind_of(first)
+    if kind is not None and (len(results) > 1 or steps):
+        raise ValueError(f"tables: {str(results[0])!r} is of 'benchmarks {kind}', whose files come one at a time.")
     if kind is not None:
         text = tables.table(kind, first)
     else:

@@ -143,12 +143,13 @@ def _torch_parts(size: Sizes) -> dict[str, Callable[[], Any]]:
     torch.set_num_threads(available_cores())
     steps, _, _, hidden = size
     a = {name: torch.tensor(value) for name, value in _arrays(size).items()}
-    out, back = torch.empty_like(a["z"]), torch.empty_like(a["h"])
+    outs, back = (torch.empty_like(a["z"]), torch.empty_like(a["z"])), torch.empty_like(a["h"])
 
     def recurrent() -> None:
         h = a["h"]
         with torch.no_grad():
-            for _ in range(steps):
+            for n in range(steps):
+                out = outs[n % 2]  # the other one is read
                 torch.mm(h, a["w_hh"], out=out)
                 h = out[:, :hidden]
 

@@ -29,11 +29,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"results: there is no file {str(path)!r}; make it with python -m benchmarks run.") from None
+        raise ValueError(f"results: there is no file {str(path)!r}; make it with python -m benchmarks.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"results: {str(path)!r} is no JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise ValueError(f"results: {str(path)!r} has no rows; it must come from python -m benchmarks run.")
+        raise ValueError(f"results: {str(path)!r} holds no results; it must come from python -m benchmarks.")
     return content
 
 

@@ -324,7 +324,11 @@ def _short(text: str) -> str:
 
 def _shapes(cell: Any, input_size: int) -> Any:
     """What ``init`` makes; a model of `rnnjax.topologies` knows the size of its inputs itself."""
-    own = list(inspect.signature(cell.init).parameters)[:2] == ["key", "dtype"]
+    try:
+        inspect.signature(cell.init).bind(None, input_size)
+        own = list(inspect.signature(cell.init).parameters)[1] == "dtype"
+    except TypeError:
+        own = True
     return jax.eval_shape(lambda: cell.init(jax.random.key(0)) if own else cell.init(jax.random.key(0), input_size))
 
 

@@ -27,6 +27,7 @@ from rnnjax import (
     topologies,
 )
 from rnnjax.cells import describable
+from rnnjax.lm.model import LanguageModel
 from rnnjax.saving import CheckpointError, encode, named_arrays, write_atomic
 from tests.cells_table import CELLS, VARIANTS
 
@@ -95,6 +96,16 @@ def test_every_topology_there_and_back(name, tmp_path):
     assert_same(arrays, params)
     with pytest.raises(CheckpointError, match=r"but .* has f32"):
         rnnjax.load(tmp_path / "net.safetensors", dataclasses.replace(model, output_size=9))
+
+
+def test_a_language_model_there_and_back(tmp_path):
+    """Whatever has an ``init``, also one that takes a key alone."""
+    model = LanguageModel(5, Stack((GRU(4),)))
+    params = jax.tree.map(jnp.zeros_like, jax.eval_shape(model.init, jax.random.key(0)))
+    rnnjax.save(tmp_path / "net.safetensors", model, params)
+    loaded, arrays = rnnjax.load(tmp_path / "net.safetensors", model)
+    assert loaded == model
+    assert_same(arrays, params)
 
 
 def test_the_file_is_readable_without_this_library(tmp_path):

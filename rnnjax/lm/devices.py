@@ -1,9 +1,8 @@
 r"""A batch split over several devices, each of which runs its own loop over its rows.
 
-The gradients are averaged once an update and nothing waits at every step, so on a CPU, where the small matmuls of a
-step gain little from a second thread, one device a core is faster than all cores on one device. LSTM language models on
-two cores of an AMD EPYC, milliseconds an update on one / two devices (jax 0.10.2, Adam included): 2 x 128 units, batch
-50 x 50: 21.7 / 14.7; 1 x 256, batch 32 x 128: 47.1 / 31.6; 1 x 512, batch 32 x 64: 72.3 / 53.1.
+The gradients are averaged once an update and nothing waits at every step. On two cores of an AMD EPYC, where the small
+matmuls of a step gain little from a second thread, two CPU devices train LSTM language models 1.4 times as fast as one
+(`python -m benchmarks lm`, docs/benchmarks.md). More cores have not been measured. Each device holds the parameters.
 """
 
 from __future__ import annotations
@@ -22,27 +21,29 @@ __all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "pr
 AXIS = "batch"  # of the mesh
 CARRY = Carry(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS))  # parameters everywhere, states by rows
 CHUNK = PartitionSpec(None, AXIS)
-MIN_ROWS = 8  # a device, unless the number of devices is asked for
+MIN_ROWS, MAX_DEVICES = 8, 4  # rows of a device at least, and devices at most, unless a number is asked for
 
 
 def prepare_devices(asked: int, batch_size: int) -> None:
-    """Tells JAX how many CPU devices there will be. It has an effect before JAX has been used, and none afterwards.
+    """Tells JAX how many CPU devices there will be, unless it is in use already or the user has told it.
 
     Args:
-        asked: that many; 0 for a number that fits the batch and the cores.
+        asked: that many, but not more than there are cores; 0 for a number that fits the batch and the cores.
         batch_size: B.
     """
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # in use already: then `choose_devices` says what can be had
-            jax.config.update("jax_num_cpu_devices", asked or _most(batch_size, _cores()))
+    if _told():
+        return
+    cores = _cores()
+    with contextlib.suppress(RuntimeError):  # in use already: then `choose_devices` says what can be had
+        jax.config.update("jax_num_cpu_devices", min(asked, cores) or _most(batch_size, cores))
 
 
 def choose_devices(asked: int, batch_size: int) -> int:
     """The number of devices that a batch is split over.
 
     Args:
-        asked: that many; 0 for one on an accelerator, and on a CPU as many as there are, if they divide the batch
-            into parts of at least `MIN_ROWS` rows.
+        asked: that many; 0 for one on an accelerator, and on a CPU as many as there are, up to `MAX_DEVICES`, if they
+            divide the batch into parts of at least `MIN_ROWS` rows.
         batch_size: B.
 
     Raises:
@@ -51,11 +52,13 @@ def choose_devices(asked: int, batch_size: int) -> int:
     >>> choose_devices(1, 50)
     1
     """
-    found = jax.device_count()
+    found, backend = jax.device_count(), jax.default_backend()
     if not asked:
-        return _most(batch_size, found) if jax.default_backend() == "cpu" else 1
+        return _most(batch_size, found) if backend == "cpu" else 1
     if asked > found:
-        raise ValueError(f"--devices: there are {found} for JAX to use, got {asked}; take at most {found}.")
+        raise ValueError(
+            f"--devices: JAX has {found} here ({backend}), got {asked}; take at most {found}, or 0 for what fits."
+        )
     if batch_size % asked:
         fitting = ", ".join(str(n) for n in range(1, found + 1) if batch_size % n == 0)
         raise ValueError(
@@ -82,10 +85,17 @@ def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:
     return jax.device_put(tree, shardings)
 
 
+def _told() -> bool:
+    """Whether the user has chosen the number of CPU devices."""
+    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    return forced or getattr(jax.config, "jax_num_cpu_devices", -1) != -1
+
+
 def _cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _most(batch_size: int, limit: int) -> int:
-    return max(n for n in range(1, limit + 1) if n == 1 or (batch_size % n == 0 and batch_size // n >= MIN_ROWS))
+    fitting = range(1, min(limit, MAX_DEVICES) + 1)
+    return max(n for n in fitting if n == 1 or (batch_size % n == 0 and batch_size // n >= MIN_ROWS))

@@ -86,7 +86,8 @@ class TrainOptions:
             always uses all of them); 0 for all.
         patience: stop after so many evaluations without a new best; 0 never stops early.
         sample_length: symbols of the sample at each evaluation; 0 for none.
-        devices: that the batch is split over; 0 for one on an accelerator, and on a CPU as many as there are.
+        devices: that the batch is split over, see `rnnjax.lm.devices`; 0 for a number that fits. A run's folder holds
+            the number that was taken (1 where it is older than this option), so that it goes on as it began.
     """
 
     batch_size: int = 32

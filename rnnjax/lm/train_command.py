@@ -121,7 +121,7 @@ def train(
     chunk_len: Annotated[int, _feed(help="Symbols between updates, and as far as gradients reach back.")] = 64,
     seed: Annotated[int, _feed(help="Of initialisation, dropout and samples.")] = 0,
     devices: Annotated[
-        int, _feed(help="Devices that share the batch; 0: on a CPU one a core, where the batch allows it, else 1.")
+        int, _feed(help="That share the batch; 0: on a CPU one a core, up to 4 with 8 streams each or more; else 1.")
     ] = 0,
     log_every: Annotated[int, _watch(help="Updates between lines of metrics.")] = 20,
     evals: Annotated[int, _watch(help="Evaluations, each with a checkpoint and a sample, over the budget.")] = 20,
@@ -165,7 +165,7 @@ def train(
             f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s, {len(corpus.vocabulary)} symbols; train "
             f"{len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
         )
-        count_devices = choose_devices(config.train.devices, config.train.batch_size)
+        count_devices = config.train.devices
         split = f", the batch split over {count_devices} devices" if count_devices > 1 else ""
         display.say(
             f"{config.model.layers} x {config.model.hidden} {config.model.cell}, {count:,} parameters, batch "
@@ -199,8 +199,6 @@ def _start(values: dict[str, Any], given: set[str]) -> tuple[RunPaths, RunConfig
     elif all(values[name] is None for name in BUDGETS):
         values["minutes"] = DEFAULT_MINUTES
     config = _config(values)
-    prepare_devices(config.train.devices, config.train.batch_size)
-    choose_devices(config.train.devices, config.train.batch_size)
     root = pathlib.Path(values["out"] or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
     occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
     if occupied and not values["force"]:
@@ -214,6 +212,7 @@ def _start(values: dict[str, Any], given: set[str]) -> tuple[RunPaths, RunConfig
     for name in config.text.paths if occupied else ():
         if pathlib.Path(name).is_relative_to(root.absolute()):
             raise ValueError(f"--force: the text {name} lies in {root}, which would be removed; copy it out first.")
+    config = _with_devices(config)
     corpus = load_corpus(config.text)
     corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
     make_model(config.model, len(corpus.vocabulary))
@@ -244,8 +243,7 @@ def _resume(root: str, values: dict[str, Any], given: set[str]) -> tuple[RunPath
     if asked.keys() & BUDGETS:
         asked = dict.fromkeys(BUDGETS) | asked
     config = _config(stored | {k: v for k, v in asked.items() if k in RESUMABLE})
-    prepare_devices(config.train.devices, config.train.batch_size)
-    choose_devices(config.train.devices, config.train.batch_size)
+    config = _with_devices(config)
     if "text" in given:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, paths=_absolute(values["text"])))
     elif "-" in config.text.paths:
@@ -258,6 +256,14 @@ def _resume(root: str, values: dict[str, Any], given: set[str]) -> tuple[RunPath
         )
     write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
     return paths, config, corpus, provenance
+
+
+def _with_devices(config: RunConfig) -> RunConfig:
+    """With the number of devices that the batch is split over in the place of 0."""
+    train = config.train
+    prepare_devices(train.devices, train.batch_size)
+    count = choose_devices(train.devices, train.batch_size)
+    return dataclasses.replace(config, train=dataclasses.replace(train, devices=count))
 
 
 def _config(values: dict[str, Any]) -> RunConfig:

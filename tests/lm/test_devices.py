@@ -10,11 +10,14 @@ import pytest
 
 from rnnjax.cli import main
 from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm import devices
+from rnnjax.lm.corpus import TextOptions
+from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 
 OPTIONS = (
     "--epochs 1 --evals 1 --log-every 3 --batch-size 16 --chunk-len 16 --hidden 8 --layers 1 --sample-length 0 "
-    "--no-baselines"
+    "--no-baselines --document-separator ."
 ).split()
 
 
@@ -27,10 +30,10 @@ def text(tmp_path):
 
 def train(*arguments):
     """In a process of its own, since JAX learns once how many CPU devices there are."""
-    environment = {name: value for name, value in os.environ.items() if "device_count" not in value}
     result = subprocess.run(
         [sys.executable, "-m", "rnnjax", "train", *map(str, arguments)],
-        env=environment | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -44,7 +47,7 @@ def rows(folder, *fields):
 def test_two_devices_train_what_one_trains(text, tmp_path):
     """Losses, norms and parameters but for rounding; and a run goes on, on another number of devices."""
     assert main_code("train", text, *OPTIONS, "--devices", 1, "--out", tmp_path / "one") == 0
-    said = train(text, *OPTIONS, "--devices", 2, "--out", tmp_path / "two")
+    said = train(text, *OPTIONS, "--devices", 0, "--out", tmp_path / "two")
     assert "the batch split over 2 devices" in " ".join(said.split())
     fields = ("step", "loss", "grad_norm", "val_loss")
     for one, two in zip(rows(tmp_path / "one", *fields), rows(tmp_path / "two", *fields), strict=True):
@@ -71,7 +74,7 @@ def main_code(*arguments):
 
 @pytest.mark.parametrize(
     ("batch_size", "cores", "count"),
-    [(32, 2, 2), (50, 2, 2), (50, 4, 2), (8, 2, 1), (33, 2, 1), (64, 16, 8), (1, 4, 1)],
+    [(32, 2, 2), (50, 2, 2), (50, 4, 2), (8, 2, 1), (33, 2, 1), (64, 16, 4), (1, 4, 1)],
 )
 def test_devices_that_fit_the_batch(batch_size, cores, count, monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: cores)
@@ -80,16 +83,40 @@ def test_devices_that_fit_the_batch(batch_size, cores, count, monkeypatch):
 
 def test_devices_that_do_not_fit(monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 4)
-    with pytest.raises(ValueError, match="there are 4 for JAX to use, got 5; take at most 4"):
+    with pytest.raises(ValueError, match=r"JAX has 4 here \(cpu\), got 5; take at most 4, or 0"):
         devices.choose_devices(5, 50)
     with pytest.raises(ValueError, match="4 devices cannot share 50 streams evenly; take one of 1, 2, or another"):
         devices.choose_devices(4, 50)
     assert devices.choose_devices(2, 2) == 2
 
 
-def test_devices_that_are_not_there(text, tmp_path, capsys):
+def test_jax_is_told_the_devices(monkeypatch):
+    """What the user has told it stays; nobody gets more devices than cores."""
+    told = []
+    monkeypatch.setattr("jax.config.update", lambda name, value: told.append((name, value)))
+    with monkeypatch.context() as untold:
+        untold.setattr(devices, "_told", lambda: False)
+        untold.setattr(devices, "_cores", lambda: 2)
+        devices.prepare_devices(0, 32)
+        devices.prepare_devices(0, 15)
+        devices.prepare_devices(1000, 2000)
+    assert told == [("jax_num_cpu_devices", count) for count in (2, 1, 2)]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    devices.prepare_devices(1, 32)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(("option", "sentence"), [(10**6, "--devices: "), (-1, "--devices: must not be negative")])
+def test_devices_that_are_not_there(option, sentence, text, tmp_path, capsys):
     """Nothing is begun."""
-    assert main_code("train", text, *OPTIONS, "--devices", 16, "--out", tmp_path / "run") == 2
-    assert "--devices: there " in capsys.readouterr().err
-    assert main_code("train", text, *OPTIONS, "--devices", -1, "--out", tmp_path / "run") == 2
+    assert main_code("train", text, *OPTIONS, "--devices", option, "--out", tmp_path / "run") == 2
+    assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_before_there_were_devices():
+    groups = (TextOptions(), ModelOptions(), OptimizerOptions(), TrainOptions(devices=2), BudgetOptions(steps=1))
+    options = RunConfig(*groups).to_json()
+    assert RunConfig.from_json(options).train.devices == 2
+    del options["train"]["devices"]
+    assert RunConfig.from_json(options).train.devices == 1
