@@ -69,9 +69,9 @@ def tbptt(
         lookback: k2, steps that the gradient goes back; a multiple of ``chunk_len``. It reaches back to the start
             of this stream at most.
         key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own.
-        axis_name: of a mapped axis (`jax.shard_map` with ``check_vma=False``, `jax.vmap`) along which the batch is split
-            in equal parts: gradients and losses, which must be means, are averaged over it before every update, and every
-            part draws from a key of its own.
+        axis_name: of a mapped axis (`jax.shard_map` with ``check_vma=False``, `jax.vmap`) along which the batch is
+            split in equal parts: gradients and losses, which must be means, are averaged over it before every update,
+            and every part draws from a key of its own.
 
     Returns:
         `TBPTTResult`: parameters, optimizer state and recurrent state at the end, and the losses and gradient norms.
