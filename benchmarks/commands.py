@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import rnnjax
 from benchmarks import cpu, latency, lm, memory, parts, report, tables
 from benchmarks.contestants import RIVALS
 from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
@@ -31,12 +32,12 @@ app = typer.Typer(
 console = Console()
 
 Out = Annotated[pathlib.Path | None, typer.Option(help="Where to write the results, as JSON.", show_default=False)]
-Reuse = Annotated[
+UseCores = Annotated[
     bool,
     typer.Option(
-        "--reuse-memory",
-        help="Tell the allocator to keep freed memory, as 'rnnjax train' does: for all contestants, and recorded. "
-        "Without it they run as in anybody's script.",
+        "--use-cores",
+        help="Call rnnjax.use_cores first: rnnjax splits batches over CPU devices, and the allocator keeps freed "
+        "memory, for all contestants. Without it they run as in anybody's script.",
     ),
 ]
 Cells = Annotated[
@@ -101,9 +102,11 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out: points that it has from this machine and commit stay.")
     ] = False,
-    reuse_memory: Reuse = False,
+    use_cores: UseCores = False,
 ) -> None:
     """Cells x implementations and rivals x sizes x forward and training x dtypes."""
+    if use_cores:
+        rnnjax.use_cores()
     if quick:
         prepare_devices(0, 32)  # for the language model; before JAX is in use
         grid, rounds, compile_rounds, burst_seconds = "quick", min(rounds, 5), 1, min(burst_seconds, 0.02)
@@ -128,10 +131,8 @@ def run(
         rounds=rounds,
         compile_rounds=compile_rounds,
         burst_seconds=burst_seconds,
-        memory_reused=reuse_memory,
+        memory_reused=use_cores,
     )
-    if reuse_memory:
-        lm.reuse_memory()
     file = run_grid(
         list(points(specs, shapes, dtypes, choose("modes", modes, MODES))),
         settings,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rnnjax
+from rnnjax.cpu import reuse_memory
 from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.fit.task import Carry
 from rnnjax.lm import devices
@@ -20,7 +21,6 @@ from rnnjax.lm.corpus import Chunk
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.lm.train import update
-from rnnjax.lm.train_command import reuse_memory
 
 VOCAB = 65
 ONE = "rnnjax, one device"

@@ -121,7 +121,11 @@ def _where(rows: Sequence[Row]) -> str:
     return (
         f"Measured on {'; '.join(lines)}. Rivals: {', '.join(sorted(set(versions.values())))}. Medians of at least "
         f"{rounds} interleaved rounds; a ratio is the rival's time over that of rnnjax, above 1 rnnjax is faster."
-        + (" The allocator keeps freed memory." if kept else "")
+        + (
+            " After `rnnjax.use_cores()`: batches split over CPU devices, freed memory kept for everyone."
+            if kept
+            else ""
+        )
         + (f" Notes: {'; '.join(notes)}." if notes else "")
         + "\n"
     )

@@ -29,6 +29,7 @@ from rnnjax.cells import (
     cell_from_repr,
     leaky_noise,
 )
+from rnnjax.cpu import use_cores
 from rnnjax.implementations import implementations, register_unroll
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
 from rnnjax.layers import (
@@ -125,5 +126,6 @@ __all__ = [
     "unroll_bidirectional",
     "unroll_regularized",
     "unroll_stack",
+    "use_cores",
     "zoneout",
 ]

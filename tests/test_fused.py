@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.implementations import Controls, fused, unroll_fused, unroll_scan
+from rnnjax.implementations import Controls, fused, rules, unroll_fused, unroll_scan
 from rnnjax.implementations.fused import _make_plan, supports
 
 T, B, I, H = 5, 3, 4, 6
@@ -146,7 +146,7 @@ def test_controls_and_remat(lengths, reverse, x64):
 @by_name(argvalues=CELLS[:2])
 def test_projecting_within_the_loop_changes_nothing(cell, x64, monkeypatch):
     batch = B + 4  # no other test has it: nothing here was traced before, and nothing traced here is taken elsewhere
-    monkeypatch.setattr(fused, "_STACK_BYTES", 0)
+    monkeypatch.setattr(rules, "_STACK_BYTES", 0)
     lengths, resets = np.arange(batch) % (T + 1), jnp.arange(T * batch).reshape(T, batch) % 4 == 2
     arguments = example(cell, batch=(batch,), dtype=jnp.float64)
     assert_equals_scan(cell, arguments, 1e-11, None, "gates", lengths=jnp.asarray(lengths), resets=resets)
@@ -159,6 +159,21 @@ def test_projecting_within_the_loop_changes_nothing(cell, x64, monkeypatch):
     assert not projects_all_steps(batch)
     monkeypatch.undo()
     assert projects_all_steps(batch + 1)
+
+
+@pytest.mark.parametrize("cell, reverse", [(CELLS[0], False), (CELLS[0], True), (CELLS[1], False)])
+def test_adding_up_weight_gradients_by_segments_changes_nothing(cell, reverse, x64, monkeypatch):
+    """Segments of two and what is left; with the gates kept and computed again; and it is done by segments."""
+    batch = B + 6  # no other test has it
+    asked = []
+    monkeypatch.setattr(fused, "backward_segment", lambda *a, keep_gates, **o: asked.append(keep_gates) or 2)
+    assert T % 2 == 1
+    lengths, resets = np.arange(batch) % (T + 1), jnp.arange(T * batch).reshape(T, batch) % 4 == 2
+    arguments = example(cell, batch=(batch,), dtype=jnp.float64)
+    options = {"resets": resets, "reverse": reverse}
+    assert_equals_scan(cell, arguments, 1e-11, None, "gates", **options)
+    assert_equals_scan(cell, arguments, 1e-11, None, lengths=jnp.asarray(lengths), **options)
+    assert set(asked) == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +191,7 @@ def test_where_inputs_are_projected(shape, gates, backend, inside):
     length, batch, size, hidden = shape
     xs = jax.ShapeDtypeStruct((length, batch, size), jnp.float32)
     w_ih = jax.ShapeDtypeStruct((size, gates * hidden), jnp.float32)
-    assert fused.projects_inside(xs, w_ih, jnp.float32, backend) == inside
+    assert rules.projects_inside(xs, w_ih, jnp.float32, backend) == inside
 
 
 @pytest.mark.parametrize("length, batch", [(0, ()), (1, ()), (T, ()), (0, (2, 3)), (T, (2, 3))])

@@ -17,6 +17,9 @@ from rnnjax.implementations.registry import (
     registrations,
 )
 from rnnjax.implementations.scan import unroll_scan
+from rnnjax.implementations.split import priority as split_priority
+from rnnjax.implementations.split import supports as supports_split
+from rnnjax.implementations.split import unroll_split
 
 __all__ = [
     "Controls",
@@ -31,10 +34,12 @@ __all__ = [
     "unroll_fused",
     "unroll_hoisted",
     "unroll_scan",
+    "unroll_split",
 ]
 
 register_unroll("scan", unroll_scan, priority=0)
 register_unroll("fused", unroll_fused, supports=supports, priority=5)
 register_unroll("cudnn", unroll_cudnn, supports=supports_cudnn, priority=-1)
+register_unroll("split", unroll_split, supports=supports_split, priority=split_priority)
 for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):
     register_unroll(_name, _unroll, supports=supports_linear, priority=functools.partial(linear_priority, _name))

@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -49,9 +48,10 @@ import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, cast_like, compute_dtype, matmul, split_gates, widen
 from rnnjax.implementations.registry import Controls
-from rnnjax.implementations.scan import checkpointed, segment_length, select
+from rnnjax.implementations.rules import backward_segment, projects_inside
+from rnnjax.implementations.scan import checkpointed, in_segments, segment_length, select
 
-__all__ = ["projects_inside", "supports", "unroll_fused"]
+__all__ = ["supports", "unroll_fused"]
 
 Gates = tuple[jax.Array, ...]
 Seen = tuple[Gates, ...]  # what the update sees, a gate: (zx + zh,) where the sum is all it reads, else (zx, zh)
@@ -118,36 +118,6 @@ def unroll_fused(
     if segment is None:
         return run(state, inputs, reverse)
     return checkpointed(run, state, inputs, segment, reverse)
-
-
-_STACK_BYTES, _WEIGHT_BYTES = 2**25, 2**22
-
-
-def projects_inside(xs: jax.Array, w_ih: jax.Array, dtype: Any, backend: str) -> bool:
-    """Whether ``x @ w_ih`` is computed step by step within the loop, and not for all steps before it.
-
-    On a CPU the projections of all steps, ``[T, *batch, G H]``, are memory that is touched for the first time, and once
-    they are larger than the caches that costs more than one large matmul saves, unless ``w_ih`` is then too large to
-    stay in the cache from step to step. Milliseconds before / within the loop (two AMD EPYC cores, jax 0.10.2,
-    float32):
-
-        LSTM (128, 128, 128, 256), 67 MB: forward 46.8 / 37.6, training 184 / 175
-        LSTM (128, 32, 256, 512), 34 MB: forward 46.9 / 42.2, training 142 / 136
-        GRU (128, 128, 128, 256), 50 MB: forward 40.0 / 37.2, training 148 / 147
-        GRU (128, 32, 256, 512), 25 MB: forward 25.2 / 26.3, training 114 / 112
-        LSTM (32, 64, 512, 1024), 34 MB, but 8 MB of weights: forward 78.6 / 84.1, training 228 / 233
-        LSTM (128, 32, 128, 128), 8 MB: forward 4.8 / 5.7, training 15.7 / 16.8
-
-    Args:
-        xs: ``[T, *batch, I]``.
-        w_ih: ``[I, G H]``.
-        dtype: of the projections.
-        backend: elsewhere than on ``"cpu"`` the answer is no: a loop of small kernels leaves an accelerator idle.
-    """
-    if backend != "cpu":
-        return False
-    stacked = math.prod(xs.shape[:-1]) * w_ih.shape[1] * jnp.dtype(dtype).itemsize
-    return stacked >= _STACK_BYTES and w_ih.size * w_ih.dtype.itemsize <= _WEIGHT_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,10 +229,6 @@ def _fused_bwd(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
     weights, own, xs, controls, states, seen = residuals
     w_ih, w_hh, b = weights
     d_final, d_ys = cotangents
-    if seen is None:
-        # Not before the cotangents are there: computed early they would be kept after all.
-        xs, states, d_final, d_ys = jax.lax.optimization_barrier((xs, states, d_final, d_ys))
-        seen = plan.see(plan.project(xs, w_ih), b, () if w_hh is None else plan.project(states.h, w_hh))
     w_back = None if w_hh is None else w_hh.T  # transposed once, not at every step
 
     def step(carry: Any, inputs: Any) -> tuple[Any, Seen]:
@@ -284,25 +250,38 @@ def _fused_bwd(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
             d_old = select(restart, zeros, d_old)
         return (d_old, d_own, d_fresh), d_seen
 
+    def part(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
+        """Some steps, and what they add to the gradients of the weights."""
+        d_carry, d_weights = carry
+        xs, (states, seen, *rest) = inputs
+        if seen is None:
+            seen = plan.see(plan.project(xs, w_ih), b, () if w_hh is None else plan.project(states.h, w_hh))
+        d_carry, d_seen = jax.lax.scan(step, d_carry, (states, seen, *rest), reverse=not plan.reverse)
+        d_zx = tuple(gate[0] for gate in d_seen)
+        d_zh = tuple(gate[-1] for gate in d_seen)
+        here = (
+            _weight_cotangent(xs, d_zx, w_ih, plan.dtype),
+            None if w_hh is None else _weight_cotangent(states.h, d_zh, w_hh, plan.dtype),
+            jnp.concatenate([jnp.sum(d, axis=range(d.ndim - 1)) for d in d_zx]),
+        )
+        blocks = split_gates(w_ih, plan.cell.num_gates)
+        d_xs = functools.reduce(jnp.add, (matmul(d, w.T, plan.dtype) for d, w in zip(d_zx, blocks, strict=True)))
+        return (d_carry, jax.tree.map(jnp.add, d_weights, here)), d_xs.astype(xs.dtype)
+
     d_final = widen(d_final, plan.dtype)
     d_fresh = None if controls.resets is None else jax.tree.map(jnp.zeros_like, d_final)
     d_own = [jnp.zeros(leaf.shape, plan.dtype) for leaf in own]
-    inputs = (states, seen, d_ys, controls.valid, controls.resets)
-    start = (d_final, d_own, d_fresh)
-    (d_state, d_own, d_fresh), d_seen = jax.lax.scan(step, start, inputs, reverse=not plan.reverse)
-
-    d_zx = tuple(gate[0] for gate in d_seen)
-    d_zh = tuple(gate[-1] for gate in d_seen)
-    blocks = split_gates(w_ih, plan.cell.num_gates)
-    d_w_ih = _weight_cotangent(xs, d_zx, w_ih, plan.dtype)
-    d_w_hh = None if w_hh is None else _weight_cotangent(states.h, d_zh, w_hh, plan.dtype)
-    d_b = jnp.concatenate([jnp.sum(d, axis=range(d.ndim - 1)) for d in d_zx]).astype(b.dtype)
-    d_xs = functools.reduce(jnp.add, (matmul(d, block.T, plan.dtype) for d, block in zip(d_zx, blocks, strict=True)))
+    d_weights = jax.tree.map(lambda w: jnp.zeros(w.shape, plan.dtype), weights)
+    start = ((d_final, d_own, d_fresh), d_weights)
+    inputs = (xs, (states, seen, d_ys, controls.valid, controls.resets))
+    segment = backward_segment(xs, (w_ih, w_hh), plan.dtype, jax.default_backend(), keep_gates=plan.keep_gates)
+    end, d_xs = in_segments(part, start, inputs, segment, reverse=not plan.reverse)
+    (d_state, d_own, d_fresh), d_weights = end
     return (
-        (d_w_ih, d_w_hh, d_b),
+        cast_like(d_weights, weights),
         cast_like(d_own, own),
         cast_like(d_state, states),
-        d_xs.astype(xs.dtype),
+        d_xs,
         Controls(None, None, None if d_fresh is None else cast_like(d_fresh, controls.fresh)),
     )
 
@@ -317,7 +296,7 @@ def _weight_cotangent(a: jax.Array, d_gates: Gates, w: jax.Array, dtype: Any) ->
     dims = ((tuple(axis + 1 for axis in summed), summed), ((), ()))
     # The sum runs over the batch; under explicit sharding of that, JAX must be told what the result has.
     dot = functools.partial(jax.lax.dot_general, preferred_element_type=dtype, out_sharding=jax.typeof(w).sharding)
-    return jnp.concatenate([dot(rows, d.astype(w.dtype), dims) for d in d_gates], axis=-1).astype(w.dtype)
+    return jnp.concatenate([dot(rows, d.astype(w.dtype), dims) for d in d_gates], axis=-1)
 
 
 _fused.defvjp(_fused_fwd, _fused_bwd)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rnnjax.cell import Cell
 from rnnjax.implementations.registry import Controls
 
-__all__ = ["checkpointed", "segment_length", "select", "unroll_scan"]
+__all__ = ["checkpointed", "in_segments", "segment_length", "select", "unroll_scan"]
 
 
 def select(mask: jax.Array, new: Any, old: Any) -> Any:
@@ -83,19 +83,35 @@ def segment_length(remat: bool | int | str | None, length: int) -> int | None:
 
 
 def checkpointed(
-    run: Callable[[Any, Any], tuple[Any, jax.Array]], state: Any, inputs: Any, segment: int, reverse: bool
+    run: Callable[..., tuple[Any, jax.Array]], state: Any, inputs: Any, segment: int, reverse: bool
 ) -> tuple[Any, jax.Array]:
-    """``run(state, inputs)`` over whole segments, then over what is left; each keeps only the state it starts from."""
-    run = jax.checkpoint(run, prevent_cse=False)
+    """``run(state, inputs, reverse)`` by segments, each of which keeps only the state it starts from."""
+    run = jax.checkpoint(functools.partial(run, reverse=reverse), prevent_cse=False)
+    return in_segments(run, state, inputs, segment, reverse)
+
+
+def in_segments(
+    run: Callable[[Any, Any], tuple[Any, jax.Array]], state: Any, inputs: Any, segment: int | None, reverse: bool
+) -> tuple[Any, jax.Array]:
+    """``run(state, inputs)`` over segments of the leading axis, in a loop, and over what is left in one more call.
+
+    Args:
+        run: goes through its inputs in the direction of ``reverse``.
+        state: what ``run`` hands on, from one segment to the next.
+        inputs: arrays ``[T, ...]``.
+        segment: the steps of a segment; None for all of them at once.
+        reverse: whether the last segment comes first.
+    """
     length = jax.tree.leaves(inputs)[0].shape[0]
-    flip = functools.partial(jax.tree.map, lambda a: jnp.flip(a, axis=0))
-    if reverse:
-        inputs = flip(inputs)
+    if segment is None:
+        return run(state, inputs)
     whole = length // segment * segment
     folded = jax.tree.map(lambda a: a[:whole].reshape(-1, segment, *a.shape[1:]), inputs)
-    state, ys = jax.lax.scan(run, state, folded)
+    rest = jax.tree.map(lambda a: a[whole:], inputs)
+    if reverse and whole < length:
+        state, ys_rest = run(state, rest)
+    state, ys = jax.lax.scan(run, state, folded, reverse=reverse)
     ys = ys.reshape(whole, *ys.shape[2:])
-    if whole < length:
-        state, rest = run(state, jax.tree.map(lambda a: a[whole:], inputs))
-        ys = jnp.concatenate([ys, rest])
-    return state, flip(ys) if reverse else ys
+    if not reverse and whole < length:
+        state, ys_rest = run(state, rest)
+    return state, jnp.concatenate([ys, ys_rest]) if whole < length else ys

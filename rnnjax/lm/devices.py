@@ -8,12 +8,12 @@ matmuls of a step gain little from a second thread, two CPU devices train LSTM l
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rnnjax.cpu import available_cores, chosen_by_user
 from rnnjax.fit.task import Carry
 
 __all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices"]
@@ -31,9 +31,9 @@ def prepare_devices(asked: int, batch_size: int) -> None:
         asked: that many, but not more than there are cores; 0 for a number that fits the batch and the cores.
         batch_size: B.
     """
-    if _told():
+    if chosen_by_user():
         return
-    cores = _cores()
+    cores = available_cores()
     with contextlib.suppress(RuntimeError):  # in use already: then `choose_devices` says what can be had
         jax.config.update("jax_num_cpu_devices", min(asked, cores) or _most(batch_size, cores))
 
@@ -83,17 +83,6 @@ def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec)
     )
     return jax.device_put(tree, shardings)
-
-
-def _told() -> bool:
-    """Whether the user has chosen the number of CPU devices."""
-    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    return forced or getattr(jax.config, "jax_num_cpu_devices", -1) != -1
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _most(batch_size: int, limit: int) -> int:

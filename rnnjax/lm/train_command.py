@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import importlib.util
@@ -14,7 +13,6 @@ import pathlib
 import platform
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +23,7 @@ import typer
 from rich.console import Console
 
 from rnnjax.cells import CELLS
+from rnnjax.cpu import reuse_memory
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
@@ -48,7 +47,7 @@ from rnnjax.lm.run import (
 from rnnjax.lm.train import Outcome
 from rnnjax.lm.train import train as run_training
 
-__all__ = ["reuse_memory", "train"]
+__all__ = ["train"]
 
 GROUPS: dict[str, Any] = {
     "model": ModelOptions,
@@ -172,7 +171,6 @@ def train(
             f"{config.train.batch_size} x {config.train.chunk_len}, on {provenance['device']}{split}; run folder "
             f"{paths.root}"
         )
-        reuse_memory()
         thread = None
         if baselines or (baselines is None and corpus.n_symbols <= BASELINE_SYMBOLS):
             thread = _start_baselines(corpus, paths, display)
@@ -261,6 +259,7 @@ def _resume(root: str, values: dict[str, Any], given: set[str]) -> tuple[RunPath
 def _with_devices(config: RunConfig) -> RunConfig:
     """With the number of devices that the batch is split over in the place of 0."""
     train = config.train
+    reuse_memory()
     prepare_devices(train.devices, train.batch_size)
     count = choose_devices(train.devices, train.batch_size)
     return dataclasses.replace(config, train=dataclasses.replace(train, devices=count))
@@ -323,18 +322,6 @@ def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threa
     thread = threading.Thread(target=work, name="baselines", daemon=True)
     thread.start()
     return thread
-
-
-def reuse_memory() -> None:
-    """Lets the allocator keep what a training step frees: the next step takes arrays of the same sizes.
-
-    Where glibc maps large arrays afresh, the system clears every page of them again, a sixth of a step's time for a
-    512-unit LSTM on two cores. Elsewhere there is nothing to set.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large arrays
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and no return of the heap's end
 
 
 @contextlib.contextmanager

@@ -95,8 +95,8 @@ def test_jax_is_told_the_devices(monkeypatch):
     told = []
     monkeypatch.setattr("jax.config.update", lambda name, value: told.append((name, value)))
     with monkeypatch.context() as untold:
-        untold.setattr(devices, "_told", lambda: False)
-        untold.setattr(devices, "_cores", lambda: 2)
+        untold.setattr(devices, "chosen_by_user", lambda: False)
+        untold.setattr(devices, "available_cores", lambda: 2)
         devices.prepare_devices(0, 32)
         devices.prepare_devices(0, 15)
         devices.prepare_devices(1000, 2000)

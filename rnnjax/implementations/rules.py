@@ -1,0 +1,101 @@
+"""Which form of `rnnjax.implementations.fused` runs where: every rule on sizes, with the measurements behind it.
+
+Most are about memory. On a CPU, arrays beyond 32 MB come fresh from the system at every call, and touching them for the
+first time costs more than arithmetic does (`rnnjax.cpu`). Measured on two AMD EPYC cores with AVX-512 and 32 MB of
+shared cache, jax 0.10.2, float32; sizes are T, B, I, H, times milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cpu import memory_is_kept
+
+__all__ = ["backward_segment", "projects_inside", "split_count"]
+
+_STACK_BYTES, _WEIGHT_BYTES = 2**25, 2**22
+_MIN_ROWS, _MAX_DEVICES, _STEP_FLOPS = 8, 4, 5e7
+
+
+def projects_inside(xs: jax.Array, w_ih: jax.Array, dtype: Any, backend: str) -> bool:
+    """Whether ``x @ w_ih`` is computed step by step within the loop, and not for all steps before it.
+
+    On a CPU the projections of all steps, ``[T, *batch, G H]``, cost more than one large matmul saves where they exceed
+    the caches, unless ``w_ih`` is then too large to stay in the cache from step to step. Before / within the loop:
+
+        LSTM (128, 128, 128, 256), 67 MB: forward 46.8 / 37.6, training 184 / 175
+        LSTM (128, 32, 256, 512), 34 MB: forward 46.9 / 42.2, training 142 / 136
+        GRU (128, 128, 128, 256), 50 MB: forward 40.0 / 37.2, training 148 / 147
+        GRU (128, 32, 256, 512), 25 MB: forward 25.2 / 26.3, training 114 / 112
+        LSTM (32, 64, 512, 1024), 34 MB, but 8 MB of weights: forward 78.6 / 84.1, training 228 / 233
+        LSTM (128, 32, 128, 128), 8 MB: forward 4.8 / 5.7, training 15.7 / 16.8
+
+    Args:
+        xs: ``[T, *batch, I]``.
+        w_ih: ``[I, G H]``.
+        dtype: of the projections.
+        backend: elsewhere than on ``"cpu"`` the answer is no: a loop of small kernels leaves an accelerator idle.
+    """
+    if backend != "cpu":
+        return False
+    return _stacked(xs, w_ih, dtype) >= _STACK_BYTES and w_ih.size * w_ih.dtype.itemsize <= _WEIGHT_BYTES
+
+
+def backward_segment(
+    xs: jax.Array, weights: tuple[Any, ...], dtype: Any, backend: str, *, keep_gates: bool = True
+) -> int | None:
+    """The steps after which the backward pass stops to add up weight gradients; None for once, after the loop.
+
+    On a CPU the cotangents of all gates, ``[T, *batch, G H]``, are then never all in memory at once: worth it where
+    they would be far beyond the caches and the weights, whose gradients are read and written once a segment, are small.
+    After the loop / by segments of 2 MB, training:
+
+        LSTM (128, 128, 128, 256), 64 MB: 200 / 185
+        LSTM (128, 256, 128, 128), 64 MB: 189 / 158
+        GRU (128, 128, 128, 256), 48 MB: 168 / 165
+        GRU (128, 256, 128, 128), 48 MB: 151 / 131
+        LSTM (64, 128, 512, 512), 64 MB, but 8 MB of weights: 384 / 431
+        LSTM (128, 64, 128, 256), 32 MB: 106 / 101
+        LSTM (128, 32, 256, 512), 32 MB: 153 / 166
+
+    Where freed memory is kept (`rnnjax.cpu.reuse_memory`) nothing is gained: 155 / 158 at the first of these.
+
+    Args:
+        xs: ``[T, *batch, I]``.
+        weights: ``w_ih [I, G H]``, and ``w_hh [H, G H]`` or None.
+        dtype: of the cotangents.
+        backend: where the program runs.
+        keep_gates: whether the pre-activations of all steps were kept; otherwise every segment, then of 8 MB on any
+            backend, computes its own again.
+    """
+    stacked = max(_stacked(xs, weights[0], dtype), 1)
+    if keep_gates:
+        small = sum(w.size * w.dtype.itemsize for w in weights if w is not None) <= 2**21
+        if backend != "cpu" or memory_is_kept() or stacked < 3 * 2**24 or not small:
+            return None
+    segment = max(1, (2**21 if keep_gates else 2**23) * xs.shape[0] // stacked)
+    return segment if segment < xs.shape[0] else None
+
+
+def split_count(shape: tuple[int, ...], weights: int, devices: int) -> int:
+    """Over how many CPU devices a batch is split: as many as divide it, where a step is too small for several threads.
+
+    Args:
+        shape: of the inputs, ``[T, B, ..., I]``.
+        weights: the number of parameters of the cell.
+        devices: how many there are.
+    """
+    batch = shape[1]
+    if 2 * batch * weights > _STEP_FLOPS:
+        return 1
+    fitting = range(1, min(devices, _MAX_DEVICES) + 1)
+    return max(n for n in fitting if n == 1 or (batch % n == 0 and batch // n >= _MIN_ROWS))
+
+
+def _stacked(xs: jax.Array, w_ih: jax.Array, dtype: Any) -> int:
+    """Bytes of ``[T, *batch, G H]``."""
+    return math.prod(xs.shape[:-1]) * w_ih.shape[1] * jnp.dtype(dtype).itemsize
