@@ -17,6 +17,7 @@ from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
 from benchmarks.results_file import load_rows, read_json, write_json
 from benchmarks.run_grid import Settings, run_grid
+from benchmarks.summary import summary
 from rnnjax import cell_from_name
 from rnnjax.lm.devices import prepare_devices
 
@@ -334,17 +335,24 @@ def tables_command(
         ),
     ] = None,
     steps: Annotated[bool, typer.Option("--steps", help="Microseconds a step instead, as for the grid h200.")] = False,
+    in_short: Annotated[
+        bool, typer.Option("--summary", help="Means and worst ratios alone, between its markers.")
+    ] = False,
 ) -> None:
     """Prints the tables of result files, or writes them into a document."""
     first = read_json(results[0])
     kind = tables.kind_of(first)
-    if kind is not None and (len(results) > 1 or steps):
+    if kind is not None and (len(results) > 1 or steps or in_short):
         raise ValueError(f"tables: {str(results[0])!r} is of 'benchmarks {kind}', whose files come one at a time.")
     if kind is not None:
         text = tables.table(kind, first)
     else:
         rows = load_rows(results)
-        text = report.step_table(rows) if steps else report.markdown(rows)
+        if in_short:
+            kind, text = "summary", summary(rows)
+        else:
+            kind = "cores" if all(row["memory_reused"] for row in rows) else None
+            text = report.step_table(rows) if steps else report.markdown(rows)
     if readme is None:
         typer.echo(text)
     else:

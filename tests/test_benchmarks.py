@@ -19,6 +19,7 @@ from benchmarks.commands import app, main, split
 from benchmarks.contestants import RIVALS, build, make_problem
 from benchmarks.contestants.torch_rnn import persistent_is_possible
 from benchmarks.grid import Point, Sizes
+from benchmarks.summary import summary
 
 TINY = Sizes(4, 2, 3, 5)
 OWN = "import rnnjax\n\n\nclass Mine(rnnjax.GRU):\n    pass\n"
@@ -173,6 +174,12 @@ def test_numbers_of_the_tables():
     both = report.markdown([*rows, *elsewhere])  # the same points on another machine are another table
     assert both.startswith(text) and both.count("| lstm | 4, 2, 3, 5 | 1 | 2.00 |") == 2 and "torch (lstm): odd" in both
     assert math.isnan(report.geometric_mean([]))
+    kept = [{**row, "memory_reused": True, "mode": "forward"} for row in rows[-2:]]
+    short = summary([*rows, *kept])
+    assert "|  | training | forward, after use_cores() |" in short
+    assert "| the fastest JAX rival at each point: mean, worst | 4.00, 4.00 |  |" in short
+    assert "| torch, GRU and Elman: mean, worst | 8.00, 8.00 | 8.00, 8.00 |" in short
+    assert "| torch, LSTM (oneDNN): mean, worst | 1.00, 0.50, below 1 at 1 of 2 |  |" in short
 
 
 def test_pictures_show_growth(tmp_path):

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rnnjax.cpu import available_cores, chosen_by_user
 from rnnjax.fit.task import Carry
 
-__all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices"]
+__all__ = ["AXIS", "CARRY", "CHUNK", "check_rows", "choose_devices", "make_mesh", "place", "prepare_devices"]
 
 AXIS = "batch"  # of the mesh
 CARRY = Carry(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS))  # parameters everywhere, states by rows
@@ -73,6 +73,20 @@ def make_mesh(count: int) -> Mesh | None:
     if count == 1:
         return None
     return Mesh(jax.devices()[:count], (AXIS,))
+
+
+def check_rows(mesh: Mesh | None, state: Any, batch_size: int) -> None:
+    """Refuses to split a state that has nothing to split.
+
+    Raises:
+        ValueError: for an array without an axis of the batch.
+    """
+    wrong = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape[:1] != (batch_size,)]
+    if mesh is not None and wrong:
+        raise ValueError(
+            f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of {batch_size}, "
+            "which cannot be split; take --devices 1."
+        )
 
 
 def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:

@@ -166,6 +166,8 @@ class _Text(Task):
         self.mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
         self.logs = {"samples": paths.samples}
         self.model = make_model(config.model, len(corpus.vocabulary))
+        state = jax.eval_shape(lambda: self.model.initial_state((options.batch_size,)))
+        devices.check_rows(self.mesh, state, options.batch_size)
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = schedule(config.optimizer)
         self.rows = corpora.streams(corpus.train, options.batch_size)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -88,6 +89,15 @@ def test_devices_that_do_not_fit(monkeypatch):
     with pytest.raises(ValueError, match="4 devices cannot share 50 streams evenly; take one of 1, 2, or another"):
         devices.choose_devices(4, 50)
     assert devices.choose_devices(2, 2) == 2
+
+
+def test_a_state_that_cannot_be_split():
+    state = {"h": np.zeros((4, 3)), "steps": np.zeros(())}
+    devices.check_rows(None, state, 4)
+    mesh = jax.make_mesh((1,), ("batch",))
+    devices.check_rows(mesh, {"h": state["h"]}, 4)
+    with pytest.raises(ValueError, match=r"array of shape \(\), without an axis of the batch of 4.* take --devices 1"):
+        devices.check_rows(mesh, state, 4)
 
 
 def test_jax_is_told_the_devices(monkeypatch):
