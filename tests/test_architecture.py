@@ -14,6 +14,7 @@ FLOORS = {
     "cell": 0,
     "_check_cell": 0,  # the body of cell.check_cell
     "initializers": 0,
+    "cpu": 0,
     "cells": 1,
     "unroll": 2,
     "implementations": 2,

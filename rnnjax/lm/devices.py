@@ -84,8 +84,8 @@ def check_rows(mesh: Mesh | None, state: Any, batch_size: int) -> None:
     wrong = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape[:1] != (batch_size,)]
     if mesh is not None and wrong:
         raise ValueError(
-            f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of {batch_size}, "
-            "which cannot be split; take --devices 1."
+            f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of "
+            f"{batch_size}, which cannot be split; take --devices 1."
         )
 
 
