@@ -170,8 +170,8 @@ def test_where_the_batch_is_split(shape, gates, devices, count):
         ((128, 128, 128, 256), 4, True, "gpu", False, None),
         ((128, 64, 128, 256), 4, True, "cpu", False, None),
         ((64, 128, 512, 512), 4, True, "cpu", False, None),
-        ((128, 128, 128, 256), 4, False, "gpu", False, 16),
-        ((128, 32, 128, 128), 4, False, "cpu", False, None),  # 8 MB: one segment
+        ((128, 128, 128, 256), 4, False, "gpu", False, 4),
+        ((50, 10, 128, 128), 4, False, "cpu", False, None),  # 1 MB: one segment
         ((0, 32, 128, 128), 4, False, "cpu", False, None),
     ],
 )

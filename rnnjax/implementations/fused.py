@@ -11,7 +11,7 @@ Backward, from the last step to the first, where ``pull[t]`` is the vector-Jacob
     dstate[t-1], dzx[t], dzh[t] = pull[t](dstate[t], dy[t])
     dh[t-1] += dzh[t] @ w_hh.T
 
-and after the loop, each a matmul over all steps for every gate:
+and after the loop, each a matmul over all steps for every gate (or after every segment of it, see `backward_segment`):
 
     dw_ih = sum_t x[t].T @ dzx[t],   db = sum_t dzx[t],   dx[t] = dzx[t] @ w_ih.T
     dw_hh = sum_t h[t-1].T @ dzh[t]
@@ -24,7 +24,7 @@ Choices that were measured (LSTM, float32, training, two AMD EPYC cores with AVX
 
 * Gates are separate arrays throughout: slicing a packed ``[.., G H]`` array inside the loop is slow on CPU.
 * Of a gate that ``update`` sees only as ``zx + zh``, such as every gate of an LSTM, the sum is kept instead of
-  both, and one cotangent serves both: memory that is touched for the first time costs more than arithmetic.
+  both, and one cotangent serves both: passes over memory cost more than arithmetic.
 * The backward pass calls `jax.vjp` on ``update`` from states and pre-activations. Stacking what ``jax.vjp`` saves in
   the forward pass takes more memory and was 1-25 % slower.
 * All arrays are batch-major. Feature-major ones, ``w_hh.T @ h`` with ``h [H, B]``, make the matmul of a step up
@@ -33,8 +33,7 @@ Choices that were measured (LSTM, float32, training, two AMD EPYC cores with AVX
 * The four gates of ``h @ w_hh`` as four matmuls, as one batched matmul, or against a transposed ``w_hh``, and
   ``[x, h] @ [w_ih; w_hh]`` as one matmul: none was faster than one matmul of ``h`` whose result is cut, except by
   chance at single shapes.
-* Faster than the plain scan at every shape tried, 1.05 to 3 times, but for B far above H: (20, 256, 32, 32) takes
-  1.1 times as long, since there the weights are small beside what is stacked.
+* What depends on sizes is in `rnnjax.implementations.rules`.
 """
 
 from __future__ import annotations
@@ -92,8 +91,8 @@ def unroll_fused(
         reverse: whether time runs from the last step to the first.
         remat: None keeps the states and pre-activations of all steps for the backward pass. ``"gates"`` keeps the
             states only, 2 arrays ``[T, *batch, H]`` instead of 6 for an LSTM, and computes the pre-activations
-            again by two large matmuls; on CPU, XLA does that too early to save any memory. True and integers
-            checkpoint segments as ``"scan"`` does: a fifth of the memory for up to 40 % more time.
+            again, by two large matmuls a segment of the backward pass. True and integers checkpoint segments as
+            ``"scan"`` does: a fifth of the memory for up to 40 % more time.
 
     Returns:
         The final state, and ``ys [T, *batch, H]``.

@@ -69,15 +69,15 @@ def backward_segment(
         weights: ``w_ih [I, G H]``, and ``w_hh [H, G H]`` or None.
         dtype: of the cotangents.
         backend: where the program runs.
-        keep_gates: whether the pre-activations of all steps were kept; otherwise every segment, then of 8 MB on any
-            backend, computes its own again.
+        keep_gates: whether the pre-activations of all steps were kept; otherwise every segment computes its own
+            again, on any backend.
     """
     stacked = max(_stacked(xs, weights[0], dtype), 1)
     if keep_gates:
         small = sum(w.size * w.dtype.itemsize for w in weights if w is not None) <= 2**21
         if backend != "cpu" or memory_is_kept() or stacked < 3 * 2**24 or not small:
             return None
-    segment = max(1, (2**21 if keep_gates else 2**23) * xs.shape[0] // stacked)
+    segment = max(1, 2**21 * xs.shape[0] // stacked)
     return segment if segment < xs.shape[0] else None
 
 
