@@ -11,73 +11,98 @@ are freed, unless it is told otherwise (mallopt(3)). Measurements: docs/benchmar
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
 
 import jax
 
-__all__ = ["available_cores", "chosen_by_user", "cores_in_use", "memory_is_kept", "reuse_memory", "use_cores"]
+__all__ = [
+    "MAX_DEVICES",
+    "available_cores",
+    "devices_are_set",
+    "memory_is_kept",
+    "reuse_memory",
+    "splits_batches",
+    "use_cores",
+]
+
+MAX_DEVICES = 4  # unless a number is asked for: more were not measured
 
 _kept = False
-_in_use = False
+_splits = False
 
 
 def use_cores(count: int | None = None) -> int:
     """Lets `rnnjax.unroll` use several cores of a CPU in this process. To be called before anything else uses JAX.
 
-    JAX then has that many CPU devices, the default implementation of a cell becomes ``"split"`` where that pays, and
-    memory that is freed is kept for the next step. Arguments of a compiled function should not be bound to one device
-    (`jax.device_put` with a device binds them); results may lie on several. `rnnjax train` does its own splitting,
-    and an accelerator is not affected.
+    JAX then has that many CPU devices, the default implementation of affine and linear cells becomes ``"split"``, which
+    splits a batch over all devices where that pays, and memory that is freed is kept for the next step.
+
+    It is meant for scripts that leave the placing of arrays to JAX. What a split unroll returns lies on all devices,
+    and compiled functions that take it run on all of them; a function is compiled once more when its arguments have
+    moved there. Arguments that are bound to other devices (by `jax.device_put` with a device or sharding) cannot meet
+    it: under `jax.set_mesh`, `jax.shard_map` and `jax.default_device` nothing is split, and ``implementation="fused"``
+    never splits. `rnnjax train` does its own splitting, and an accelerator is not affected.
 
     Args:
-        count: of devices; None for one a core, or as many as ``jax_num_cpu_devices`` already says.
+        count: of devices; None for one a core, up to 4 (more were not measured), or as many as
+            ``jax_num_cpu_devices`` already says.
 
     Returns:
         The number of CPU devices.
 
     Raises:
         ValueError: for a count below one.
-        RuntimeError: if JAX is in use already with another number of devices.
+        RuntimeError: if JAX is in use already with another number of devices, or may not use the CPU.
     """
-    global _in_use
+    global _splits
     if count is not None and count < 1:
         raise ValueError(f"use_cores: count must be at least 1, got {count}.")
-    reuse_memory()
-    wanted = count or (None if chosen_by_user() else available_cores())
+    wanted = count or (None if devices_are_set() else min(available_cores(), MAX_DEVICES))
     if wanted is not None:
-        with contextlib.suppress(RuntimeError):  # JAX is in use: what it has is compared below
+        try:
             jax.config.update("jax_num_cpu_devices", wanted)
-    found = jax.local_device_count("cpu")
-    if wanted not in (None, found):
-        raise RuntimeError(
-            f"use_cores: JAX is in use already, with {found} CPU device(s), not {wanted}; call rnnjax.use_cores before "
-            "anything else makes an array."
-        )
-    _in_use = True
+        except RuntimeError:
+            found = _count_devices()
+            if found != wanted:
+                raise RuntimeError(
+                    f"use_cores: JAX is in use already, with {found} CPU device(s), not {wanted}; call "
+                    "rnnjax.use_cores before anything else makes an array."
+                ) from None
+    reuse_memory()  # before the next line starts JAX and its threads
+    found = _count_devices()
+    _splits = True
     return found
 
 
-def cores_in_use() -> bool:
+def _count_devices() -> int:
+    try:
+        return len(jax.local_devices(backend="cpu"))
+    except (RuntimeError, AssertionError) as error:
+        raise RuntimeError(f"use_cores: JAX may not use the CPU here; add cpu to JAX_PLATFORMS. ({error})") from error
+
+
+def splits_batches() -> bool:
     """Whether `use_cores` has been called."""
-    return _in_use
+    return _splits
 
 
 def reuse_memory() -> None:
     """Lets the allocator keep what a training step frees: the next step takes arrays of the same sizes.
 
-    Memory that was freed then counts as the process's until it ends. Best called before JAX starts its threads.
-    Elsewhere than with glibc (Linux) there is nothing to set, and nothing happens.
+    Memory that was freed then counts as the process's until it ends, and all threads allocate from one heap. Best
+    called before JAX starts its threads. Elsewhere than with glibc (Linux) there is nothing to set; nothing happens.
     """
     global _kept
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(-8, 1)  # M_ARENA_MAX: a thread's own arena is too small for large arrays, and gives them back
-        mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large arrays
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and no return of the heap's end
-        _kept = True
+        settings = (
+            (-8, 1),  # M_ARENA_MAX: a thread's own arena is too small for large arrays, and gives them back
+            (-4, 0),  # M_MMAP_MAX: no mappings of their own for large arrays
+            (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: and no return of the heap's end
+        )
+        _kept = all([mallopt(name, value) == 1 for name, value in settings])
 
 
 def memory_is_kept() -> bool:
@@ -90,7 +115,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chosen_by_user() -> bool:
+def devices_are_set() -> bool:
     """Whether the number of CPU devices has been set already."""
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     return forced or getattr(jax.config, "jax_num_cpu_devices", -1) != -1

@@ -21,7 +21,7 @@ from rnnjax.implementations import rules
 
 def script(text: str, **environment: str) -> str:
     """What the script prints, JAX having said nothing yet about CPU devices."""
-    env = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES",)}
+    env = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(text)],
         env=env | {"JAX_PLATFORMS": "cpu"} | environment, capture_output=True, text=True, check=False,
@@ -31,7 +31,64 @@ def script(text: str, **environment: str) -> str:
 
 
 def test_split_equals_one_device():
-    """Values, final state, gradients, second derivatives, lengths, resets, under jit, vmap, scan and shard_map."""
+    """Values, final state, gradients, second derivatives; lengths, resets, and batches of any size and shape."""
+    script("""
+        import jax, rnnjax
+        import jax.numpy as jnp
+        import numpy as np
+        from functools import partial
+
+        assert rnnjax.use_cores(4) == 4 == rnnjax.use_cores()
+        jax.config.update("jax_enable_x64", True)
+        T, B, I, H = 6, 32, 3, 4
+        lengths, resets = jnp.arange(B) % (T + 1), jnp.arange(T * B).reshape(T, B) % 4 == 2
+        same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12))
+
+        def loss(implementation, cell, params, state, xs, **options):
+            final, ys = rnnjax.unroll(cell, params, state, xs, implementation=implementation, **options)
+            return jnp.sum(jnp.cos(ys)) + sum(jnp.sum(abs(leaf) ** 2) for leaf in jax.tree.leaves(final)), ys
+
+        def gradients(implementation, cell, **options):
+            run = jax.value_and_grad(partial(loss, implementation, cell, **options), argnums=(0, 1, 2), has_aux=True)
+            return jax.jit(run)
+
+        xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
+        assert "split" not in rnnjax.implementations(rnnjax.RecurrentHighway(H))
+        for cell in (rnnjax.PeepholeLSTM(H), rnnjax.LRU(H), rnnjax.LearnedState(rnnjax.LSTM(H))):
+            params = cell.init(jax.random.key(0), I, jnp.float64)
+            state = cell.initial_state((B,), jnp.float64)
+            default = gradients(None, cell, lengths=lengths, resets=resets)(params, state, xs)
+            assert len(default[0][1].sharding.device_set) == 4, cell
+            same(default, gradients("scan", cell, lengths=lengths, resets=resets)(params, state, xs))
+
+        cell = rnnjax.GRU(H)
+        params = cell.init(jax.random.key(0), I, jnp.float64)
+        state = cell.initial_state((B,), jnp.float64)
+        backwards = [gradients(name, cell, reverse=True)(params, state, xs) for name in (None, "scan")]
+        same(*backwards)
+
+        def slope(implementation, params):
+            first = jax.grad(lambda p: loss(implementation, cell, p, state, xs)[0])(params)
+            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(first))
+
+        same(jax.jit(jax.grad(partial(slope, None)))(params), jax.jit(jax.grad(partial(slope, "scan")))(params))
+
+        # What was split once meets batches that are not: smaller, odd, of two axes, none, and no steps.
+        def step(params, batch, steps=T):
+            x = jnp.reshape(xs[:steps, : int(np.prod(batch))], (steps, *batch, I))
+            run = lambda p: loss(None, cell, p, cell.initial_state(batch, jnp.float64), x)[0]
+            other = lambda p: loss("scan", cell, p, cell.initial_state(batch, jnp.float64), x)[0]
+            slopes = jax.jit(jax.grad(run))(params)
+            same(slopes, jax.jit(jax.grad(other))(params))
+            return jax.tree.map(lambda p, d: p - 0.1 * d, params, slopes)
+
+        for batch, steps in (((B,), T), ((16,), T), ((5,), T), ((16, 2), T), ((), T), ((B,), 0), ((B,), 1)):
+            params = step(params, batch, steps)
+    """)
+
+
+def test_what_else_places_arrays():
+    """Meshes of the user's, a default device, `jax.vmap`, a stack: the same values, split at most once."""
     script("""
         import jax, rnnjax
         import jax.numpy as jnp
@@ -39,50 +96,36 @@ def test_split_equals_one_device():
         from functools import partial
         from jax.sharding import Mesh, PartitionSpec as P
 
-        assert rnnjax.use_cores(2) == 2 == rnnjax.use_cores()
-        jax.config.update("jax_enable_x64", True)
-        T, B, I, H = 6, 16, 3, 4
-        lengths, resets = jnp.arange(B) % (T + 1), jnp.arange(T * B).reshape(T, B) % 4 == 2
-        same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12))
+        rnnjax.use_cores(2)
+        same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6))
+        cell = rnnjax.GRU(4)
+        params, state = cell.init(jax.random.key(0), 3), cell.initial_state((16,))
+        xs = jax.random.normal(jax.random.key(1), (6, 16, 3))
+        plain = partial(rnnjax.unroll, implementation="scan")
 
-        for cell in (rnnjax.PeepholeLSTM(H), rnnjax.LRU(H), rnnjax.Elman(H)):
-            assert "split" in rnnjax.implementations(cell)
-            params = cell.init(jax.random.key(0), I, jnp.float64)
-            xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
-            state = cell.initial_state((B,), jnp.float64)
-
-            def loss(implementation, params, state, xs, **options):
-                final, ys = rnnjax.unroll(cell, params, state, xs, implementation=implementation, **options)
-                return jnp.sum(jnp.cos(ys)) + sum(jnp.sum(abs(leaf) ** 2) for leaf in jax.tree.leaves(final)), ys
-
-            everything = partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True, allow_int=True)
-            default = jax.jit(everything(partial(loss, None, lengths=lengths, resets=resets)))(params, state, xs)
-            assert len(default[0][1].sharding.device_set) == 2  # ys
-            same(default, everything(partial(loss, "scan", lengths=lengths, resets=resets))(params, state, xs))
-            same(loss(None, params, state, xs, reverse=True), loss("scan", params, state, xs, reverse=True))
-
-        cell = rnnjax.GRU(H)
-        params = cell.init(jax.random.key(0), I, jnp.float64)
-        state = cell.initial_state((B,), jnp.float64)
-
-        def slope(implementation, params):
-            first = jax.grad(lambda p: loss(implementation, p, state, xs)[0])(params)
-            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(first))
-
-        same(jax.grad(partial(slope, None))(params), jax.grad(partial(slope, "scan"))(params))
-        ensemble = jax.vmap(lambda key: cell.init(key, I, jnp.float64))(jax.random.split(jax.random.key(2), 3))
-        mapped = jax.vmap(lambda p: rnnjax.unroll(cell, p, state, xs)[1])(ensemble)
-        same(mapped, jax.vmap(lambda p: rnnjax.unroll(cell, p, state, xs, implementation="scan")[1])(ensemble))
-
-        # Within a mesh of the user's nothing is split once more.
         mesh = Mesh(jax.devices(), ("mine",))
-        run = jax.shard_map(
-            lambda s, x: rnnjax.unroll(cell, params, s, x), mesh=mesh, in_specs=(P("mine"), P(None, "mine")),
-            out_specs=(P("mine"), P(None, "mine")), check_vma=False,
+        rows = (P("mine"), P(None, "mine"))
+        local = partial(rnnjax.unroll, cell, params)
+        run = jax.shard_map(local, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+        same(run(state, xs), plain(cell, params, state, xs))
+        with jax.set_mesh(mesh):
+            same(jax.jit(partial(rnnjax.unroll, cell))(params, state, xs), plain(cell, params, state, xs))
+        with jax.default_device(jax.devices()[1]):
+            assert rnnjax.unroll(cell, params, state, xs)[1].sharding.device_set == {jax.devices()[1]}
+
+        ensemble = jax.vmap(lambda key: cell.init(key, 3))(jax.random.split(jax.random.key(2), 3))
+        mapped = jax.vmap(lambda p: rnnjax.unroll(cell, p, state, xs)[1])(ensemble)
+        same(mapped, jax.vmap(lambda p: plain(cell, p, state, xs)[1])(ensemble))
+
+        stack = rnnjax.Stack((rnnjax.LSTM(4), rnnjax.Elman(4)))
+        params, state = stack.init(jax.random.key(0), 3, jnp.bfloat16), stack.initial_state((16,), jnp.bfloat16)
+        final, ys = rnnjax.unroll(stack, params, state, xs.astype(jnp.bfloat16))
+        assert ys.dtype == jnp.bfloat16 and len(ys.sharding.device_set) == 2
+        wide = partial(jax.tree.map, lambda a: np.asarray(a, np.float32))
+        jax.tree.map(
+            partial(np.testing.assert_allclose, atol=0.03),
+            wide((final, ys)), wide(plain(stack, params, state, xs.astype(jnp.bfloat16))),
         )
-        same(run(state, xs), rnnjax.unroll(cell, params, state, xs, implementation="fused"))
-        one = rnnjax.unroll(cell, params, cell.initial_state((), jnp.float64), xs[:, 0])
-        same(one[1], rnnjax.unroll(cell, params, state, xs, implementation="scan")[1][:, 0])
     """)
 
 
@@ -143,35 +186,40 @@ def test_devices_that_the_user_chose():
 
 
 @pytest.mark.parametrize(
-    "shape, gates, devices, count",
+    "batch, size, hidden, gates, devices, split",
     [
-        ((128, 32, 128, 128), 4, 2, 2),
-        ((64, 16, 256, 256), 4, 2, 2),
-        ((50, 50, 65, 128), 4, 4, 2),  # 50 is not divisible by 4, nor by 3
-        ((128, 64, 128, 128), 3, 16, 4),
-        ((128, 32, 256, 512), 4, 2, 1),
-        ((256, 1, 64, 128), 4, 2, 1),
-        ((256, 8, 64, 128), 4, 2, 1),
+        ((32,), 128, 128, 4, 2, True),
+        ((16,), 256, 256, 4, 2, True),
+        ((50,), 65, 128, 4, 2, True),
+        ((50,), 65, 128, 4, 4, False),  # 50 rows are not divisible by 4
+        ((16, 2), 65, 128, 3, 4, True),
+        ((32,), 256, 512, 4, 2, False),
+        ((16, 100), 128, 128, 4, 2, False),
+        ((1,), 64, 128, 4, 2, False),
+        ((8,), 64, 128, 4, 2, False),
+        ((), 64, 128, 4, 2, False),
+        ((32,), 128, 128, 4, 1, False),
     ],
 )
-def test_where_the_batch_is_split(shape, gates, devices, count):
+def test_where_the_batch_is_split(batch, size, hidden, gates, devices, split):
     """The rule at the sizes at which it was measured."""
-    length, batch, size, hidden = shape
-    weights = (size + hidden + 1) * gates * hidden
-    assert rules.split_count((length, batch, size), weights, devices) == count
+    assert rules.splits(batch, (size + hidden + 1) * gates * hidden, devices) == split
 
 
 @pytest.mark.parametrize(
     "shape, gates, keep_gates, backend, kept, segment",
     [
         ((128, 128, 128, 256), 4, True, "cpu", False, 4),
-        ((128, 256, 128, 128), 3, True, "cpu", False, 5),
+        ((128, 256, 128, 128), 3, True, "cpu", False, 4),
         ((128, 128, 128, 256), 4, True, "cpu", True, None),
         ((128, 128, 128, 256), 4, True, "gpu", False, None),
         ((128, 64, 128, 256), 4, True, "cpu", False, None),
         ((64, 128, 512, 512), 4, True, "cpu", False, None),
-        ((128, 128, 128, 256), 4, False, "gpu", False, 4),
-        ((50, 10, 128, 128), 4, False, "cpu", False, None),  # 1 MB: one segment
+        ((127, 128, 128, 256), 4, True, "cpu", False, 4),  # a prime
+        ((126, 128, 128, 256), 4, True, "cpu", False, 3),
+        ((128, 128, 128, 256), 4, False, "gpu", False, 8),
+        ((16, 128, 512, 1024), 4, False, "cpu", False, 8),  # 24 MB of weights
+        ((4, 2, 128, 128), 4, False, "cpu", False, None),
         ((0, 32, 128, 128), 4, False, "cpu", False, None),
     ],
 )

@@ -228,6 +228,9 @@ def _fused_bwd(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
     weights, own, xs, controls, states, seen = residuals
     w_ih, w_hh, b = weights
     d_final, d_ys = cotangents
+    if seen is None:
+        # Not before the cotangents are there: computed early they would be kept after all.
+        xs, states, d_final, d_ys = jax.lax.optimization_barrier((xs, states, d_final, d_ys))
     w_back = None if w_hh is None else w_hh.T  # transposed once, not at every step
 
     def step(carry: Any, inputs: Any) -> tuple[Any, Seen]:
@@ -249,7 +252,7 @@ def _fused_bwd(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
             d_old = select(restart, zeros, d_old)
         return (d_old, d_own, d_fresh), d_seen
 
-    def part(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
+    def segment_backward(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
         """Some steps, and what they add to the gradients of the weights."""
         d_carry, d_weights = carry
         xs, (states, seen, *rest) = inputs
@@ -274,7 +277,7 @@ def _fused_bwd(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
     start = ((d_final, d_own, d_fresh), d_weights)
     inputs = (xs, (states, seen, d_ys, controls.valid, controls.resets))
     segment = backward_segment(xs, (w_ih, w_hh), plan.dtype, jax.default_backend(), keep_gates=plan.keep_gates)
-    end, d_xs = in_segments(part, start, inputs, segment, reverse=not plan.reverse)
+    end, d_xs = in_segments(segment_backward, start, inputs, segment, reverse=not plan.reverse)
     (d_state, d_own, d_fresh), d_weights = end
     return (
         cast_like(d_weights, weights),

@@ -94,19 +94,19 @@ def implementations(cell: Cell) -> tuple[str, ...]:
     return tuple(entry.name for entry in _REGISTRY.values() if entry.supports(cell))
 
 
-def choose(cell: Cell, name: str | None, dtype: Any, but: str | None = None) -> Implementation:
+def choose(cell: Cell, name: str | None, dtype: Any, without: str | None = None) -> Implementation:
     """The implementation of that name, or with None the one of the highest priority on the default backend.
 
     Args:
         cell: what is to be unrolled.
         name: of the implementation, or None.
         dtype: of the state.
-        but: the name of one that is left out, because it asks for another to build on.
+        without: the name of one that is left out, because it asks for another to build on.
 
     Raises:
         ValueError: if there is none of that name for the cell.
     """
-    able = [entry for entry in _REGISTRY.values() if entry.name != but and entry.supports(cell)]
+    able = [entry for entry in _REGISTRY.values() if entry.name != without and entry.supports(cell)]
     if name is None:
         return max(able, key=lambda entry: entry.priority(cell, jax.default_backend(), dtype))
     for entry in able:

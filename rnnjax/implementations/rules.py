@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from rnnjax.cpu import memory_is_kept
 
-__all__ = ["backward_segment", "projects_inside", "split_count"]
+__all__ = ["backward_segment", "projects_inside", "splits"]
 
 _STACK_BYTES, _WEIGHT_BYTES = 2**25, 2**22
-_MIN_ROWS, _MAX_DEVICES, _STEP_FLOPS = 8, 4, 5e7
+_MIN_ROWS, _STEP_FLOPS = 8, 5e7
 
 
 def projects_inside(xs: jax.Array, w_ih: jax.Array, dtype: Any, backend: str) -> bool:
@@ -69,31 +69,36 @@ def backward_segment(
         weights: ``w_ih [I, G H]``, and ``w_hh [H, G H]`` or None.
         dtype: of the cotangents.
         backend: where the program runs.
-        keep_gates: whether the pre-activations of all steps were kept; otherwise every segment computes its own
-            again, on any backend.
+        keep_gates: whether the pre-activations of all steps were kept; otherwise, on any backend, every segment
+            computes its own again, and there are up to 16, none smaller than the weights.
     """
-    stacked = max(_stacked(xs, weights[0], dtype), 1)
+    length, stacked = xs.shape[0], max(_stacked(xs, weights[0], dtype), 1)
+    weight_bytes = sum(w.size * w.dtype.itemsize for w in weights if w is not None)
     if keep_gates:
-        small = sum(w.size * w.dtype.itemsize for w in weights if w is not None) <= 2**21
-        if backend != "cpu" or memory_is_kept() or stacked < 3 * 2**24 or not small:
+        if backend != "cpu" or memory_is_kept() or stacked < 3 * 2**24 or weight_bytes > 2**21:
             return None
-    segment = max(1, 2**21 * xs.shape[0] // stacked)
-    return segment if segment < xs.shape[0] else None
+        segment = 2**21 * length // stacked
+    else:
+        segment = max(max(2**21, weight_bytes) * length // stacked, -(-length // 16))
+    count = -(-length // max(1, segment))
+    # A number that leaves nothing over is better: what is left over makes a copy of everything.
+    counts = sorted(range(-(-count // 2), 2 * count + 1), key=lambda n: abs(n - count))
+    segment = next((length // n for n in counts if n and length % n == 0), max(1, segment))
+    return segment if segment < length else None
 
 
-def split_count(shape: tuple[int, ...], weights: int, devices: int) -> int:
-    """Over how many CPU devices a batch is split: as many as divide it, where a step is too small for several threads.
+def splits(batch: tuple[int, ...], weights: int, devices: int) -> bool:
+    """Whether a batch is split over all CPU devices: where a step is too small for several threads to share.
 
     Args:
-        shape: of the inputs, ``[T, B, ..., I]``.
+        batch: the axes of the batch, of which the first is split.
         weights: the number of parameters of the cell.
         devices: how many there are.
     """
-    batch = shape[1]
-    if 2 * batch * weights > _STEP_FLOPS:
-        return 1
-    fitting = range(1, min(devices, _MAX_DEVICES) + 1)
-    return max(n for n in fitting if n == 1 or (batch % n == 0 and batch // n >= _MIN_ROWS))
+    if devices == 1 or not batch or batch[0] % devices:
+        return False
+    rows = math.prod(batch)
+    return rows >= _MIN_ROWS * devices and 2 * rows * weights <= _STEP_FLOPS
 
 
 def _stacked(xs: jax.Array, w_ih: jax.Array, dtype: Any) -> int:

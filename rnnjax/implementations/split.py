@@ -14,10 +14,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from rnnjax.cell import Cell, batch_shape
-from rnnjax.cpu import cores_in_use
+from rnnjax.cell import AffineCell, Cell, LinearCell, batch_shape
+from rnnjax.cpu import splits_batches
 from rnnjax.implementations.registry import Controls, choose
-from rnnjax.implementations.rules import split_count
+from rnnjax.implementations.rules import splits
 
 __all__ = ["priority", "supports", "unroll_split"]
 
@@ -25,14 +25,11 @@ _AXIS = "rnnjax_rows"
 
 
 def supports(cell: Any) -> bool:
-    """Whether the state is vectors, each with an axis of the batch, and there are devices to split them over."""
-    return cores_in_use() and _has_rows(cell)
+    """Whether the cell computes each row of a batch by itself, as affine and linear ones do, after `rnnjax.use_cores`.
 
-
-@functools.lru_cache(maxsize=1024)  # every call of `unroll` asks
-def _has_rows(cell: Any) -> bool:
-    leaves = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state((3,))))
-    return all(leaf.ndim == 2 and leaf.shape[0] == 3 for leaf in leaves)
+    Networks of layers are split layer by layer.
+    """
+    return splits_batches() and isinstance(cell, AffineCell | LinearCell)
 
 
 def priority(cell: Cell, backend: str, dtype: Any) -> int:
@@ -51,9 +48,10 @@ def unroll_split(
     reverse: bool = False,
     remat: bool | int | str | None = None,
 ) -> tuple[Any, jax.Array]:
-    """The implementation that would be the default otherwise, by rows of the batch where `split_count` says so.
+    """The implementation that would be the default otherwise, by rows of the batch where `splits` says so.
 
-    Within `jax.shard_map`, under a mesh of the user's, and for arrays without an axis of the batch nothing is split.
+    Always over all devices, so that what several unrolls return can meet. Within `jax.shard_map`, under
+    `jax.set_mesh` or `jax.default_device`, and for arrays without an axis of the batch nothing is split.
 
     Args:
         cell: see `supports`.
@@ -67,19 +65,19 @@ def unroll_split(
     Returns:
         The final state, and ``ys [T, B, ..., H]``; where the batch was split they lie on several devices.
     """
-    entry = choose(cell, None, jax.tree.leaves(state)[0].dtype, but="split")
+    entry = choose(cell, None, jax.tree.leaves(state)[0].dtype, without="split")
     local = functools.partial(entry.fn, cell, reverse=reverse, remat=remat)
-    count = 1
-    if batch_shape(cell, state) and jax.sharding.get_abstract_mesh().empty:
-        devices = jax.local_devices(backend="cpu")
-        count = split_count(xs.shape, sum(leaf.size for leaf in jax.tree.leaves(params)), len(devices))
-    if count == 1:
+    batch = batch_shape(cell, state)
+    devices = jax.local_devices(backend="cpu")
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    placed = not jax.sharding.get_abstract_mesh().empty or getattr(jax.config, "jax_default_device", None) is not None
+    if placed or not xs.shape[0] or not splits(batch, weights, len(devices)):
         return local(params, state, xs, controls)
     rows, columns = PartitionSpec(_AXIS), PartitionSpec(None, _AXIS)
     masks = Controls._make((columns, columns, rows))
     split = jax.shard_map(
         local,
-        mesh=Mesh(devices[:count], (_AXIS,)),
+        mesh=Mesh(devices, (_AXIS,)),
         in_specs=(PartitionSpec(), rows, columns, masks),
         out_specs=(rows, columns),
         check_vma=False,

@@ -13,15 +13,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rnnjax.cpu import available_cores, chosen_by_user
+from rnnjax.cpu import MAX_DEVICES, available_cores, devices_are_set
 from rnnjax.fit.task import Carry
 
-__all__ = ["AXIS", "CARRY", "CHUNK", "check_rows", "choose_devices", "make_mesh", "place", "prepare_devices"]
+__all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices", "without_rows"]
 
 AXIS = "batch"  # of the mesh
 CARRY = Carry(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS))  # parameters everywhere, states by rows
 CHUNK = PartitionSpec(None, AXIS)
-MIN_ROWS, MAX_DEVICES = 8, 4  # rows of a device at least, and devices at most, unless a number is asked for
+MIN_ROWS = 8  # of a device, unless a number is asked for
 
 
 def prepare_devices(asked: int, batch_size: int) -> None:
@@ -31,7 +31,7 @@ def prepare_devices(asked: int, batch_size: int) -> None:
         asked: that many, but not more than there are cores; 0 for a number that fits the batch and the cores.
         batch_size: B.
     """
-    if chosen_by_user():
+    if devices_are_set():
         return
     cores = available_cores()
     with contextlib.suppress(RuntimeError):  # in use already: then `choose_devices` says what can be had
@@ -75,18 +75,9 @@ def make_mesh(count: int) -> Mesh | None:
     return Mesh(jax.devices()[:count], (AXIS,))
 
 
-def check_rows(mesh: Mesh | None, state: Any, batch_size: int) -> None:
-    """Refuses to split a state that has nothing to split.
-
-    Raises:
-        ValueError: for an array without an axis of the batch.
-    """
-    wrong = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape[:1] != (batch_size,)]
-    if mesh is not None and wrong:
-        raise ValueError(
-            f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of "
-            f"{batch_size}, which cannot be split; take --devices 1."
-        )
+def without_rows(state: Any, batch_size: int) -> list[tuple[int, ...]]:
+    """Shapes of arrays of the state that have no axis of the batch, and cannot be split."""
+    return [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape[:1] != (batch_size,)]
 
 
 def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:

@@ -167,7 +167,12 @@ class _Text(Task):
         self.logs = {"samples": paths.samples}
         self.model = make_model(config.model, len(corpus.vocabulary))
         state = jax.eval_shape(lambda: self.model.initial_state((options.batch_size,)))
-        devices.check_rows(self.mesh, state, options.batch_size)
+        wrong = devices.without_rows(state, options.batch_size)
+        if self.mesh is not None and wrong:
+            raise ValueError(
+                f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of "
+                f"{options.batch_size}, which cannot be split; take --devices 1."
+            )
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = schedule(config.optimizer)
         self.rows = corpora.streams(corpus.train, options.batch_size)

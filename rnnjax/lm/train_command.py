@@ -30,7 +30,7 @@ from rnnjax.fit.printer import duration
 from rnnjax.lm import corpus as corpora
 from rnnjax.lm.baselines import compute_baselines
 from rnnjax.lm.corpus import Corpus, TextOptions, load_corpus
-from rnnjax.lm.devices import choose_devices, prepare_devices
+from rnnjax.lm.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.lm.display import Display, nats
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.presets import PRESETS, preset_options
@@ -262,6 +262,9 @@ def _with_devices(config: RunConfig) -> RunConfig:
     reuse_memory()
     prepare_devices(train.devices, train.batch_size)
     count = choose_devices(train.devices, train.batch_size)
+    if count > 1 and not train.devices:
+        state = jax.eval_shape(lambda: make_model(config.model, 1).initial_state((train.batch_size,)))
+        count = 1 if without_rows(state, train.batch_size) else count
     return dataclasses.replace(config, train=dataclasses.replace(train, devices=count))
 
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -91,21 +90,12 @@ def test_devices_that_do_not_fit(monkeypatch):
     assert devices.choose_devices(2, 2) == 2
 
 
-def test_a_state_that_cannot_be_split():
-    state = {"h": np.zeros((4, 3)), "steps": np.zeros(())}
-    devices.check_rows(None, state, 4)
-    mesh = jax.make_mesh((1,), ("batch",))
-    devices.check_rows(mesh, {"h": state["h"]}, 4)
-    with pytest.raises(ValueError, match=r"array of shape \(\), without an axis of the batch of 4.* take --devices 1"):
-        devices.check_rows(mesh, state, 4)
-
-
 def test_jax_is_told_the_devices(monkeypatch):
     """What the user has told it stays; nobody gets more devices than cores."""
     told = []
     monkeypatch.setattr("jax.config.update", lambda name, value: told.append((name, value)))
     with monkeypatch.context() as untold:
-        untold.setattr(devices, "chosen_by_user", lambda: False)
+        untold.setattr(devices, "devices_are_set", lambda: False)
         untold.setattr(devices, "available_cores", lambda: 2)
         devices.prepare_devices(0, 32)
         devices.prepare_devices(0, 15)
