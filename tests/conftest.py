@@ -1,5 +1,6 @@
 """Settings of all tests. The environment is set before jax is imported, and subprocesses inherit it."""
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1.0")
+# No stack frames in what XLA is given: nobody reads them there, and they cost a tenth of the lowering.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # One thread for torch: the tests already run one process a core, and torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tests compile thousands of small functions and run each a few times, so what counts is how fast XLA compiles:
@@ -31,6 +34,9 @@ os.environ["XLA_FLAGS"] = " ".join([*(f"{k}={v}" for k, v in _FLAGS.items() if k
 import jax  # noqa: E402
 
 from rnnjax.testing import problems  # noqa: E402
+
+# Tracing makes millions of small objects, nearly none of them in cycles: looking for those costs a tenth of the time.
+gc.set_threshold(100_000, 50, 50)
 
 # Compilation makes the first example slow, which is no failure; the same examples come in every run.
 hypothesis.settings.register_profile("rnnjax", deadline=None, derandomize=True, max_examples=25)
