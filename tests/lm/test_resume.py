@@ -1,49 +1,67 @@
 """A run that is killed and resumed is the run that was never killed: in subprocesses, with SIGKILL."""
 
+import functools
+import importlib
+import itertools
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.lm.run import RunPaths
+from tests.lm import children
 
-# Each makes a child kill itself at one place, the `at`-th time it comes there.
+# Where a child meets its end: a module by name, and what in it is called there.
 PLACES = {
-    "update": "target, name = rnnjax.lm.train, 'update'",
-    "before the checkpoint": "target, name = rnnjax.fit.checkpoint, 'save'",
-    "inside the checkpoint": "target, name = orbax.checkpoint.CompositeCheckpointHandler, 'finalize'",
-    "after the checkpoint": "target, name = rnnjax.fit.checkpoint, 'prune'",
+    "update": ("rnnjax.lm.train", "update"),
+    "before the checkpoint": ("rnnjax.fit.checkpoint", "save"),
+    "inside the checkpoint": ("orbax.checkpoint", "CompositeCheckpointHandler.finalize"),
+    "after the checkpoint": ("rnnjax.fit.checkpoint", "prune"),
 }
-CHILD = """
-import os, resource, signal, sys
-import orbax.checkpoint, rnnjax.fit.checkpoint, rnnjax.lm.train
-from rnnjax.cli import main
-if {place!r}:
-    {patch}
-    original, count = getattr(target, name), 0
-    def patched(*args, **kwargs):
-        global count
-        count += 1
-        if count == {at}:
-            {action}
-        return original(*args, **kwargs)
-    setattr(target, name, patched)
-main(sys.argv[1:])
-"""
 OPTIONS = (
     "--steps 60 --evals 5 --log-every 3 --batch-size 4 --chunk-len 12 --hidden 10 --layers 2 --dropout 0.2 --lr 0.01 "
     "--schedule plateau --decay 0.5 --sample-length 30 --no-baselines --seed 5"
 ).split()
 
 
-def child(arguments, place="", at=1, action="os.kill(os.getpid(), signal.SIGKILL)"):
-    code = CHILD.format(place=place, patch=PLACES.get(place, "pass"), at=at, action=action)
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+
+
+def act_at(place, at, action):
+    """In a child: the action before the `at`-th call."""
+    module, path = PLACES[place]
+    *owners, name = path.split(".")
+    target = functools.reduce(getattr, owners, importlib.import_module(module))
+    original, calls = getattr(target, name), itertools.count(1)
+
+    def patched(*args, **kwargs):
+        if next(calls) == at:
+            action()
+        return original(*args, **kwargs)
+
+    setattr(target, name, patched)
+
+
+@pytest.fixture
+def child(tmp_path):
+    def run(arguments, place="", at=1, action=kill):
+        prepare = functools.partial(act_at, place, at, action) if place else None
+        return children.run(tmp_path, arguments, prepare)
+
+    return run
 
 
 def what_counts(folder):
@@ -64,7 +82,7 @@ def text(tmp_path_factory):
     return str(path)
 
 
-def test_a_killed_run_resumes_to_the_same_bits(text, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(child, text, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert child(["train", text, "--out", str(straight), *OPTIONS]).returncode == 0
     first = child(["train", text, "--out", str(killed), *OPTIONS], "update", 2)
@@ -86,11 +104,10 @@ def test_a_killed_run_resumes_to_the_same_bits(text, tmp_path):
     assert len(checkpoints.find_checkpoints(killed / "checkpoints")) == len(list((killed / "checkpoints").iterdir()))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(text, tmp_path):
+def test_a_full_disk_leaves_the_checkpoint_before_it(child, text, tmp_path):
     """The second checkpoint meets a file size limit far below its size, which the system reports like a full disk."""
     folder = tmp_path / "run"
-    action = "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))"
-    result = child(["train", text, "--out", str(folder), *OPTIONS], "before the checkpoint", 2, action)
+    result = child(["train", text, "--out", str(folder), *OPTIONS], "before the checkpoint", 2, limit_files)
     assert result.returncode == 2
     assert "checkpoint: step 24 cannot be written" in result.stderr and "Traceback" not in result.stderr
     (survivor,) = checkpoints.find_checkpoints(folder / "checkpoints")
@@ -98,10 +115,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(text, tmp_path):
     checkpoints.load(survivor.path)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(text, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(child, text, tmp_path):
     folder = tmp_path / "run"
-    action = "os.kill(os.getpid(), signal.SIGINT)"
-    result = child(["train", text, "--out", str(folder), *OPTIONS], "update", 8, action)
+    result = child(["train", text, "--out", str(folder), *OPTIONS], "update", 8, interrupt)
     assert result.returncode == 0, result.stderr
     assert f"rnnjax train --resume {folder}" in result.stdout.replace("\n", "")
     assert [saved.step for saved in checkpoints.find_checkpoints(folder / "checkpoints")] == [9]

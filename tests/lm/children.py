@@ -1,0 +1,56 @@
+"""Commands in processes of their own, forked from one that has imported the library and has not used JAX yet."""
+
+import io
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+# What a command imports, and the module of this function.
+_PRELOAD = ["rnnjax.cli", "rnnjax.lm.train_command", "rnnjax.fit.checkpoint", "orbax.checkpoint", __name__]
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(_PRELOAD)
+
+
+class Ended(NamedTuple):
+    returncode: int  # negative for a signal, as subprocess has it
+    stdout: str
+    stderr: str
+
+
+def _main(folder: Path, arguments: list[str], prepare: Callable[[], None] | None) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(open(number, "wb", closefd=False)) for number in (1, 2))
+    from rnnjax.cli import main
+
+    try:
+        if prepare is not None:
+            prepare()
+        main(arguments)
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run(folder: Path, arguments: list[str], prepare: Callable[[], None] | None = None, timeout: float = 120) -> Ended:
+    """Runs a command, after a function that can be pickled; what it writes goes through files in the folder."""
+    process = _context.Process(target=_main, args=(folder, [str(argument) for argument in arguments], prepare))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError(f"the command took more than {timeout} seconds: {arguments}")
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+    return Ended(process.exitcode, *texts)
