@@ -18,6 +18,9 @@ def loss_fn(params, state, chunk):
     return jnp.mean((ys[..., 0] - chunk["y"]) ** 2), state
 
 
+slopes = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+
+
 @pytest.fixture(scope="module")
 def problem():
     key_params, key_x, key_y = jax.random.split(jax.random.key(0), 3)
@@ -46,7 +49,7 @@ def close(left, right, tolerance=1e-5):
 def test_one_chunk_is_full_backpropagation(problem, chunk_len):
     params, state, stream = problem
     result = run(problem, optax.sgd(1.0), chunk_len)
-    (loss, final), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, state, stream)
+    (loss, final), grads = slopes(params, state, stream)
     close(result.params, jax.tree.map(lambda p, g: p - g, params, grads))
     close(result.state, final)
     close(result.info.loss, loss[None])
@@ -62,7 +65,7 @@ def test_chunks_carry_the_state_and_cut_the_gradient(problem, chunk_len):
     for start in range(0, T, chunk_len):
         frozen = jax.tree.map(np.asarray, state)  # numbers alone: no gradient can pass
         chunk = cut(stream, start, start + chunk_len)
-        (loss, state), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, frozen, chunk)
+        (loss, state), grads = slopes(params, frozen, chunk)
         params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
         losses.append(loss)
     result = run(problem, optax.sgd(0.3), chunk_len)
@@ -142,7 +145,7 @@ def test_resets_of_single_rows_stop_state_and_gradient(problem):
         second = loss_fn(params, single, cut(row, 5, T))[0] * (T - 5)
         return (rest + first + second) / (T * B)
 
-    loss, grads = jax.value_and_grad(by_hand)(params)
+    loss, grads = jax.jit(jax.value_and_grad(by_hand))(params)
     close(result.info.loss[0], loss)
     close(result.info.grad_norm[0], optax.tree.norm(grads))
 
@@ -189,16 +192,17 @@ def test_parts_of_a_batch_train_as_the_whole(problem):
             chunk_len=5, axis_name="rows", **options,
         )  # fmt: skip
 
-    got = jax.vmap(train, axis_name="rows")(parts)
+    got = jax.jit(jax.vmap(train, axis_name="rows"))(parts)
     want = run(problem, optimizer, 5)
     for row in range(B):
-        close((got.params, got.info), jax.tree.map(lambda a: jnp.stack([a] * B), (want.params, want.info)))
+        close((got.params, got.info), jax.tree.map(lambda a: np.stack([a] * B), (want.params, want.info)))
         close(got.state.h[row, 0], want.state.h[row])
 
     def noisy(params, state, chunk, *, key):
         return 0.0 * params.b.sum(), state._replace(h=jax.random.uniform(key, state.h.shape))
 
-    drawn = jax.vmap(lambda part: train(part, loss_fn=noisy, key=jax.random.key(0)), axis_name="rows")(parts).state.h
+    draw = jax.vmap(lambda part: train(part, loss_fn=noisy, key=jax.random.key(0)), axis_name="rows")
+    drawn = jax.jit(draw)(parts).state.h
     assert len(np.unique(drawn)) == drawn.size
 
 

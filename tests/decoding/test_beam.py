@@ -66,6 +66,7 @@ def test_a_beam_as_wide_as_the_space_is_exhaustive(alpha: float, options: dict) 
     net, bound_step = bound()
     max_len, K = 4, 81
     beams = beam_search(bound_step, State(H0), START, max_len=max_len, beam_size=K, length_penalty=alpha, **options)
+    beams = jax.tree.map(np.asarray, beams)
     sequences = list(exact.all_sequences(V, max_len, **options))
     for b in range(B):
         expected = exact.ranked(net, H0[b], START[b], sequences, alpha)
@@ -107,6 +108,7 @@ def test_narrow_beams_are_those_of_a_plain_search(
             bound_step, State(H0), START, max_len=7, beam_size=K, num_best=num_best, length_penalty=alpha, stop=stop,
             min_len=min_len,
         )  # fmt: skip
+        beams = jax.tree.map(np.asarray, beams)
         for b in range(B):
             expected = plain_search(net, H0[b], START[b], 7, K, alpha, stop, min_len)[:num_best]
             found = [sequence(*pair) for pair in zip(beams.tokens[b], beams.lengths[b])]

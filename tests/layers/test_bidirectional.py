@@ -108,7 +108,7 @@ def test_ragged_documents_are_a_numpy_loop(merge, implementation, x64):
     got_state, got = run(params, state, jnp.asarray(padded), jnp.asarray(lengths), jnp.asarray(resets))
     assert got.shape == (7, 4, net.output_size) and net.output_size == (6 if merge == "concat" else 3)
     elman = lambda *arguments: numpy_elman(*arguments, phi=np.tanh)  # noqa: E731
-    params, state, got_state = jax.tree.map(np.asarray, (params, state, got_state))
+    params, state, got_state, got = jax.tree.map(np.asarray, (params, state, got_state, got))
     for b, length in enumerate(lengths):
         ys = xs[:length, b]
         for depth, (up, down) in enumerate([(numpy_gru, numpy_gru), (numpy_gru, elman)]):

@@ -98,8 +98,8 @@ def test_errors_of_a_deep_stack():
 def test_ensemble_by_vmap_is_a_loop_over_its_members(x64):
     """Also of a deep stack: final states, outputs and gradients of every member."""
     cell, members = Stack((LearnedState(GRU(4)), DeepStack(LSTM(4), 2))), 3
-    params = jax.vmap(lambda key: cell.init(key, 2, jnp.float64))(jax.random.split(KEY, members))
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    params = fast_jit(jax.vmap(lambda key: cell.init(key, 2, jnp.float64)))(jax.random.split(KEY, members))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * np.cos(np.arange(leaf.size)).reshape(leaf.shape), params)
     problem = make_problem(Row(cell, 2))
 
     def outcome(params, problem):

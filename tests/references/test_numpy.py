@@ -22,7 +22,7 @@ def test_every_cell_has_a_numpy_loop():
 def test_cell_is_its_numpy_loop(name, x64):
     row = (CELLS | VARIANTS)[name]
     problem = plain(make_problem(row))
-    final, ys = forward(row.cell, "scan")(problem)
+    final, ys = jax.tree.map(np.asarray, forward(row.cell, "scan")(problem))
     params, state, xs = jax.tree.map(np.asarray, tuple(problem[:3]))
     for b in range(xs.shape[1]):
         single = jax.tree.map(lambda leaf, b=b: leaf[b], state)

@@ -91,15 +91,15 @@ def test_teacher_forcing_is_a_numpy_loop_and_a_loop_over_step(x64, attention):
     targets = np.where(np.arange(S)[:, None] < TARGET_LENGTHS, TARGETS, -1)
     lengths = {"lengths": LENGTHS, "target_lengths": TARGET_LENGTHS}
     run = model.apply if attention is None else model.align
-    got = fast_jit(run)(params, SOURCE, targets, **lengths)
+    got = jax.tree.map(np.asarray, fast_jit(run)(params, SOURCE, targets, **lengths))
     outputs, weights = (got, None) if attention is None else got
     for b, (size, end) in enumerate(zip(LENGTHS, TARGET_LENGTHS)):
         want, rows = numpy_seq2seq(attention, params, SOURCE[:size, b], TARGETS[:end, b])
         np.testing.assert_allclose(outputs[:end, b], want, rtol=1e-10, atol=1e-12)
-        assert not np.asarray(outputs[end:, b]).any()
+        assert not outputs[end:, b].any()
         if weights is not None:
             np.testing.assert_allclose(weights[:end, b, :size], rows, rtol=1e-10, atol=1e-12)
-            assert not np.asarray(weights[end:, b]).any() and not np.asarray(weights[:, b, size:]).any()
+            assert not weights[end:, b].any() and not weights[:, b, size:].any()
 
     others = (TARGETS + 1) % O  # the words of the second hypothesis
     both = np.stack([TARGETS, others], axis=-1).reshape(S, 2 * B)
@@ -156,10 +156,10 @@ def test_scheduled_sampling_between_its_ends(x64, attention):
     sample = fast_jit(run)
     forced = fast_jit(model.apply)(params, SOURCE, TARGETS)
     np.testing.assert_allclose(sample(0.0, KEY), forced, rtol=1e-10)
-    free = fast_jit(lambda: model.apply(params, SOURCE, steps=S))()
+    free = np.asarray(fast_jit(lambda: model.apply(params, SOURCE, steps=S))())
     np.testing.assert_allclose(sample(1.0, KEY), free, rtol=1e-12)
     for b in range(B):  # what it wrote is what it read
-        own = np.asarray(free).argmax(-1)[:, b]
+        own = free.argmax(-1)[:, b]
         want, _ = numpy_seq2seq(attention, params, SOURCE[:, b], own)
         np.testing.assert_allclose(free[:, b], want, rtol=1e-10)
 
@@ -190,8 +190,8 @@ def test_one_to_many_is_a_numpy_loop(x64, outputs):
     params = random_params(model, np.float64)
     arrays = jax.tree.map(np.asarray, params)
     context, targets = np.array([2, 0, 5]), RNG.normal(size=(S, B, O)) if numbers else TARGETS
-    forced = fast_jit(model.apply)(params, context, targets)
-    free = fast_jit(lambda: model.apply(params, context, steps=S))()
+    forced = np.asarray(fast_jit(model.apply)(params, context, targets))
+    free = np.asarray(fast_jit(lambda: model.apply(params, context, steps=S))())
     step, walk = fast_jit(model.stepper(params)), []
     state, last = model.start(params, context), np.zeros((B, O)) if numbers else np.full(B, model.start_symbol)
     for _ in range(S):

@@ -72,7 +72,7 @@ def test_many_to_one_is_a_numpy_loop(x64, network, pooling):
     model = ManyToOne(network, O, vocab_size=V, embed_size=E, pooling=pooling)
     params = random_params(model, np.float64)
     symbols = np.where(np.arange(T)[:, None] < LENGTHS, SYMBOLS, -1)
-    got = fast_jit(model.apply)(params, symbols, lengths=LENGTHS)
+    got = np.asarray(fast_jit(model.apply)(params, symbols, lengths=LENGTHS))
     table, head = np.asarray(params.embedding), params.head
     for b in range(B):
         pooled = np.zeros(head.w.shape[0])
@@ -87,7 +87,7 @@ def test_many_to_many_is_a_numpy_loop(x64):
         model = ManyToMany(network, O, **inputs)
         params = random_params(model, np.float64)
         numbers = np.eye(V)[SYMBOLS]
-        got = fast_jit(model.apply)(params, SYMBOLS if "vocab_size" in inputs else numbers, lengths=LENGTHS)
+        got = np.asarray(fast_jit(model.apply)(params, SYMBOLS if "vocab_size" in inputs else numbers, lengths=LENGTHS))
         for b in range(B):
             ys, _ = (
                 numpy_row(network, jax.tree.map(np.asarray, params.network), numbers[: LENGTHS[b], b])
