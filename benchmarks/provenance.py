@@ -28,7 +28,6 @@ def provenance(memory_reused: bool | None = None) -> dict:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
     device = jax.devices()[0]
     cores = os.cpu_count()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
@@ -40,9 +39,20 @@ def provenance(memory_reused: bool | None = None) -> dict:
         **versions,
         "xla_flags": os.environ.get("XLA_FLAGS"),
         "memory_reused": memory_reused,
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
+        "commit": _commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _commit() -> str | None:
+    """Of the checkout; "-dirty" if what is measured, or what measures, has changed since. None outside of git."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parents[1])]
+    name = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=False).stdout.strip()
+    code = ["rnnjax", "benchmarks", ":(exclude)benchmarks/results"]
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", "--", *code], capture_output=True, check=False
+    ).returncode
+    return f"{name}{'-dirty' if changed else ''}" if name else None
 
 
 def row_provenance(record: dict) -> dict:
