@@ -346,6 +346,8 @@ def tables_command(
         raise ValueError(f"tables: {str(results[0])!r} is of 'benchmarks {kind}', whose files come one at a time.")
     if kind is not None:
         text = tables.table(kind, first)
+        if first["provenance"]["cores"] == 1:
+            kind += "-1core"
     else:
         rows = load_rows(results)
         if in_short:
