@@ -1,8 +1,9 @@
 r"""A batch split over several devices, each of which runs its own loop over its rows.
 
 The gradients are averaged once an update and nothing waits at every step. On two cores of an AMD EPYC, where the small
-matmuls of a step gain little from a second thread, two CPU devices train LSTM language models 1.4 times as fast as one
-(`python -m benchmarks lm`, docs/benchmarks.md). More cores have not been measured. Each device holds the parameters.
+matmuls of a step gain little from a second thread, two CPU devices train LSTM language models 1.05 to 1.34 times as
+fast as one (`python -m benchmarks lm`, docs/benchmarks.md). More cores have not been measured. Each device holds the
+parameters.
 """
 
 from __future__ import annotations
