@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 import rnnjax
-from benchmarks import cpu, latency, lm, memory, parts, report, tables
+from benchmarks import latency, lm, memory, parts, report, tables
 from benchmarks.contestants import RIVALS
 from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
 from benchmarks.results_file import load_rows, read_json, write_json
 from benchmarks.run_grid import Settings, run_grid
+from benchmarks.settings import setting_costs
 from benchmarks.summary import summary
 from rnnjax import cell_from_name
 from rnnjax.lm.devices import prepare_devices
@@ -41,6 +42,7 @@ UseCores = Annotated[
         "memory, for all contestants. Without it they run as in anybody's script.",
     ),
 ]
+Shapes = Annotated[str, typer.Option(help="Shapes, each T,B,I,H, separated by spaces.")]
 Cells = Annotated[
     str,
     typer.Option(help="Cells, separated by semicolons or commas: names with options, or path/to/file.py:Class."),
@@ -270,9 +272,7 @@ def memory_command(
 @app.command("cpu")
 def cpu_command(
     cells: Cells = "lstm,gru",
-    sizes: Annotated[str, typer.Option(help="Shapes, each T,B,I,H, separated by spaces.")] = (
-        "128,32,128,128 50,50,65,128 128,32,256,512"
-    ),
+    sizes: Shapes = "128,32,128,128 50,50,65,128 128,32,256,512",
     devices: Annotated[int, typer.Option(help="CPU devices that the batch is split over.", min=1)] = 2,
     rounds: Annotated[int, typer.Option(help="Turns of every setting.", min=1)] = 15,
     burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
@@ -280,13 +280,31 @@ def cpu_command(
 ) -> None:
     """What compiler options, and a batch split over several CPU devices, are worth on this machine."""
     jax.config.update("jax_num_cpu_devices", devices)
+    measure_settings("cpu", cells, sizes, rounds, burst_seconds, out)
+
+
+@app.command("gpu")
+def gpu_command(
+    cells: Cells = "lstm,gru",
+    sizes: Shapes = "512,16,512,512 512,64,512,512 512,16,1024,1024 512,16,2048,2048",
+    rounds: Annotated[int, typer.Option(help="Turns of every setting.", min=1)] = 15,
+    burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
+    out: Out = None,
+) -> None:
+    """What CUDA graphs, of the body of a loop or of all of it, are worth on this GPU."""
+    measure_settings("gpu", cells, sizes, rounds, burst_seconds, out)
+
+
+def measure_settings(
+    backend: str, cells: str, sizes: str, rounds: int, burst_seconds: float, out: pathlib.Path | None
+) -> None:
+    """Measures, shows and writes."""
     shapes = [Sizes.parse(text) for text in sizes.split()]
-    rows = cpu.cpu_costs(split(cells), shapes, rounds=rounds, burst_seconds=burst_seconds)
+    rows = setting_costs(backend, split(cells), shapes, rounds=rounds, burst_seconds=burst_seconds)
     table = Table("cell", "T, B, I, H", "mode", "setting", "ms", "speed-up")
     for row in rows:
-        where = ", ".join(str(row[axis]) for axis in "TBIH")
-        taken = f"{row['seconds']['median'] * 1e3:.3g}"
-        table.add_row(row["cell"], where, row["mode"], row["setting"], taken, f"{row['speedup']:.2f}")
+        where, taken = ", ".join(str(row[axis]) for axis in "TBIH"), row["seconds"]["median"] * 1e3
+        table.add_row(row["cell"], where, row["mode"], row["setting"], f"{taken:.3g}", f"{row['speedup']:.2f}")
     console.print(table)
     if out is not None:
         write_json(out, {"command": command_line(), "provenance": provenance(), "rows": rows})
@@ -295,16 +313,13 @@ def cpu_command(
 
 @app.command("parts")
 def parts_command(
-    sizes: Annotated[str, typer.Option(help="Shapes, each T,B,I,H, separated by spaces.")] = (
-        "128,32,128,128 128,32,256,512 50,50,65,128 64,16,256,256"
-    ),
+    sizes: Shapes = "128,32,128,128 128,32,256,512 50,50,65,128 64,16,256,256",
     rounds: Annotated[int, typer.Option(help="Turns of every part.", min=1)] = 15,
     burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
     out: Out = None,
 ) -> None:
     """Where the time of an LSTM goes: matmuls, pointwise work and loop one by one, rnnjax's beside torch's."""
-    shapes = [Sizes.parse(text) for text in sizes.split()]
-    rows = parts.part_times(shapes, rounds=rounds, burst_seconds=burst_seconds)
+    rows = parts.part_times([Sizes.parse(t) for t in sizes.split()], rounds=rounds, burst_seconds=burst_seconds)
     typer.echo(report.parts_table(rows))
     if out is not None:
         write_json(out, {"command": command_line(), "provenance": provenance(), "parts": rows})

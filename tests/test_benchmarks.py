@@ -8,6 +8,7 @@ import re
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from benchmarks.commands import app, main, split
 from benchmarks.contestants import RIVALS, build, make_problem
 from benchmarks.contestants.torch_rnn import persistent_is_possible
 from benchmarks.grid import Point, Sizes
+from benchmarks.settings import OPTIONS
 from benchmarks.summary import summary
 
 TINY = Sizes(4, 2, 3, 5)
@@ -196,6 +198,14 @@ def test_pictures_show_growth(tmp_path):
     assert plots.growth_figure(rows[:2], "training", "float32") is None
 
 
+def test_settings_are_known_to_the_compiler():
+    """It reads those of a GPU everywhere, and a wrong name or value is an error everywhere."""
+    for extra in [extra for options in OPTIONS.values() for extra in options.values()]:
+        assert jax.jit(lambda x: x + 1, compiler_options=extra)(1.0) == 2
+    with pytest.raises(RuntimeError, match="NOTHING"):
+        jax.jit(lambda x: x + 2, compiler_options={"xla_gpu_enable_command_buffer": "NOTHING"})(1.0)
+
+
 def test_turns_alternate():
     """A B C A B C, each as often; compilation as well, and what is not compiled is left out."""
     order = []
@@ -228,6 +238,7 @@ def test_a_peak_is_measured(monkeypatch):
         (["--dtype", "int8"], "dtype: there is no 'int8'"),
         (["--dtype", "tf32"], "dtype: tf32 exists on a GPU only; take float32."),
         (["--cells", "lstmm"], "cell: no cell is called 'lstmm'"),
+        (["gpu"], "gpu: measures settings of the GPU, but JAX runs on cpu."),
         (["--grid", "h200"], "run: the grid h200 needs a GPU as JAX's backend, got 'cpu'."),
         (["tables", "nowhere.json"], "results: there is no file 'nowhere.json'"),
     ],

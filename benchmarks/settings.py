@@ -1,4 +1,4 @@
-"""What CPU settings are worth: compiler options of one `jax.jit`, and the batch split over several CPU devices.
+"""What settings of a device are worth: compiler options of one `jax.jit`, and the batch split over several devices.
 
 Nothing here is a default of the library: compiler options belong to the outermost `jax.jit`, which is the user's, and
 the number of CPU devices is set before JAX starts.
@@ -18,35 +18,52 @@ from benchmarks.contestants.base import Problem, loss_of
 from benchmarks.grid import MODES, Point, Sizes
 from benchmarks.timing import interleave
 
-__all__ = ["OPTIONS", "cpu_costs"]
+__all__ = ["OPTIONS", "setting_costs"]
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "vectors of 512 bits": {"xla_cpu_prefer_vector_width": 512},
-    "one thread a matmul": {"xla_cpu_multi_thread_eigen": False},
+_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION"
+AS_IT_IS, SPLIT, MAPPED = "as it is", "batch split, by shardings", "batch split, by shard_map"
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {
+        AS_IT_IS: {},
+        "vectors of 512 bits": {"xla_cpu_prefer_vector_width": 512},
+        "one thread a matmul": {"xla_cpu_multi_thread_eigen": False},
+    },
+    "gpu": {
+        AS_IT_IS: {},
+        "no CUDA graphs": {"xla_gpu_enable_command_buffer": ""},
+        "CUDA graphs of bodies": {"xla_gpu_enable_command_buffer": _GRAPHS, "xla_gpu_graph_min_graph_size": 1},
+        "CUDA graphs of loops": {
+            "xla_gpu_enable_command_buffer": f"{_GRAPHS},CONDITIONAL,WHILE",
+            "xla_gpu_graph_min_graph_size": 1,
+        },
+    },
 }
-SPLIT, MAPPED = "batch split, by shardings", "batch split, by shard_map"
 
 
-def cpu_costs(cells: list[str], sizes: list[Sizes], *, rounds: int, burst_seconds: float) -> list[dict[str, Any]]:
-    """Rows of seconds a call, for every option, and with more than one CPU device for the split batch.
+def setting_costs(
+    backend: str, cells: list[str], sizes: list[Sizes], *, rounds: int, burst_seconds: float
+) -> list[dict[str, Any]]:
+    """Rows of seconds a call, for every option of a backend, and with several devices for the split batch.
 
     Raises:
         ValueError: if JAX runs on another kind of device.
     """
-    if jax.default_backend() != "cpu":
-        raise ValueError(f"cpu: measures settings of the CPU, but JAX runs on {jax.default_backend()}.")
+    if jax.default_backend() != backend:
+        raise ValueError(
+            f"{backend}: measures settings of the {backend.upper()}, but JAX runs on {jax.default_backend()}."
+        )
     rows = []
     for cell in cells:
         for size in sizes:
             problem = make_problem(Point(cell, size, "float32", "training"))
             for mode in MODES:
-                calls = {name: _call(problem, mode, compiler_options=extra) for name, extra in OPTIONS.items()}
+                options = OPTIONS[backend]
+                calls = {name: _call(problem, mode, compiler_options=extra) for name, extra in options.items()}
                 devices = jax.device_count()
                 if devices > 1 and size.B % devices == 0:
                     calls |= {SPLIT: _split(problem, mode), MAPPED: _mapped(problem, mode)}
                 seconds = interleave(calls, rounds=rounds, burst_seconds=burst_seconds)
-                base = seconds["as it is"]["median"]
+                base = seconds[AS_IT_IS]["median"]
                 for name in calls:
                     speedup = float(f"{base / seconds[name]['median']:.3g}")
                     row = {"cell": cell, **size._asdict(), "mode": mode, "setting": name}
