@@ -33,7 +33,8 @@ def ratio_figure(rows: Sequence[Row], mode: str, dtype: str) -> Figure | None:
     axes.set_yticks(range(len(points)), [f"{short_name(p.cell)} {tuple(p.sizes)}" for p in points], fontsize=8)
     for (i, j), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            axes.text(j, i, f"{2**value:.2f}", ha="center", va="center", fontsize=8)
+            colour = "white" if abs(value) > 0.7 * bound else "black"  # of the darkest cells
+            axes.text(j, i, f"{2**value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_title(f"time / time of rnnjax, {mode}, {dtype}; green: rnnjax is faster\n{_machine(rows)}", fontsize=9)
     return figure
 
@@ -98,7 +99,8 @@ def _longest_series(points: dict[Point, dict[str, Row]], letter: str) -> dict[Po
 
 def _machine(rows: Sequence[Row]) -> str:
     row = rows[0]
-    return f"{row['device']}, {row['cores']} cores, jax {row['jax']}, {row['date']}"
+    kept = ", after use_cores()" if row["memory_reused"] else ""
+    return f"{row['device']}, {row['cores']} cores, jax {row['jax']}, {row['date']}{kept}"
 
 
 def draw_all(rows: Sequence[Row], folder: pathlib.Path, stem: str) -> list[pathlib.Path]:
