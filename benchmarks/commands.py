@@ -42,6 +42,8 @@ UseCores = Annotated[
         "memory, for all contestants. Without it they run as in anybody's script.",
     ),
 ]
+Rounds = Annotated[int, typer.Option(help="Turns of each of those that are compared.", min=1)]
+Burst = Annotated[float, typer.Option(help="Length of a turn.", min=0)]
 Shapes = Annotated[str, typer.Option(help="Shapes, each T,B,I,H, separated by spaces.")]
 Cells = Annotated[
     str,
@@ -274,8 +276,8 @@ def cpu_command(
     cells: Cells = "lstm,gru",
     sizes: Shapes = "128,32,128,128 50,50,65,128 128,32,256,512",
     devices: Annotated[int, typer.Option(help="CPU devices that the batch is split over.", min=1)] = 2,
-    rounds: Annotated[int, typer.Option(help="Turns of every setting.", min=1)] = 15,
-    burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
+    rounds: Rounds = 15,
+    burst_seconds: Burst = 0.05,
     out: Out = None,
 ) -> None:
     """What compiler options, and a batch split over several CPU devices, are worth on this machine."""
@@ -287,8 +289,8 @@ def cpu_command(
 def gpu_command(
     cells: Cells = "lstm,gru",
     sizes: Shapes = "512,16,512,512 512,64,512,512 512,16,1024,1024 512,16,2048,2048",
-    rounds: Annotated[int, typer.Option(help="Turns of every setting.", min=1)] = 15,
-    burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
+    rounds: Rounds = 15,
+    burst_seconds: Burst = 0.05,
     out: Out = None,
 ) -> None:
     """What CUDA graphs, of the body of a loop or of all of it, are worth on this GPU."""
@@ -314,8 +316,8 @@ def measure_settings(
 @app.command("parts")
 def parts_command(
     sizes: Shapes = "128,32,128,128 128,32,256,512 50,50,65,128 64,16,256,256",
-    rounds: Annotated[int, typer.Option(help="Turns of every part.", min=1)] = 15,
-    burst_seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0)] = 0.05,
+    rounds: Rounds = 15,
+    burst_seconds: Burst = 0.05,
     out: Out = None,
 ) -> None:
     """Where the time of an LSTM goes: matmuls, pointwise work and loop one by one, rnnjax's beside torch's."""

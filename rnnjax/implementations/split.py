@@ -50,7 +50,7 @@ def unroll_split(
 ) -> tuple[Any, jax.Array]:
     """The implementation that would be the default otherwise, by rows of the batch where `splits` says so.
 
-    Always over all devices, so that what several unrolls return can meet. Within `jax.shard_map`, under
+    Always over all CPU devices, so that what several unrolls return can meet. Within `jax.shard_map`, under
     `jax.set_mesh` or `jax.default_device`, and for arrays without an axis of the batch nothing is split.
 
     Args:
@@ -71,7 +71,7 @@ def unroll_split(
     devices = jax.local_devices(backend="cpu")
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     placed = not jax.sharding.get_abstract_mesh().empty or getattr(jax.config, "jax_default_device", None) is not None
-    if placed or not xs.shape[0] or not splits(batch, weights, len(devices)):
+    if placed or jax.default_backend() != "cpu" or not xs.shape[0] or not splits(batch, weights, len(devices)):
         return local(params, state, xs, controls)
     rows, columns = PartitionSpec(_AXIS), PartitionSpec(None, _AXIS)
     masks = Controls._make((columns, columns, rows))
