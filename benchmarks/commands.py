@@ -352,9 +352,7 @@ def tables_command(
         ),
     ] = None,
     steps: Annotated[bool, typer.Option("--steps", help="Microseconds a step instead, as for the grid h200.")] = False,
-    in_short: Annotated[
-        bool, typer.Option("--summary", help="Means and worst ratios alone, between its markers.")
-    ] = False,
+    in_short: Annotated[bool, typer.Option("--summary", help="Means and worst ratios alone.")] = False,
 ) -> None:
     """Prints the tables of result files, or writes them into a document."""
     first = read_json(results[0])
