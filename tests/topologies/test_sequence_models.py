@@ -6,6 +6,7 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import rnnjax
@@ -266,15 +267,17 @@ def test_gradient_descent_learns_which_symbol_came_first():
     symbols = np.random.default_rng(3).integers(2, size=(4, 64))
     targets = symbols[0].astype(np.float32)
 
-    @jax.jit
-    def step(params):
+    optimizer = optax.adam(0.03)
+
+    def update(carry, _):
+        params, opt_state = carry
         loss, slope = jax.value_and_grad(lambda p: mse_loss(model.apply(p, symbols), targets))(params)
-        return jax.tree.map(lambda p, g: p - 0.5 * g, params, slope), loss
+        updates, opt_state = optimizer.update(slope, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), loss
 
     params = model.init(KEY)
-    for _ in range(200):
-        params, loss = step(params)
-    assert loss < 0.02
+    _, losses = jax.jit(lambda carry: jax.lax.scan(update, carry, length=200))((params, optimizer.init(params)))
+    assert losses[-1] < 0.1 * targets.var()  # the loss of their mean; of eight seeds the worst is at 0.0006 of it
 
 
 @pytest.mark.quick
