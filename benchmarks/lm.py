@@ -17,10 +17,10 @@ from rnnjax.cpu import reuse_memory
 from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
 from rnnjax.fit.task import Carry
 from rnnjax.lm import devices
-from rnnjax.lm.corpus import Chunk
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.lm.train import update
+from rnnjax.text.corpus import Chunk
 
 VOCAB = 65
 ONE = "rnnjax, one device"

@@ -1,7 +1,7 @@
 """rnnjax: recurrent networks in JAX, in pure functions."""
 
 from rnnjax import decoding, fit, topologies
-from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, check_cell, linear_step, start_state
+from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step, start_state
 from rnnjax.cells import (
     GRU,
     LRU,
@@ -30,24 +30,20 @@ from rnnjax.cells import (
     leaky_noise,
 )
 from rnnjax.cpu import use_cores
-from rnnjax.implementations import implementations, register_unroll
+from rnnjax.data import bucket_by_length, pack_documents, pad_sequences, padded_share, unpack_documents
+from rnnjax.engines import implementations, register_unroll
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
-from rnnjax.layers import (
+from rnnjax.networks import (
     Bidirectional,
     ContextState,
     DeepStack,
     LearnedState,
     Stack,
     activation_regularization,
-    bucket_by_length,
     drop_connect,
     dropout,
     locked_dropout,
-    pack_documents,
-    pad_sequences,
-    padded_share,
     temporal_activation_regularization,
-    unpack_documents,
     unroll_bidirectional,
     unroll_regularized,
     unroll_stack,
@@ -55,6 +51,7 @@ from rnnjax.layers import (
 )
 from rnnjax.saving import load, save
 from rnnjax.tbptt import TBPTTInfo, TBPTTResult, tbptt
+from rnnjax.testing.contract import check_cell
 from rnnjax.unroll import unroll
 
 __version__ = "0.1.0"

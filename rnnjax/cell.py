@@ -1,4 +1,4 @@
-r"""The contract of a cell, the steps that affine and linear cells share, and a check for authors of new cells.
+r"""The contract of a cell, and the steps that affine and linear cells share.
 
 A cell is a hashable value that holds sizes and switches; its parameters and its state are pytrees of arrays
 that are passed in and handed back. Nothing here is stateful.
@@ -19,7 +19,6 @@ __all__ = [
     "affine_step",
     "batch_axes",
     "batch_shape",
-    "check_cell",
     "check_size",
     "compute_dtype",
     "describe",
@@ -304,28 +303,3 @@ def batch_axes(batch_shape: tuple[int, ...]) -> tuple[int, ...]:
     if not isinstance(batch_shape, tuple | list):
         raise TypeError(f"initial_state: batch_shape must be a tuple of sizes, got {batch_shape!r}; write (32,).")
     return tuple(batch_shape)
-
-
-def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
-    r"""Tells the author of a new cell, in one sentence, what breaks the contract; returns None if all is well.
-
-    It makes parameters and a state, takes steps in float32 and bfloat16, and compares.
-
-    Args:
-        cell: an instance of the new cell.
-        input_size: I, any size the cell accepts.
-        batch_size: B of the trial step.
-
-    Raises:
-        TypeError: a method is missing or takes other arguments, or the cell cannot be hashed or compared by
-            value.
-        ValueError: ``init`` ignores ``dtype``, a step changes the state's structure, shape or dtype, ``y`` has
-            the wrong shape or dtype, ``step`` disagrees with ``update``, a batch is not the same as its examples
-            one by one, or a gradient is not finite. That a parameter has no effect is no error.
-
-    >>> import rnnjax
-    >>> rnnjax.check_cell(rnnjax.GRU(4), input_size=3)
-    """
-    from rnnjax._check_cell import check  # the checks are long, and only authors of cells need them
-
-    check(cell, input_size, batch_size)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnjax.implementations.scan import select
+from rnnjax.engines.scan import select
 
 __all__ = ["TBPTTInfo", "TBPTTResult", "tbptt"]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import AffineCell, Cell, batch_shape, describe, input_shape, start_state
-from rnnjax.implementations import Controls, choose, registrations
+from rnnjax.engines import Controls, choose, registrations
 
 __all__ = ["check_resets", "run", "unroll"]
 

@@ -11,7 +11,7 @@ import pytest
 
 import rnnjax
 from rnnjax import LRU, SRU, Chrono, LinearCell, MinGRU, MinLSTM, linear_step
-from rnnjax.implementations import Controls, choose, unroll_associative, unroll_hoisted, unroll_scan
+from rnnjax.engines import Controls, choose, unroll_associative, unroll_hoisted, unroll_scan
 from tests.cells_table import assert_close, fast_jit, loss_of
 from tests.references.numpy_linear import STEPS
 

@@ -13,14 +13,14 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM
-from rnnjax.implementations import Controls, unroll_cudnn
-from rnnjax.implementations.cudnn import pack, supports_cudnn, unpack
+from rnnjax.engines import Controls, unroll_cudnn
+from rnnjax.engines.cudnn import pack, supports_cudnn, unpack
 from rnnjax.testing import problems
 from tests.cells_table import Row, assert_close, make_problem, plain, with_gradients
 
 rnn = pytest.importorskip("jax.experimental.rnn")
 fresh = problems._with_gradients.__wrapped__  # compiled for each call: what stands in for cuDNN differs
-cudnn = sys.modules["rnnjax.implementations.cudnn"]
+cudnn = sys.modules["rnnjax.engines.cudnn"]
 HAS_GPU = supports_cudnn(LSTM(4))
 ROW = Row(LSTM(4))
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.implementations import Controls, fused, rules, unroll_fused, unroll_scan
-from rnnjax.implementations.fused import _make_plan, supports
+from rnnjax.engines import Controls, fused, rules, unroll_fused, unroll_scan
+from rnnjax.engines.affine.fused import _make_plan, supports
 
 T, B, I, H = 5, 3, 4, 6
 

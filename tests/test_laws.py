@@ -16,7 +16,7 @@ import pytest
 
 import rnnjax
 import rnnjax.testing
-from rnnjax.implementations import choose
+from rnnjax.engines import choose
 from tests.cells_table import (
     CELLS,
     CORE,

@@ -9,7 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Stack, dropout, unroll_stack
-from rnnjax.layers import NormParams, StackParams, normalize
+from rnnjax.networks import NormParams, StackParams, normalize
 from tests.cells_table import CELLS, Row, assert_close, make_problem
 
 ROW = CELLS["stack"]

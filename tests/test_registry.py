@@ -13,7 +13,7 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Chrono, Elman, Identity, Orthogonal, Stack, Uniform, cell_from_name
 from rnnjax.cells import CELLS
-from rnnjax.implementations import choose, register_unroll, registry
+from rnnjax.engines import choice, choose, register_unroll
 from tests.cells_table import Row, make_problem
 
 pytestmark = pytest.mark.quick
@@ -104,7 +104,7 @@ def test_cell_from_a_file(tmp_path):
 @pytest.fixture
 def clean_registry(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(choice, "_REGISTRY", dict(choice._REGISTRY))
 
 
 def constant(cell, params, state, xs, controls, *, reverse, remat, value):

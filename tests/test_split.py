@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.implementations import rules
+from rnnjax.engines.affine import rules
 
 
 def script(text: str, **environment: str) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.implementations import Controls, unroll_scan
-from rnnjax.implementations import registry as registry_module
-from rnnjax.implementations.scan import select
+from rnnjax.engines import Controls, unroll_scan
+from rnnjax.engines import choice as choice_module
+from rnnjax.engines.scan import select
 from rnnjax.testing import LAWS, check_laws, loop_with_gradients, make_problem
 
 CELL = rnnjax.GRU(3)
@@ -21,7 +21,7 @@ CELL = rnnjax.GRU(3)
 @pytest.fixture
 def implementation(monkeypatch):
     """Registers an implementation for the time of a test, under a new name each time, as compiled ones are kept."""
-    monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
+    monkeypatch.setattr(choice_module, "_REGISTRY", dict(choice_module._REGISTRY))
     counter = itertools.count()
 
     def register(fn):

@@ -6,7 +6,7 @@ import jax
 
 import rnnjax
 from benchmarks.contestants.base import Contestant, JaxContestant, Problem, Skip
-from rnnjax.implementations import choose
+from rnnjax.engines import choose
 
 __all__ = ["default_implementation", "implementation_names", "make", "make_step"]
 

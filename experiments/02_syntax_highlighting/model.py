@@ -9,6 +9,7 @@ import optax
 
 import rnnjax
 from rnnjax import fit, topologies
+from rnnjax.data import ShuffledBatches
 
 from .source import CLASSES, Source, windows
 
@@ -103,7 +104,7 @@ def train(
         loss,
         model.init(key_init),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-        fit.ShuffledBatches({"ids": ids, "labels": labels}, settings.batch_size, key=key_order),
+        ShuffledBatches({"ids": ids, "labels": labels}, settings.batch_size, key=key_order),
         steps=settings.steps,
         evaluate=evaluate,
         monitor="accuracy",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnjax.lm.sources import stdlib_files
+from rnnjax.text.sources import stdlib_files
 
 __all__ = ["CLASSES", "UNKNOWN", "Source", "encode", "label", "read_library", "vocabulary", "windows"]
 

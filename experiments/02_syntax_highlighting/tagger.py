@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 import rnnjax
-from rnnjax import fit, layers, topologies
+from rnnjax import fit, networks, topologies
+from rnnjax.data import ShuffledBatches, bucket_boundaries
 
 from .conllu import TAGS, UNKNOWN, Encoder, Sentence
 
@@ -98,7 +99,7 @@ class Tagger:
         spelled = self.spelling.apply(params.spelling, characters, lengths=batch["sizes"].T)  # [T, B, spelling_size]
         xs = jnp.concatenate([params.words[jnp.maximum(ids, 0)], spelled], axis=-1)
         if key is not None:
-            xs = layers.dropout(key_inputs, xs, self.settings.dropout)
+            xs = networks.dropout(key_inputs, xs, self.settings.dropout)
         return self.sentence.apply(params.sentence, xs, lengths=batch["lengths"], key=key)
 
     def loss(self, params: Params, batch: Mapping[str, jax.Array], *, key: jax.Array) -> jax.Array:
@@ -133,10 +134,10 @@ def train(
     """Trains on one part; the best on the other. Returns a function from sentences to tags, and what is to be told."""
     settings = tagger.settings
     lengths = [len(sentence.words) for sentence in train]
-    boundaries = layers.bucket_boundaries(lengths, settings.num_buckets)
+    boundaries = bucket_boundaries(lengths, settings.num_buckets)
     arrays = tagger.encoder.encode(train, tagger.forms, boundaries[-1])
     key_init, key_order, key_train = jax.random.split(jax.random.key(seed), 3)
-    batches = fit.ShuffledBatches(
+    batches = ShuffledBatches(
         arrays,
         settings.batch_size,
         key=key_order,

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 import rnnjax
-from rnnjax import fit, layers, topologies
+from rnnjax import fit, topologies
+from rnnjax.data import ShuffledBatches, bucket_boundaries
 
 from .baselines import scores
 from .data import UNKNOWN, Examples, encode, vocabulary
@@ -43,7 +44,7 @@ class Classifier:
         self.examples, self.settings = examples, settings
         self.known = vocabulary(examples, settings.min_count)
         lengths = [len(examples.symbols(text)) for text in examples.texts]
-        self.boundaries = layers.bucket_boundaries(lengths, settings.num_buckets)
+        self.boundaries = bucket_boundaries(lengths, settings.num_buckets)
         cells = tuple(rnnjax.LSTM(settings.hidden_size) for _ in range(settings.num_layers))
         self.model = topologies.ManyToOne(
             rnnjax.Bidirectional(cells),
@@ -113,7 +114,7 @@ def train(
     probabilities, told = [], []
     for member in range(settings.members):
         key_init, key_order, key_train = jax.random.split(jax.random.fold_in(jax.random.key(seed), member), 3)
-        batches = fit.ShuffledBatches(
+        batches = ShuffledBatches(
             {"ids": ids, "lengths": lengths, "labels": labels},
             settings.batch_size,
             key=key_order,

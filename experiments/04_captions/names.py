@@ -12,6 +12,7 @@ import numpy as np
 
 import rnnjax
 from rnnjax import decoding, fit, topologies
+from rnnjax.data import ShuffledBatches
 
 from . import data
 from .ngram import WittenBell
@@ -80,7 +81,7 @@ def train(
         loss_fn,
         jax.jit(model.init)(key_init),
         fit.make_optimizer(options),
-        fit.ShuffledBatches(dict(train_part), setting.batch_size, key=key_data),
+        ShuffledBatches(dict(train_part), setting.batch_size, key=key_data),
         steps=setting.steps,
         epochs=setting.epochs,
         evaluate=evaluate,

@@ -13,6 +13,7 @@ import numpy as np
 
 import rnnjax
 from rnnjax import decoding, fit, topologies
+from rnnjax.data import ShuffledBatches
 
 from .text import PADDING, STOP, UNKNOWN, Pairs, trim
 
@@ -71,7 +72,7 @@ def train(
 ) -> fit.Outcome:
     """Fits the pairs; the parameters of the evaluation with the lowest loss on ``valid``."""
     key_init, key_data, key_fit = jax.random.split(jax.random.key(seed), 3)
-    batches = fit.ShuffledBatches(
+    batches = ShuffledBatches(
         pairs, setting.batch_size, key=key_data, lengths=pairs.longest, num_buckets=setting.num_buckets, trim=trim
     )
 

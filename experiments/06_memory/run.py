@@ -18,6 +18,7 @@ import optax
 
 import rnnjax
 from experiments import common
+from rnnjax.data import ShuffledBatches
 from rnnjax.topologies import ManyToMany, ManyToOne, accuracy, mse_loss, softmax_loss
 
 from . import cells, pictures, tasks
@@ -172,7 +173,7 @@ def learn_pixels(name: str, parts: dict[str, tasks.Pixels], settings: PixelSetti
         loss_fn,
         params,
         make_optimizer(found.lr, settings.steps),
-        rnnjax.fit.ShuffledBatches(parts["train"], settings.batch_size, key=jax.random.key(seed + 1)),
+        ShuffledBatches(parts["train"], settings.batch_size, key=jax.random.key(seed + 1)),
         steps=settings.steps,
         evaluate=lambda params: {"accuracy": measure(params, parts["valid"])},
         monitor="accuracy",

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe, start_state
-from rnnjax.implementations.scan import select
-from rnnjax.layers import DeepStack, LearnedState, Stack
+from rnnjax.engines.scan import select
+from rnnjax.networks import DeepStack, LearnedState, Stack
 
 __all__ = [
     "Part",

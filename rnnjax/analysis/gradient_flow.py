@@ -12,7 +12,7 @@ import numpy as np
 
 from rnnjax.analysis.flat import check_sequence, flatten_state, state_parts, trajectory, widen_state
 from rnnjax.cell import Cell, batch_shape, describe
-from rnnjax.implementations.scan import select
+from rnnjax.engines.scan import select
 from rnnjax.unroll import unroll
 
 __all__ = ["GradientFlow", "GradientLost", "gradient_flow", "gradient_lost", "kept_share"]

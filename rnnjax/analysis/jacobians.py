@@ -12,7 +12,7 @@ import numpy as np
 from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, trajectory, widen_state
 from rnnjax.cell import Cell, batch_shape
 from rnnjax.cells import Elman, IndRNN, LeakyRNN
-from rnnjax.layers import LearnedState
+from rnnjax.networks import LearnedState
 
 __all__ = ["JacobianSpectrum", "RecurrentBound", "jacobian_spectrum", "recurrent_bound", "step_jacobians"]
 

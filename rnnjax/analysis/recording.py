@@ -19,7 +19,7 @@ import numpy as np
 
 from rnnjax.analysis.gate_values import CANDIDATES, gate_values
 from rnnjax.cell import batch_shape, start_state
-from rnnjax.layers import DeepStack, LearnedState, Stack, normalize
+from rnnjax.networks import DeepStack, LearnedState, Stack, normalize
 
 __all__ = [
     "Leaf",

@@ -11,10 +11,10 @@ __all__ = ["COMMANDS", "main"]
 
 # A command is a function of the same name, with a hyphen for an underscore, in this module; its docstring is the help.
 COMMANDS = {
-    "train": "rnnjax.lm.train_command",
-    "sample": "rnnjax.lm.commands",
-    "eval": "rnnjax.lm.commands",
-    "info": "rnnjax.lm.commands",
+    "train": "rnnjax.cli.train",
+    "sample": "rnnjax.cli.language_model",
+    "eval": "rnnjax.cli.language_model",
+    "info": "rnnjax.cli.language_model",
     "export": "rnnjax.cli.export",
     "convert": "rnnjax.cli.convert",
     "cells": "rnnjax.cli.analysis",

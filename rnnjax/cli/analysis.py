@@ -23,10 +23,10 @@ from rnnjax.analysis.labels import LABELS, Label, label_from_name, label_text
 from rnnjax.analysis.recording import SymbolModel, leaves_of, parse_unit, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
-from rnnjax.lm.corpus import load_corpus
 from rnnjax.lm.run import Run, open_run
-from rnnjax.lm.sources import open_sources
-from rnnjax.lm.text import Vocabulary
+from rnnjax.text.corpus import load_corpus
+from rnnjax.text.sources import open_sources
+from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = ["RunText", "ablate", "cells", "color", "echo_json", "echo_table", "read_text_of", "symbol_model"]
 

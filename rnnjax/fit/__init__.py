@@ -3,7 +3,6 @@ r"""One training loop for any loss: evaluations, early stopping, roll-backs, che
 `fit` is what one calls. The language model's training is another task of the same `rnnjax.fit.loop.Loop`.
 """
 
-from rnnjax.fit.batches import ShuffledBatches
 from rnnjax.fit.loop import MAX_ROLLBACKS
 from rnnjax.fit.optimizers import OPTIMIZERS, SCHEDULES, OptimizerOptions, learning_rate, make_optimizer, schedule
 from rnnjax.fit.printer import Printer
@@ -20,7 +19,6 @@ __all__ = [
     "Outcome",
     "Place",
     "Printer",
-    "ShuffledBatches",
     "TrainingFailedError",
     "fit",
     "learning_rate",

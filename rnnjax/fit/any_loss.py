@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from rnnjax.cell import describe
-from rnnjax.fit.batches import ShuffledBatches
+from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.progress import Place, Progress, TrainingFailedError
 from rnnjax.fit.task import Carry, Info, Interval, Task
 

@@ -103,7 +103,7 @@ def fit(
         TrainingFailedError: if the loss exploded `MAX_ROLLBACKS` times in a row.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax
-    >>> from rnnjax.fit import ShuffledBatches
+    >>> from rnnjax.data import ShuffledBatches
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)
     >>> def loss_fn(params, batch, *, key):
     ...     return jnp.mean((params["a"] * batch["x"] + params["b"] - batch["y"]) ** 2)

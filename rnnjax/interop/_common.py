@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import batch_shape, describe
-from rnnjax.layers import (
+from rnnjax.networks import (
     Bidirectional,
     BidirectionalParams,
     BidirectionalState,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, input_shape, start_state
-from rnnjax.layers import LearnedState
+from rnnjax.networks import LearnedState
 from rnnjax.unroll import unroll
 
 __all__ = ["check_host_cell", "feature_axes", "make_params", "param_shapes", "run_layer", "start"]

@@ -1,6 +1,6 @@
 r"""The flat vector of LSTM weights that cuDNN and `jax.experimental.rnn` take, both ways and exact.
 
-For one layer and direction it is what `rnnjax.implementations.cudnn.pack` makes. For more, the matrices of all of them
+For one layer and direction it is what `rnnjax.engines.cudnn.pack` makes. For more, the matrices of all of them
 come first and then all biases:
 
     [w_ih_0.T | w_hh_0.T | w_ih_1.T | w_hh_1.T | ... | b_ih_0 | b_hh_0 | b_ih_1 | b_hh_1 | ...]
@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from rnnjax.cell import check_size
 from rnnjax.cells.lstm import LSTM
-from rnnjax.implementations.cudnn import pack, unpack
+from rnnjax.engines.cudnn import pack, unpack
 from rnnjax.interop._common import as_array, check_shape, join_layers, layers_of, refuse
-from rnnjax.layers import Bidirectional
+from rnnjax.networks import Bidirectional
 
 __all__ = ["from_cudnn", "to_cudnn"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rnnjax.interop._common import layers_of, require
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import from_torch, to_torch
-from rnnjax.layers import Bidirectional, BidirectionalParams, Directions
+from rnnjax.networks import Bidirectional, BidirectionalParams, Directions
 from rnnjax.saving import decode, encode, write_atomic
 
 __all__ = ["load_torch", "save_keras", "save_torch"]

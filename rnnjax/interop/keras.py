@@ -38,7 +38,7 @@ from rnnjax.interop._common import (
     require,
 )
 from rnnjax.interop._keras_files import GATES, Direction, Found, read_model, read_weights, settings
-from rnnjax.layers import Bidirectional
+from rnnjax.networks import Bidirectional
 
 __all__ = ["from_keras", "to_keras", "to_keras_layer"]
 

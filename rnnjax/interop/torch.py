@@ -35,7 +35,7 @@ from rnnjax.interop._common import (
     refuse,
     require,
 )
-from rnnjax.layers import Bidirectional
+from rnnjax.networks import Bidirectional
 
 __all__ = ["from_torch", "from_torch_state", "to_torch", "to_torch_module", "to_torch_state"]
 

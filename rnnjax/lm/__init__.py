@@ -5,11 +5,11 @@ imported from their modules: `rnnjax.lm.train`, `rnnjax.lm.run`, `rnnjax.lm.expo
 """
 
 from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
-from rnnjax.lm.corpus import Chunk, Corpus, TextOptions, load_corpus
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.sample import generate
-from rnnjax.lm.text import Vocabulary
+from rnnjax.text.corpus import Chunk, Corpus, TextOptions, load_corpus
+from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = [
     "Chunk",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnjax.lm.corpus import Corpus
-from rnnjax.lm.text import Vocabulary
+from rnnjax.text.corpus import Corpus
+from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = [
     "MAX_SYMBOLS",

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnjax.layers import StackState
 from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.networks import StackState
 
 __all__ = ["Evaluation", "evaluate", "evaluate_windows", "symbol_losses"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 
 import rnnjax
-from rnnjax.layers import Stack
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.run import ModelOptions, Run, make_model, write_json
-from rnnjax.lm.text import Vocabulary
+from rnnjax.networks import Stack
 from rnnjax.saving import CheckpointError, decode, encode, named_arrays, restore, write_atomic
+from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = ["ARRAYS", "DESCRIPTION", "describe_run", "export", "load_export", "make_folder"]
 

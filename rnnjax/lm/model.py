@@ -11,8 +11,8 @@ import optax
 
 from rnnjax.cell import check_size
 from rnnjax.initializers import Glorot
-from rnnjax.layers import Stack, StackParams, StackState, dropout, unroll_stack
-from rnnjax.lm.corpus import Chunk
+from rnnjax.networks import Stack, StackParams, StackState, dropout, unroll_stack
+from rnnjax.text.corpus import Chunk
 
 __all__ = ["LMParams", "LanguageModel"]
 

@@ -17,11 +17,11 @@ from rnnjax.cell import check_size
 from rnnjax.cells import cell_from_name
 from rnnjax.fit.checkpoint import CheckpointError, best, find_checkpoints, load, restore
 from rnnjax.fit.optimizers import OptimizerOptions
-from rnnjax.layers import Stack
-from rnnjax.lm.corpus import TextOptions
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.text import Vocabulary
+from rnnjax.networks import Stack
 from rnnjax.saving import write_atomic
+from rnnjax.text.corpus import TextOptions
+from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = [
     "BudgetOptions",

@@ -12,9 +12,9 @@ import numpy as np
 
 from rnnjax.decoding import draw
 from rnnjax.decoding.adjust import check_settings
-from rnnjax.layers import StackState
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.text import StreamDecoder, Vocabulary
+from rnnjax.networks import StackState
+from rnnjax.text.vocabulary import StreamDecoder, Vocabulary
 
 __all__ = ["default_prime", "generate", "stream_text"]
 

@@ -22,14 +22,14 @@ from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.optimizers import make_optimizer, schedule
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Carry, Info, Interval, Task
-from rnnjax.lm import corpus as corpora
 from rnnjax.lm import devices
-from rnnjax.lm.corpus import Chunk, Corpus
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.run import RunConfig, RunPaths, make_model
 from rnnjax.lm.sample import default_prime, generate
 from rnnjax.tbptt import TBPTTInfo, tbptt
+from rnnjax.text import corpus as corpora
+from rnnjax.text.corpus import Chunk, Corpus
 
 __all__ = ["Outcome", "train", "update"]
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.layers import StackState
 from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.networks import StackState
 from rnnjax.report.packing import pack
 
 __all__ = ["EXPECTED", "predictions"]

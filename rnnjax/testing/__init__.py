@@ -1,5 +1,6 @@
 """Tests for authors of cells and of implementations: `check_laws`, and the problems that it is made of."""
 
+from rnnjax.testing.contract import check_cell
 from rnnjax.testing.laws import LAWS, Case, Law, check_laws
 from rnnjax.testing.problems import (
     Outcome,
@@ -23,6 +24,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "assert_close",
+    "check_cell",
     "check_laws",
     "fast_jit",
     "forward",

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import check_cell, check_size, describe, start_state
-from rnnjax.implementations import implementations as implementations_of
+from rnnjax.cell import check_size, describe, start_state
+from rnnjax.engines import implementations as implementations_of
+from rnnjax.testing.contract import check_cell
 from rnnjax.testing.problems import (
     Outcome,
     Problem,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, describe
-from rnnjax.layers import LearnedState, Stack, unroll_stack
+from rnnjax.networks import LearnedState, Stack, unroll_stack
 from rnnjax.topologies.attention import Attention, AttentionParams, Memory
 from rnnjax.topologies.masks import as_wide, length_mask
 from rnnjax.topologies.parts import (

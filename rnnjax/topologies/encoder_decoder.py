@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.layers import Bidirectional, ContextState, ContextStateParams
+from rnnjax.networks import Bidirectional, ContextState, ContextStateParams
 from rnnjax.topologies.attention import Attention, Memory
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
 from rnnjax.topologies.parts import Reader, check_network, features, run_network, split_key, wide_dtype

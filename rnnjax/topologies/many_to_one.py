@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.layers import Bidirectional, BidirectionalParams
+from rnnjax.networks import Bidirectional, BidirectionalParams
 from rnnjax.topologies.parts import (
     Dense,
     Reader,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.layers import ContextState, ContextStateParams
+from rnnjax.networks import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
 from rnnjax.topologies.parts import Reader, split_key, wide_dtype
 

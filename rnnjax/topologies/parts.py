@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import Cell, check_size, compute_dtype, describe, input_shape, matmul, output_shape
 from rnnjax.initializers import Glorot
-from rnnjax.layers import Bidirectional, Stack, dropout, start_state, unroll_bidirectional, unroll_stack
+from rnnjax.networks import Bidirectional, Stack, dropout, start_state, unroll_bidirectional, unroll_stack
 from rnnjax.unroll import unroll
 
 __all__ = [

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnnjax.fit import ShuffledBatches
+from rnnjax.data import ShuffledBatches
 
 KEY = jax.random.key(0)
 

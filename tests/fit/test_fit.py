@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import rnnjax
-from rnnjax.fit import MAX_ROLLBACKS, CheckpointError, ShuffledBatches, TrainingFailedError, fit
+from rnnjax.data import ShuffledBatches
+from rnnjax.fit import MAX_ROLLBACKS, CheckpointError, TrainingFailedError, fit
 from rnnjax.fit import checkpoint as checkpoints
 
 RNG = np.random.default_rng(0)

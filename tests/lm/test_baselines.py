@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnjax.lm.baselines import compute_baselines, unigram, witten_bell, witten_bell_log_probs, xz
-from rnnjax.lm.corpus import TextOptions, load_corpus
-from rnnjax.lm.text import Vocabulary
+from rnnjax.text.corpus import TextOptions, load_corpus
+from rnnjax.text.vocabulary import Vocabulary
 
 SHAKESPEARE = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "tinyshakespeare" / "input.txt"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnjax.lm.corpus import (
+from rnnjax.text.corpus import (
     TextOptions,
     chunk,
     load_corpus,
@@ -21,7 +21,7 @@ from rnnjax.lm.corpus import (
     split_pieces,
     streams,
 )
-from rnnjax.lm.text import UNKNOWN, Vocabulary, tokenize
+from rnnjax.text.vocabulary import UNKNOWN, Vocabulary, tokenize
 
 FRACTIONS = st.sampled_from(
     [(0.9, 0.05, 0.05), (0.9, 0.1, 0.0), (0.8, 0.0, 0.2), (1.0, 0, 0), (0, 1, 0), (0.7, 0.2, 0.1)]
@@ -30,7 +30,7 @@ FRACTIONS = st.sampled_from(
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("rnnjax.lm.sources._BLOCK_BYTES", 3)
+    monkeypatch.setattr("rnnjax.text.sources._BLOCK_BYTES", 3)
 
 
 def corpus_of(tmp_path, text, vocabulary=None, unknown="replace", **options):
@@ -131,7 +131,7 @@ def test_min_count_and_another_text(tmp_path):
 )
 def test_document_starts(tmp_path_factory, text, separator, level, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rnnjax.lm.sources._BLOCK_BYTES", size)
+        patch.setattr("rnnjax.text.sources._BLOCK_BYTES", size)
         corpus = corpus_of(
             tmp_path_factory.mktemp("d"), text, level=level, document_separator=separator, fractions=(1, 0, 0)
         )

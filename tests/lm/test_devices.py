@@ -12,8 +12,8 @@ from rnnjax.cli import main
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm import devices
-from rnnjax.lm.corpus import TextOptions
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.text.corpus import TextOptions
 
 OPTIONS = (
     "--epochs 1 --evals 1 --log-every 3 --batch-size 16 --chunk-len 16 --hidden 8 --layers 1 --sample-length 0 "

@@ -16,7 +16,7 @@ import rnnjax
 from rnnjax.lm import sample as sampling
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.sample import default_prime, generate, stream_text
-from rnnjax.lm.text import Vocabulary
+from rnnjax.text.vocabulary import Vocabulary
 from tests.decoding.exact import exact_probs
 from tests.lm import tiny_run
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnjax.lm.sources import Source, Tally, open_sources, read_symbols, stdlib_files
-from rnnjax.lm.text import LEVELS, UNKNOWN, StreamDecoder, Vocabulary, count_symbols, tokenize
+from rnnjax.text.sources import Source, Tally, open_sources, read_symbols, stdlib_files
+from rnnjax.text.vocabulary import LEVELS, UNKNOWN, StreamDecoder, Vocabulary, count_symbols, tokenize
 
 BYTES = Vocabulary.from_counts("byte", {})
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # lone surrogates too
@@ -174,7 +174,7 @@ def test_reading_in_blocks_of_any_size(tmp_path_factory, texts, level, size):
         expected = tokenize(whole)
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rnnjax.lm.sources._BLOCK_BYTES", size)
+        patch.setattr("rnnjax.text.sources._BLOCK_BYTES", size)
         blocks = list(read_symbols(sources, level, tally=tally))
     assert [symbol for block in blocks for symbol in block] == expected
     assert count_symbols(blocks) == collections.Counter(expected)
@@ -223,7 +223,7 @@ def test_encodings(tmp_path, encoding):
 
 @pytest.mark.parametrize("size", [1, 3, 4, 1 << 18])
 def test_undecodable_bytes_are_located(tmp_path, monkeypatch, size):
-    monkeypatch.setattr("rnnjax.lm.sources._BLOCK_BYTES", size)
+    monkeypatch.setattr("rnnjax.text.sources._BLOCK_BYTES", size)
     path = tmp_path / "t"
     path.write_bytes("aé€".encode() + b"\xe2\x28a")
     with pytest.raises(ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6; .*--encoding.*--level byte"):

@@ -13,10 +13,10 @@ import rnnjax
 from rnnjax.fit import MAX_ROLLBACKS, TrainingFailedError
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
-from rnnjax.lm.corpus import Chunk, TextOptions, load_corpus
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, open_run
 from rnnjax.lm.train import train
+from rnnjax.text.corpus import Chunk, TextOptions, load_corpus
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from rnnjax import cli
 from rnnjax.fit import checkpoint
 from rnnjax.fit.optimizers import OptimizerOptions
-from rnnjax.lm.corpus import TextOptions, load_corpus
 from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, make_model, write_json
+from rnnjax.text.corpus import TextOptions, load_corpus
 
 TEXT = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrs\n"), 1000))
 

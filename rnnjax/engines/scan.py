@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.implementations.registry import Controls
+from rnnjax.engines.choice import Controls
 
 __all__ = ["checkpointed", "in_segments", "segment_length", "select", "unroll_scan"]
 

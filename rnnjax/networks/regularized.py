@@ -20,7 +20,7 @@ from rnnjax.cell import (
     start_state,
     widen,
 )
-from rnnjax.layers.regularization import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
+from rnnjax.networks.regularization import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
 from rnnjax.unroll import unroll
 
 __all__ = ["unroll_regularized"]
@@ -262,7 +262,7 @@ class _Regularized:
 
     def _dropped_step(self, params: Any, state: Any, x: jax.Array, seen: jax.Array | None) -> tuple[Any, jax.Array]:
         """A step of the cell whose recurrent matmul sees only the units of h that are set in ``seen``."""
-        from rnnjax.layers.start import LearnedState  # it stands above the stack, which stands above this
+        from rnnjax.networks.start import LearnedState  # it stands above the stack, which stands above this
 
         cell = self.cell
         if seen is None:

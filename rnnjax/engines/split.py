@@ -16,8 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.cell import AffineCell, Cell, LinearCell, batch_shape
 from rnnjax.cpu import splits_batches
-from rnnjax.implementations.registry import Controls, choose
-from rnnjax.implementations.rules import splits
+from rnnjax.engines.affine.rules import splits
+from rnnjax.engines.choice import Controls, choose
 
 __all__ = ["priority", "supports", "unroll_split"]
 

@@ -2,12 +2,8 @@
 
 import functools
 
-from rnnjax.implementations.associative import priority as linear_priority
-from rnnjax.implementations.associative import supports as supports_linear
-from rnnjax.implementations.associative import unroll_associative, unroll_hoisted
-from rnnjax.implementations.cudnn import supports_cudnn, unroll_cudnn
-from rnnjax.implementations.fused import supports, unroll_fused
-from rnnjax.implementations.registry import (
+from rnnjax.engines.affine.fused import supports, unroll_fused
+from rnnjax.engines.choice import (
     Controls,
     Implementation,
     UnrollFn,
@@ -16,10 +12,14 @@ from rnnjax.implementations.registry import (
     register_unroll,
     registrations,
 )
-from rnnjax.implementations.scan import unroll_scan
-from rnnjax.implementations.split import priority as split_priority
-from rnnjax.implementations.split import supports as supports_split
-from rnnjax.implementations.split import unroll_split
+from rnnjax.engines.cudnn import supports_cudnn, unroll_cudnn
+from rnnjax.engines.linear.associative import priority as linear_priority
+from rnnjax.engines.linear.associative import supports as supports_linear
+from rnnjax.engines.linear.associative import unroll_associative, unroll_hoisted
+from rnnjax.engines.scan import unroll_scan
+from rnnjax.engines.split import priority as split_priority
+from rnnjax.engines.split import supports as supports_split
+from rnnjax.engines.split import unroll_split
 
 __all__ = [
     "Controls",

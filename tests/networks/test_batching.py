@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import rnnjax
 from rnnjax import GRU, pack_documents, pad_sequences, padded_share, unpack_documents
-from rnnjax.layers.batching import bucket_boundaries, bucket_by_length
+from rnnjax.data.batching import bucket_boundaries, bucket_by_length
 from tests.cells_table import fast_jit
 
 KEY = jax.random.key(0)

@@ -23,17 +23,15 @@ import typer
 from rich.console import Console
 
 from rnnjax.cells import CELLS
+from rnnjax.cli.display import Display, nats
+from rnnjax.cli.presets import PRESETS, preset_options
 from rnnjax.cpu import reuse_memory
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
-from rnnjax.lm import corpus as corpora
 from rnnjax.lm.baselines import compute_baselines
-from rnnjax.lm.corpus import Corpus, TextOptions, load_corpus
 from rnnjax.lm.devices import choose_devices, prepare_devices, without_rows
-from rnnjax.lm.display import Display, nats
 from rnnjax.lm.plots import loss_curve, read_metrics
-from rnnjax.lm.presets import PRESETS, preset_options
 from rnnjax.lm.run import (
     BudgetOptions,
     ModelOptions,
@@ -46,6 +44,8 @@ from rnnjax.lm.run import (
 )
 from rnnjax.lm.train import Outcome
 from rnnjax.lm.train import train as run_training
+from rnnjax.text import corpus as corpora
+from rnnjax.text.corpus import Corpus, TextOptions, load_corpus
 
 __all__ = ["train"]
 

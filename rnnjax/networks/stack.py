@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, input_shape, output_shape, start_state
-from rnnjax.implementations import Controls, register_unroll
-from rnnjax.layers.norms import check_norm, init_norm, normalize
-from rnnjax.layers.regularization import check_rate, locked_dropout
-from rnnjax.layers.regularized import unroll_regularized
+from rnnjax.engines import Controls, register_unroll
+from rnnjax.networks.norms import check_norm, init_norm, normalize
+from rnnjax.networks.regularization import check_rate, locked_dropout
+from rnnjax.networks.regularized import unroll_regularized
 from rnnjax.unroll import run
 
 __all__ = ["Stack", "StackParams", "StackState", "check_layers", "dropout", "unroll_layered", "unroll_stack"]

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-from rnnjax.lm.text import tokenize
+from rnnjax.text.vocabulary import tokenize
 
 __all__ = ["Source", "Tally", "open_sources", "read_symbols", "stdlib_files"]
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, batch_axes, batch_shape, check_size, start_state
-from rnnjax.implementations import Controls
-from rnnjax.layers.norms import check_norm, init_norm, normalize
-from rnnjax.layers.stack import StackParams, unroll_layered
+from rnnjax.engines import Controls
+from rnnjax.networks.norms import check_norm, init_norm, normalize
+from rnnjax.networks.stack import StackParams, unroll_layered
 from rnnjax.unroll import run
 
 __all__ = ["DeepStack", "DeepStackParams", "DeepStackState"]

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from rnnjax.cell import batch_shape, describe
 from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
-from rnnjax.implementations.registry import Controls
-from rnnjax.implementations.scan import checkpointed, segment_length, select
+from rnnjax.engines.choice import Controls
+from rnnjax.engines.scan import checkpointed, segment_length, select
 
 __all__ = ["pack", "supports_cudnn", "unpack", "unroll_cudnn"]
 

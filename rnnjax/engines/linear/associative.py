@@ -34,8 +34,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import LinearCell, cast_like, compute_dtype, pack_state, unpack_state, widen
-from rnnjax.implementations.registry import Controls
-from rnnjax.implementations.scan import checkpointed, segment_length
+from rnnjax.engines.choice import Controls
+from rnnjax.engines.scan import checkpointed, segment_length
 
 __all__ = ["priority", "supports", "unroll_associative", "unroll_hoisted"]
 

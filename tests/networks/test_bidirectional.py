@@ -10,7 +10,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, dropout, start_state, unroll_bidirectional
-from rnnjax.layers import BidirectionalParams, BidirectionalState, Directions
+from rnnjax.networks import BidirectionalParams, BidirectionalState, Directions
 from tests.cells_table import assert_close, fast_jit, loss_of
 from tests.references.numpy_core import numpy_elman, numpy_gru
 from tests.references.test_torch import ours_from_torch, torch, torch_gradient_of, torch_loss

@@ -18,16 +18,16 @@ import numpy as np
 import typer
 
 from rnnjax.cell import check_size
+from rnnjax.cli.display import nats
 from rnnjax.fit.checkpoint import find_checkpoints
 from rnnjax.fit.printer import duration
-from rnnjax.lm.corpus import load_corpus
-from rnnjax.lm.display import nats
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import Run, make_model, open_run, read_config
 from rnnjax.lm.sample import default_prime, generate, stream_text
-from rnnjax.lm.sources import open_sources, read_symbols
-from rnnjax.lm.text import count_symbols
+from rnnjax.text.corpus import load_corpus
+from rnnjax.text.sources import open_sources, read_symbols
+from rnnjax.text.vocabulary import count_symbols
 
 __all__ = ["eval", "info", "sample"]
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rnnjax.cell import check_size
-from rnnjax.layers.batching import Bucket, bucket_by_length
+from rnnjax.data.batching import Bucket, bucket_by_length
 
 __all__ = ["ShuffledBatches"]
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, check_size, compute_dtype, describe, matmul
-from rnnjax.implementations import Controls
+from rnnjax.engines import Controls
 from rnnjax.initializers import Glorot, Initializer
-from rnnjax.layers.deep import DeepStack, DeepStackState
-from rnnjax.layers.stack import Stack, StackState, unroll_layered
+from rnnjax.networks.deep import DeepStack, DeepStackState
+from rnnjax.networks.stack import Stack, StackState, unroll_layered
 from rnnjax.unroll import run
 
 __all__ = ["ContextState", "ContextStateParams", "LearnedState", "LearnedStateParams"]

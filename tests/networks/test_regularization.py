@@ -9,7 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, SLSTM, Stack, unroll_regularized, unroll_stack
-from rnnjax.layers.regularization import locked_mask
+from rnnjax.networks.regularization import locked_mask
 from tests.cells_table import Row, assert_close, fast_jit, loss_of, make_problem, plain
 from tests.references.numpy_core import sigmoid
 

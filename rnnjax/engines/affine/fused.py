@@ -33,7 +33,7 @@ Choices that were measured (LSTM, float32, training, two AMD EPYC cores with AVX
 * The four gates of ``h @ w_hh`` as four matmuls, as one batched matmul, or against a transposed ``w_hh``, and
   ``[x, h] @ [w_ih; w_hh]`` as one matmul: none was faster than one matmul of ``h`` whose result is cut, except by
   chance at single shapes.
-* What depends on sizes is in `rnnjax.implementations.rules`.
+* What depends on sizes is in `rnnjax.engines.affine.rules`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, cast_like, compute_dtype, matmul, split_gates, widen
-from rnnjax.implementations.registry import Controls
-from rnnjax.implementations.rules import backward_segment, projects_inside
-from rnnjax.implementations.scan import checkpointed, in_segments, segment_length, select
+from rnnjax.engines.affine.rules import backward_segment, projects_inside
+from rnnjax.engines.choice import Controls
+from rnnjax.engines.scan import checkpointed, in_segments, segment_length, select
 
 __all__ = ["supports", "unroll_fused"]
 

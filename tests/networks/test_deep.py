@@ -8,7 +8,7 @@ from jax.extend.core import jaxprs_in_params
 
 import rnnjax
 from rnnjax import GRU, LSTM, DeepStack, LearnedState, Stack
-from rnnjax.layers import DeepStackState
+from rnnjax.networks import DeepStackState
 from tests.cells_table import Problem, Row, assert_close, fast_jit, loss_of, make_problem, plain, unroll
 
 KEY = jax.random.key(0)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnjax.lm.sources import Tally, open_sources, read_symbols
-from rnnjax.lm.text import Vocabulary, check_level, check_unknown, count_symbols
+from rnnjax.text.sources import Tally, open_sources, read_symbols
+from rnnjax.text.vocabulary import Vocabulary, check_level, check_unknown, count_symbols
 
 __all__ = [
     "SPLITS",

@@ -1,4 +1,4 @@
-"""The checks behind `rnnjax.check_cell`, from the cheap to the expensive; the first trouble is raised."""
+r"""A check for authors of new cells, from the cheap to the expensive; the first trouble is raised."""
 
 from __future__ import annotations
 
@@ -14,13 +14,31 @@ import numpy as np
 
 from rnnjax.cell import affine_step, check_size, describe, input_shape
 
-__all__ = ["check"]
+__all__ = ["check_cell"]
 
 _TOLERANCE = 1e-4  # float32 steps whose matmuls have different shapes
 
 
-def check(cell: Any, input_size: int, batch_size: int) -> None:
-    """Raises in one sentence what breaks the contract; see `rnnjax.check_cell`."""
+def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
+    r"""Tells the author of a new cell, in one sentence, what breaks the contract; returns None if all is well.
+
+    It makes parameters and a state, takes steps in float32 and bfloat16, and compares.
+
+    Args:
+        cell: an instance of the new cell.
+        input_size: I, any size the cell accepts.
+        batch_size: B of the trial step.
+
+    Raises:
+        TypeError: a method is missing or takes other arguments, or the cell cannot be hashed or compared by
+            value.
+        ValueError: ``init`` ignores ``dtype``, a step changes the state's structure, shape or dtype, ``y`` has
+            the wrong shape or dtype, ``step`` disagrees with ``update``, a batch is not the same as its examples
+            one by one, or a gradient is not finite. That a parameter has no effect is no error.
+
+    >>> import rnnjax
+    >>> rnnjax.check_cell(rnnjax.GRU(4), input_size=3)
+    """
     check_size("check_cell", "input_size", input_size)
     check_size("check_cell", "batch_size", batch_size)
     if isinstance(cell, type):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnjax.cell import check_size, describe
-from rnnjax.layers.batching import check_arrays, share_of_padding
+from rnnjax.data.batching import check_arrays, share_of_padding
 
 __all__ = ["Packed", "pack_documents", "unpack_documents"]
 

@@ -1,4 +1,4 @@
-"""Layers: what is made of cells and sequences of them.
+"""Networks: what is made of cells.
 
 An ensemble needs no class of its own: every function here is pure, so `jax.vmap` over the parameters runs all members
 in one program.
@@ -18,41 +18,30 @@ train side by side, each as if it were alone.
 
 from rnnjax.cell import start_state
 from rnnjax.cells import describable
-from rnnjax.layers.batching import (
-    Bucket,
-    Buckets,
-    bucket_boundaries,
-    bucket_by_length,
-    pad_sequences,
-    padded_share,
-)
-from rnnjax.layers.bidirectional import (
+from rnnjax.networks.bidirectional import (
     Bidirectional,
     BidirectionalParams,
     BidirectionalState,
     Directions,
     unroll_bidirectional,
 )
-from rnnjax.layers.deep import DeepStack, DeepStackParams, DeepStackState
-from rnnjax.layers.norms import NormParams, init_norm, normalize
-from rnnjax.layers.packing import Packed, pack_documents, unpack_documents
-from rnnjax.layers.regularization import (
+from rnnjax.networks.deep import DeepStack, DeepStackParams, DeepStackState
+from rnnjax.networks.norms import NormParams, init_norm, normalize
+from rnnjax.networks.regularization import (
     activation_regularization,
     drop_connect,
     locked_dropout,
     temporal_activation_regularization,
     zoneout,
 )
-from rnnjax.layers.regularized import unroll_regularized
-from rnnjax.layers.stack import Stack, StackParams, StackState, dropout, unroll_layered, unroll_stack
-from rnnjax.layers.start import ContextState, ContextStateParams, LearnedState, LearnedStateParams
+from rnnjax.networks.regularized import unroll_regularized
+from rnnjax.networks.stack import Stack, StackParams, StackState, dropout, unroll_layered, unroll_stack
+from rnnjax.networks.start import ContextState, ContextStateParams, LearnedState, LearnedStateParams
 
 __all__ = [
     "Bidirectional",
     "BidirectionalParams",
     "BidirectionalState",
-    "Bucket",
-    "Buckets",
     "ContextState",
     "ContextStateParams",
     "DeepStack",
@@ -62,24 +51,17 @@ __all__ = [
     "LearnedState",
     "LearnedStateParams",
     "NormParams",
-    "Packed",
     "Stack",
     "StackParams",
     "StackState",
     "activation_regularization",
-    "bucket_boundaries",
-    "bucket_by_length",
     "drop_connect",
     "dropout",
     "init_norm",
     "locked_dropout",
     "normalize",
-    "pack_documents",
-    "pad_sequences",
-    "padded_share",
     "start_state",
     "temporal_activation_regularization",
-    "unpack_documents",
     "unroll_bidirectional",
     "unroll_layered",
     "unroll_regularized",

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, batch_shape, start_state
-from rnnjax.layers.regularization import check_rate
-from rnnjax.layers.stack import check_layers, dropout
+from rnnjax.networks.regularization import check_rate
+from rnnjax.networks.stack import check_layers, dropout
 from rnnjax.unroll import unroll
 
 __all__ = ["Bidirectional", "BidirectionalParams", "BidirectionalState", "Directions", "unroll_bidirectional"]

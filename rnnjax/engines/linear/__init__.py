@@ -1,0 +1,3 @@
+"""Engines of linear cells: ways to solve one linear recurrence."""
+
+__all__: list[str] = []
