@@ -46,7 +46,9 @@ class LRUBlock:
 
     @property
     def _lru(self) -> rnnjax.LRU:
-        return rnnjax.LRU(self.hidden_size, None, self.r_min, self.r_max, self.max_phase)
+        return rnnjax.LRU(
+            self.hidden_size, state_size=None, r_min=self.r_min, r_max=self.r_max, max_phase=self.max_phase
+        )
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LRUBlockParams:
         key_in, key_lru, key_gate = jax.random.split(key, 3)

@@ -10,6 +10,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
+
+from rnnjax.checks import check_dtype, check_size, describe, short
 
 __all__ = [
     "AffineCell",
@@ -274,32 +277,16 @@ def output_shape(cell: Cell, input_size: int) -> tuple[int, ...]:
     return tuple(y.shape)
 
 
-def describe(x: Any) -> str:
-    """``f32[3,4]`` for an array (or its shape-and-dtype record), ``repr`` for anything else."""
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        return repr(x)
-    name = jnp.dtype(x.dtype).name if not jnp.issubdtype(x.dtype, jax.dtypes.extended) else str(x.dtype)
-    for long, short in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
-        if name.startswith(long):
-            name = short + name[len(long) :]
-            break
-    return f"{name}[{','.join(map(str, x.shape))}]"
-
-
-def check_size(where: str, name: str, value: Any) -> None:
-    """Raises unless ``value`` is a positive int: a hidden size, an input size and the like."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{where}: {name} must be an int, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{where}: {name} must be at least 1, got {value}.")
-
-
-def batch_axes(batch_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The argument of an ``initial_state``, as a tuple.
+def batch_axes(batch_shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[int, ...]:
+    """The arguments of an ``initial_state``: the axes as a tuple of plain ints.
 
     Raises:
-        TypeError: if it is none; a single size is the commonest slip.
+        TypeError: if the axes are no tuple, as a single size is the commonest slip, or ``dtype`` is no floating one.
+        ValueError: if a size is negative.
     """
     if not isinstance(batch_shape, tuple | list):
-        raise TypeError(f"initial_state: batch_shape must be a tuple of sizes, got {batch_shape!r}; write (32,).")
-    return tuple(batch_shape)
+        raise TypeError(f"initial_state: batch_shape must be a tuple of sizes, got {short(batch_shape)}; write (32,).")
+    check_dtype("initial_state", dtype)
+    sizes = ((size, is_symbolic_dim(size)) for size in batch_shape)  # a program exported for any batch has symbols
+    name = "every size of batch_shape"
+    return tuple(size if symbol else check_size("initial_state", name, size, least=0) for size, symbol in sizes)

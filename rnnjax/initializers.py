@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rnnjax.checks import check_real, check_size
+
 __all__ = ["Chrono", "Glorot", "Identity", "Initializer", "Orthogonal", "Uniform", "per_gate"]
 
 
@@ -32,6 +34,10 @@ class Uniform:
 
     scale: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            object.__setattr__(self, "scale", check_real("Uniform", "scale", self.scale, least=0))
+
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         scale = 1.0 / math.sqrt(max(shape[-1], 1)) if self.scale is None else self.scale
         return jax.random.uniform(key, shape, jnp.float32, -scale, scale).astype(dtype)
@@ -42,6 +48,9 @@ class Glorot:
     r"""``U(-s, s)`` with ``s = scale * sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, 2010)."""
 
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", check_real("Glorot", "scale", self.scale, least=0))
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         limit = self.scale * math.sqrt(6.0 / (shape[-2] + shape[-1]))
@@ -56,6 +65,9 @@ class Orthogonal:
     """
 
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", check_real("Orthogonal", "scale", self.scale))
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         rows, columns = shape
@@ -73,6 +85,9 @@ class Identity:
 
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", check_real("Identity", "scale", self.scale))
+
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         del key  # part of the signature; nothing here is random
         return self.scale * jnp.eye(shape[0], shape[1], dtype=dtype)
@@ -89,14 +104,14 @@ class Chrono:
         max_lag: the longest dependency to be expected, in steps; at least 3.
 
     Raises:
-        ValueError: if ``max_lag`` is below 3.
+        TypeError: if ``max_lag`` is no int.
+        ValueError: if it is below 3.
     """
 
     max_lag: int
 
     def __post_init__(self) -> None:
-        if self.max_lag < 3:
-            raise ValueError(f"Chrono: max_lag must be at least 3 steps, got {self.max_lag}.")
+        object.__setattr__(self, "max_lag", check_size("Chrono", "max_lag", self.max_lag, least=3))
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         lag = jax.random.uniform(key, shape, jnp.float32, 1.0, float(self.max_lag - 1))

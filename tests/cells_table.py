@@ -91,7 +91,7 @@ CELLS = {
     "gru_reset_before": Row(GRUResetBefore(4)),
     "projected_lstm": Row(ProjectedLSTM(3, cell_size=5)),
     "highway": Row(RecurrentHighway(4, depth=2)),
-    "conv_lstm": Row(ConvLSTM(2, (4,))),
+    "conv_lstm": Row(ConvLSTM(2, spatial_shape=(4,))),
 }
 # What looks closer than the laws do, each on its own words, takes these rows.
 CORE = ("lstm", "gru", "stack")
@@ -122,9 +122,11 @@ VARIANTS = {
     "stack_of_one": Row(Stack((LSTM(4),))),
     "norm_stack": Row(Stack((LSTM(5), GRU(4)), norm="rms")),
     "stack_of_stacks": Row(Stack((Stack((Elman(4), GRU(2))), LSTM(4)))),
-    "conv_lstm_2d": Row(ConvLSTM(2, (3, 2)), 2),
-    "conv_lstm_3d": Row(ConvLSTM(2, (1, 2, 3), (1, 3, 3)), 1),
-    "stack_of_conv_lstms": Row(Stack((ConvLSTM(1, (3, 2)), ConvLSTM(2, (3, 2), 1))), 2),
+    "conv_lstm_2d": Row(ConvLSTM(2, spatial_shape=(3, 2)), 2),
+    "conv_lstm_3d": Row(ConvLSTM(2, spatial_shape=(1, 2, 3), kernel_shape=(1, 3, 3)), 1),
+    "stack_of_conv_lstms": Row(
+        Stack((ConvLSTM(1, spatial_shape=(3, 2)), ConvLSTM(2, spatial_shape=(3, 2), kernel_shape=1))), 2
+    ),
 }
 
 

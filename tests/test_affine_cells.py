@@ -252,7 +252,8 @@ def test_slstm_forgets_from_the_start(forget_gate, x64):
 def test_forget_biases_of_slstm_mean_the_same_for_both_gates():
     """A number is taken as it is; what is meant for a sigmoid becomes the logarithm of that sigmoid."""
     usual, exp = (
-        np.asarray(SLSTM(3, Chrono(20), gate).init(jax.random.key(0), 1).b).reshape(4, 3) for gate in ("sigmoid", "exp")
+        np.asarray(SLSTM(3, forget_bias=Chrono(20), forget_gate=gate).init(jax.random.key(0), 1).b).reshape(4, 3)
+        for gate in ("sigmoid", "exp")
     )
     np.testing.assert_array_equal(exp[[0, 2, 3]], usual[[0, 2, 3]])
     np.testing.assert_allclose(np.exp(exp[1]), 1 / (1 + np.exp(-usual[1])), rtol=1e-6)

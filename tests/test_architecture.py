@@ -14,6 +14,8 @@ FLOORS = {
     "cell": 0,
     "initializers": 0,
     "cpu": 0,
+    "checks": 0,
+    "fields": 0,
     "text": 0,
     "cells": 1,
     "data": 1,

@@ -287,7 +287,9 @@ def test_wrong_options(make, sentence):
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("cell", [MinGRU(4), MinLSTM(4), LRU(4, 5), SRU(4)], ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell", [MinGRU(4), MinLSTM(4), LRU(4, state_size=5), SRU(4)], ids=lambda cell: type(cell).__name__
+)
 def test_wrong_arguments_of_unroll(cell):
     arguments: Any = (cell.init(jax.random.key(0), 3), cell.initial_state((2,)))
     for shape in ((7, 2, 4), (7, 3), (7, 5, 3)):

@@ -164,7 +164,7 @@ def test_own_initialisers_work_in_a_cell():
 
 @pytest.mark.parametrize("lag", [2, 0, -1])
 def test_chrono_needs_three_steps(lag):
-    with pytest.raises(ValueError, match=rf"^Chrono: max_lag must be at least 3 steps, got {lag}\.$"):
+    with pytest.raises(ValueError, match=rf"^Chrono: max_lag must be at least 3, got {lag}\.$"):
         Chrono(lag)
 
 

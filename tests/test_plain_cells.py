@@ -15,7 +15,9 @@ from rnnjax.testing import assert_close, fast_jit, forward, loss_of, make_proble
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("cell", [ConvLSTM(1, (3, 2)), ConvLSTM(1, (1, 2, 3))], ids=["2d", "3d"])
+@pytest.mark.parametrize(
+    "cell", [ConvLSTM(1, spatial_shape=(3, 2)), ConvLSTM(1, spatial_shape=(1, 2, 3))], ids=["2d", "3d"]
+)
 def test_images_and_volumes(cell, x64):
     """What depends on the number of axes: finite differences along a direction, and two batch axes."""
     six, along = (make_problem(cell, 2, (6,), seq_len=4, seed=seed) for seed in (0, 1))
@@ -40,7 +42,7 @@ def test_images_and_volumes(cell, x64):
 
 def test_a_conv_lstm_of_one_place_at_a_time_is_an_lstm(x64):
     """With a kernel of one place, every place is an example of its own."""
-    cell, lstm = ConvLSTM(2, (3, 4), 1), LSTM(2)
+    cell, lstm = ConvLSTM(2, spatial_shape=(3, 4), kernel_shape=1), LSTM(2)
     problem = plain(make_problem(cell, 3))
     params = type(lstm.init(KEY, 3))(problem.params.w_ih[0, 0], problem.params.w_hh[0, 0], problem.params.b)
     want = forward(lstm, "scan")(problem._replace(params=params))
@@ -49,7 +51,7 @@ def test_a_conv_lstm_of_one_place_at_a_time_is_an_lstm(x64):
 
 def test_a_shifted_image_gives_a_shifted_output(x64):
     """Away from the border, which the kernel reaches from two places away after two steps."""
-    cell = ConvLSTM(2, (9,))
+    cell = ConvLSTM(2, spatial_shape=(9,))
     problem = plain(make_problem(cell, 3, batch=(), seq_len=2))
     moved = problem._replace(state=jax.tree.map(lambda a: jnp.roll(a, 1, 0), problem.state))
     moved = moved._replace(xs=jnp.roll(problem.xs, 1, 1))
@@ -106,9 +108,13 @@ def test_initial_biases():
 
     np.testing.assert_array_equal(bias_of(GRUResetBefore(2, update_bias=-1.0)), [0, 0, -1, -1, 0, 0])
     np.testing.assert_array_equal(bias_of(RecurrentHighway(2, depth=2)), [[0, 0, -2, -2]] * 2)
-    for cell in (ProjectedLSTM(3, cell_size=2, forget_bias=3.0), ConvLSTM(2, (4,), forget_bias=3.0)):
+    for cell in (ProjectedLSTM(3, cell_size=2, forget_bias=3.0), ConvLSTM(2, spatial_shape=(4,), forget_bias=3.0)):
         np.testing.assert_array_equal(bias_of(cell), [0, 0, 3, 3, 0, 0, 0, 0])
-    for cell in (GRUResetBefore(6, Chrono(20)), ProjectedLSTM(1, 6, Chrono(20)), ConvLSTM(6, (4,), 1, Chrono(20))):
+    for cell in (
+        GRUResetBefore(6, update_bias=Chrono(20)),
+        ProjectedLSTM(1, cell_size=6, forget_bias=Chrono(20)),
+        ConvLSTM(6, spatial_shape=(4,), kernel_shape=1, forget_bias=Chrono(20)),
+    ):
         b = np.asarray(bias_of(cell)[6:12])
         assert len(set(b)) == 6 and 0 <= b.min() and b.max() <= np.log(19)
 
@@ -116,20 +122,20 @@ def test_initial_biases():
 @pytest.mark.quick
 def test_initial_weights_are_orthogonal_gate_by_gate():
     """Pitfall 5, for a kernel too: as a matrix from all that it sees to one gate."""
-    params = ConvLSTM(4, (5, 5)).init(KEY, 3)
+    params = ConvLSTM(4, spatial_shape=(5, 5)).init(KEY, 3)
     assert params.w_ih.shape == (3, 3, 3, 16)
     for gate in np.split(np.asarray(params.w_hh).reshape(36, 16), 4, axis=1):
         np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-5)
     for layer in RecurrentHighway(4, depth=3).init(KEY, 3).w_hh:
         for gate in np.split(np.asarray(layer), 2, axis=1):
             np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-5)
-    for gate in np.split(np.asarray(ProjectedLSTM(3, 5).init(KEY, 2).w_hh), 4, axis=1):
+    for gate in np.split(np.asarray(ProjectedLSTM(3, cell_size=5).init(KEY, 2).w_hh), 4, axis=1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(3), atol=1e-5)
 
 
 def test_sums_of_a_bfloat16_convolution_stay_in_float32():
     """541 products of one and a bias of -540 make 1; bfloat16, which knows 540 and 544, would make 0."""
-    cell = ConvLSTM(1, (3,), 3)
+    cell = ConvLSTM(1, spatial_shape=(3,), kernel_shape=3)
     shapes = jax.eval_shape(lambda: cell.init(KEY, 181, jnp.bfloat16))
     params = type(shapes)(*(jnp.full(leaf.shape, value, leaf.dtype) for leaf, value in zip(shapes, (1, 0, -540))))
     x = jnp.ones((3, 181)).at[1:, 180].set(0)
@@ -138,7 +144,7 @@ def test_sums_of_a_bfloat16_convolution_stay_in_float32():
 
 
 def test_bfloat16_is_close_to_exact(x64):
-    cell = ConvLSTM(2, (3, 4))
+    cell = ConvLSTM(2, spatial_shape=(3, 4))
     problem = plain(make_problem(cell, 3, dtype=jnp.bfloat16))
     run = with_gradients(cell, "scan")
     wide = jax.tree.map(lambda a: a.astype(float), problem)
@@ -150,11 +156,11 @@ def test_bfloat16_is_close_to_exact(x64):
 @pytest.mark.quick
 def test_one_form_of_every_cell():
     """Pitfall 17: equal cells are equal, however they were written."""
-    assert ConvLSTM(4, [5, 6], 3) == ConvLSTM(4, (5, 6), (3, 3)) == rnnjax.cell_from_name(
-        "conv_lstm(spatial_shape=(5, 6))", 4
-    )  # fmt: skip
-    assert rnnjax.cell_from_name("projected_lstm(cell_size=7)", 4) == ProjectedLSTM(4, 7)
-    assert rnnjax.cell_from_name("highway(depth=2)", 4) == RecurrentHighway(4, 2)
+    square = ConvLSTM(4, spatial_shape=(5, 6), kernel_shape=(3, 3))
+    assert ConvLSTM(4, spatial_shape=[5, 6], kernel_shape=3) == square
+    assert rnnjax.cell_from_name("conv_lstm(spatial_shape=(5, 6))", 4) == square
+    assert rnnjax.cell_from_name("projected_lstm(cell_size=7)", 4) == ProjectedLSTM(4, cell_size=7)
+    assert rnnjax.cell_from_name("highway(depth=2)", 4) == RecurrentHighway(4, depth=2)
     assert ProjectedLSTM(4).initial_state().c.shape == (16,)
 
 
@@ -163,17 +169,45 @@ def test_one_form_of_every_cell():
     ("make", "kind", "sentence"),
     [
         (lambda: GRUResetBefore(0), ValueError, "GRUResetBefore: hidden_size must be at least 1, got 0."),
-        (lambda: ProjectedLSTM(3, 0), ValueError, "ProjectedLSTM: cell_size must be at least 1, got 0."),
-        (lambda: RecurrentHighway(3, 0), ValueError, "RecurrentHighway: depth must be at least 1, got 0."),
-        (lambda: RecurrentHighway(3, 2.0), TypeError, "RecurrentHighway: depth must be an int, got 2.0."),
-        (lambda: ConvLSTM(True, (4,)), TypeError, "ConvLSTM: hidden_size must be an int, got True."),
-        (lambda: ConvLSTM(3, 8), TypeError, "ConvLSTM: spatial_shape must be a tuple of ints, got 8; write (8,)"),
-        (lambda: ConvLSTM(3, ()), ValueError, "ConvLSTM: spatial_shape must have 1, 2 or 3 axes, got ()."),
-        (lambda: ConvLSTM(3, (4, 0)), ValueError, "ConvLSTM: every size of spatial_shape must be at least 1, got 0."),
-        (lambda: ConvLSTM(3, (4,), 3.0), TypeError, "ConvLSTM: every size of kernel_shape must be an int, got 3.0."),
-        (lambda: ConvLSTM(3, (4, 4), (3, 2)), ValueError, "ConvLSTM: every size of kernel_shape must be odd"),
-        (lambda: ConvLSTM(3, (4, 4), (3,)), ValueError, "ConvLSTM: kernel_shape must have one size for each of the 2"),
-        (lambda: ConvLSTM(3, (4,)).init(KEY, 0), ValueError, "ConvLSTM.init: input_size must be at least 1, got 0."),
+        (lambda: ProjectedLSTM(3, cell_size=0), ValueError, "ProjectedLSTM: cell_size must be at least 1, got 0."),
+        (lambda: RecurrentHighway(3, depth=0), ValueError, "RecurrentHighway: depth must be at least 1, got 0."),
+        (lambda: RecurrentHighway(3, depth=2.0), TypeError, "RecurrentHighway: depth must be an int, got 2.0."),
+        (lambda: ConvLSTM(True, spatial_shape=(4,)), TypeError, "ConvLSTM: hidden_size must be an int, got True."),
+        (
+            lambda: ConvLSTM(3, spatial_shape=8),
+            TypeError,
+            "ConvLSTM: spatial_shape must be a tuple of ints, got 8; write (8,)",
+        ),
+        (
+            lambda: ConvLSTM(3, spatial_shape=()),
+            ValueError,
+            "ConvLSTM: spatial_shape must have 1, 2 or 3 axes, got ().",
+        ),
+        (
+            lambda: ConvLSTM(3, spatial_shape=(4, 0)),
+            ValueError,
+            "ConvLSTM: every size of spatial_shape must be at least 1, got 0.",
+        ),
+        (
+            lambda: ConvLSTM(3, spatial_shape=(4,), kernel_shape=3.0),
+            TypeError,
+            "ConvLSTM: every size of kernel_shape must be an int, got 3.0.",
+        ),
+        (
+            lambda: ConvLSTM(3, spatial_shape=(4, 4), kernel_shape=(3, 2)),
+            ValueError,
+            "ConvLSTM: every size of kernel_shape must be odd",
+        ),
+        (
+            lambda: ConvLSTM(3, spatial_shape=(4, 4), kernel_shape=(3,)),
+            ValueError,
+            "ConvLSTM: kernel_shape must have one size for each of the 2",
+        ),
+        (
+            lambda: ConvLSTM(3, spatial_shape=(4,)).init(KEY, 0),
+            ValueError,
+            "ConvLSTM.init: input_size must be at least 1, got 0.",
+        ),
         (
             lambda: rnnjax.cell_from_name("conv_lstm", 4),
             ValueError,
@@ -192,7 +226,7 @@ def test_errors(make, kind, sentence):
 @pytest.mark.parametrize("stacked", [False, True], ids=["cell", "stack"])
 @pytest.mark.parametrize("shape", [(5, 2, 4, 3, 7), (5, 2, 3, 4, 3), (5, 2, 12, 3), (5, 4, 3, 3), (5,), ()], ids=str)
 def test_xs_that_do_not_fit_an_image(stacked, shape):
-    cell = ConvLSTM(1, (4, 3))
+    cell = ConvLSTM(1, spatial_shape=(4, 3))
     cell = Stack((cell,)) if stacked else cell
     params = cell.init(KEY, 3)
     with pytest.raises(ValueError) as caught:
@@ -206,8 +240,8 @@ def test_xs_that_do_not_fit_an_image(stacked, shape):
 @pytest.mark.quick
 def test_shapes_of_inputs_and_outputs():
     assert input_shape(LSTM(4), 3) == (3,) and output_shape(LSTM(4), 3) == (4,)
-    image = ConvLSTM(2, (5, 4))
-    for cell in (image, Stack((ConvLSTM(7, (5, 4)), image))):
+    image = ConvLSTM(2, spatial_shape=(5, 4))
+    for cell in (image, Stack((ConvLSTM(7, spatial_shape=(5, 4)), image))):
         assert input_shape(cell, 3) == (5, 4, 3) and output_shape(cell, 3) == (5, 4, 2)
 
 
@@ -215,9 +249,9 @@ def test_shapes_of_inputs_and_outputs():
 @pytest.mark.parametrize(
     ("below", "above", "read", "written"),
     [
-        (ConvLSTM(2, (5, 4)), LSTM(3), [2], [5, 4, 2]),
-        (LSTM(3), ConvLSTM(2, (5, 4)), [5, 4, 3], [3]),
-        (ConvLSTM(2, (5, 4)), ConvLSTM(2, (4, 5)), [4, 5, 2], [5, 4, 2]),
+        (ConvLSTM(2, spatial_shape=(5, 4)), LSTM(3), [2], [5, 4, 2]),
+        (LSTM(3), ConvLSTM(2, spatial_shape=(5, 4)), [5, 4, 3], [3]),
+        (ConvLSTM(2, spatial_shape=(5, 4)), ConvLSTM(2, spatial_shape=(4, 5)), [4, 5, 2], [5, 4, 2]),
     ],
 )
 def test_layers_that_do_not_fit(below, above, read, written):

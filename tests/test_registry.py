@@ -6,6 +6,7 @@ import random
 import re
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,6 +57,9 @@ def test_every_name_makes_a_cell():
     [
         ("foo", f"cell: no cell is called 'foo'; known: {', '.join(sorted(CELLS))}, or path/"),
         ("", "cell: no cell is called ''"),
+        ("lsmt", "cell: no cell is called 'lsmt'; did you mean 'lstm'? known: "),
+        ("lstm(forget_bias=nan)", "LSTM: forget_bias must be a finite number, got nan."),
+        ("lstm(forgetbias=2.0)", "LSTM: no option is called 'forgetbias'; did you mean 'forget_bias'? Its options: "),
         ("lstm(4)", "cell: cannot read 'lstm(4)' (options must be name=value)"),
         ("lstm(**{'a': 1})", "(options must be name=value)"),
         ("lstm(forget_bias=2.0", "cell: cannot read 'lstm(forget_bias=2.0'"),
@@ -65,7 +69,7 @@ def test_every_name_makes_a_cell():
         ("lstm(forget_bias=__import__('os').system('true'))", "cell: cannot read"),
         ("elman(recurrent_init=per_gate())", "(per_gate is no initialiser)"),
         ("elman(recurrent_init=Initializer())", "(Initializer is no initialiser)"),
-        ("lstm(forget_bias=Chrono(1))", "Chrono: max_lag must be at least 3 steps, got 1."),
+        ("lstm(forget_bias=Chrono(1))", "Chrono: max_lag must be at least 3, got 1."),
         ("lstm(forget_bias=Chrono(lag=9))", "unexpected keyword argument 'lag'"),
         ("lstm(forget=2)", "Its options: forget_bias, input_init, recurrent_init."),
         ("lstm(hidden_size=3)", "multiple values for keyword argument 'hidden_size'"),
@@ -165,3 +169,57 @@ def test_every_cell_has_the_reference():
     assert rnnjax.implementations(GRU(4))[0] == "scan"
     assert {"scan", "layered"} <= set(rnnjax.implementations(Stack((GRU(4),))))
     assert "layered" not in rnnjax.implementations(GRU(4))
+
+
+@pytest.mark.parametrize("name", sorted(CELLS))
+def test_options_go_by_name(name):
+    """What torch calls LSTM(input_size, hidden_size) is an error that says so, not another cell."""
+    kind = CELLS[name]
+    with pytest.raises(TypeError) as caught:
+        kind(64, 128)  # type: ignore[call-arg]
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{kind.__name__}: hidden_size alone is given by position, got {kind.__name__}(64, 128)")
+    assert f"{kind.__name__}(128).init(key, 64)" in sentence
+
+
+def test_sizes_of_numpy_are_plain_ints():
+    cell = rnnjax.RecurrentHighway(np.int64(5), depth=np.uint8(2), transform_bias=np.float32(-1.0))
+    assert cell == rnnjax.RecurrentHighway(5, depth=2, transform_bias=-1.0)
+    assert repr(cell).startswith("RecurrentHighway(hidden_size=5, depth=2, transform_bias=-1.0, ")
+    params = rnnjax.LSTM(4).init(jax.random.key(0), np.int32(3))
+    assert params.w_ih.shape == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "sentence"),
+    [
+        (lambda: rnnjax.LSTM(2**40), ValueError, "LSTM: hidden_size must be at most 2147483647, got 1099511627776."),
+        (lambda: rnnjax.LSTM(4, forget_bias="1"), TypeError, "LSTM: forget_bias must be a number, got '1'."),
+        (lambda: rnnjax.LSTM(4, forget_bias=True), TypeError, "LSTM: forget_bias must be a number, got True."),
+        (lambda: rnnjax.LSTM(4, forget_bias=jnp.ones(4)), TypeError, "LSTM: forget_bias must be a number, got f32[4]."),
+        (lambda: rnnjax.MIRNN(4, alpha=np.nan), ValueError, "MIRNN: alpha must be a finite number, got nan."),
+        (lambda: rnnjax.MGU(4, reset_gate="no"), TypeError, "MGU: reset_gate must be True or False, got 'no'."),
+        (lambda: rnnjax.LSTM(4, input_init=rnnjax.Glorot), TypeError, "LSTM: input_init must be an instance, got the"),
+        (lambda: rnnjax.LSTM(4, input_init=3), TypeError, "LSTM: input_init must be an initialiser such as Glorot()"),
+        (lambda: rnnjax.LSTM(4, forget_bias=rnnjax.Chrono), TypeError, "LSTM: forget_bias must be an instance, got"),
+        (lambda: rnnjax.LRU(4, state_size=0), ValueError, "LRU: state_size must be at least 1, got 0."),
+        (lambda: rnnjax.Chrono(2.5), TypeError, "Chrono: max_lag must be an int, got 2.5."),
+        (lambda: rnnjax.Glorot(np.nan), ValueError, "Glorot: scale must be a finite number"),
+        (lambda: rnnjax.Uniform(-1), ValueError, "Uniform: scale must be a finite number of at least 0, got -1."),
+        (lambda: rnnjax.LSTM(4).init(0, 3), TypeError, "LSTM.init: key must be a key of jax.random, got 0; make it"),
+        (
+            lambda: rnnjax.GRU(4).init(jax.random.split(jax.random.key(0)), 3),
+            ValueError,
+            "GRU.init: key must be one key",
+        ),
+        (lambda: rnnjax.GRU(4).init(jax.random.key(0), 3, int), TypeError, "GRU.init: dtype must be a floating dtype"),
+        (lambda: rnnjax.GRU(4).init(jax.random.key(0), 3, "c8"), TypeError, "GRU.init: dtype must be a floating dtype"),
+        (lambda: rnnjax.GRU(4).initial_state((2,), bool), TypeError, "initial_state: dtype must be a floating dtype"),
+        (lambda: rnnjax.GRU(4).initial_state((-2,)), ValueError, "initial_state: every size of batch_shape must be at"),
+        (lambda: cell_from_name(None, 3), TypeError, "cell_from_name: spec must be a name such as 'lstm', got None."),
+    ],
+)
+def test_sentence_about_a_field(make, kind, sentence):
+    with pytest.raises(kind) as caught:
+        make()
+    assert str(caught.value).startswith(sentence)

@@ -41,7 +41,12 @@ def entry(name: str, lag: int, width: float = 1.0) -> Entry:
         case "Elman":
             return Entry(rnnjax.Elman(size(128)), 2e-3)
         case "IRNN":
-            return Entry(rnnjax.Elman(size(128), "relu", rnnjax.Glorot(0.1), rnnjax.Identity()), 5e-4)
+            return Entry(
+                rnnjax.Elman(
+                    size(128), activation="relu", input_init=rnnjax.Glorot(0.1), recurrent_init=rnnjax.Identity()
+                ),
+                5e-4,
+            )
         case "LSTM":
             return Entry(rnnjax.LSTM(size(64)), 8e-3)
         case "GRU":

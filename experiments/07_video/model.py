@@ -60,7 +60,7 @@ class FrameTagger:
         """The recurrent cell."""
         if self.network == "lstm":
             return rnnjax.LSTM(self.hidden_size)
-        return rnnjax.ConvLSTM(self.hidden_size, (self._side, self._side))
+        return rnnjax.ConvLSTM(self.hidden_size, spatial_shape=(self._side, self._side))
 
     def init(self, key: jax.Array) -> Params:
         keys = jax.random.split(key, 4)

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
 from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
+from rnnjax.checks import check_size
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["ConvLSTM", "ConvLSTMParams"]
@@ -29,7 +31,7 @@ class ConvLSTMParams(NamedTuple):
     b: jax.Array  # [4H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class ConvLSTM:
     r"""Convolutional LSTM (Shi et al., 2015) in one, two or three dimensions.
 
@@ -64,6 +66,7 @@ class ConvLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     spatial_shape: tuple[int, ...]
     kernel_shape: int | tuple[int, ...] = 3
     forget_bias: float | Chrono = 1.0
@@ -71,7 +74,6 @@ class ConvLSTM:
     recurrent_init: Initializer = Orthogonal()
 
     def __post_init__(self) -> None:
-        check_size("ConvLSTM", "hidden_size", self.hidden_size)
         spatial, kernel = self.spatial_shape, self.kernel_shape
         if not isinstance(spatial, tuple | list):
             raise TypeError(
@@ -85,15 +87,14 @@ class ConvLSTM:
                 f"ConvLSTM: kernel_shape must have one size for each of the {len(spatial)} axes of spatial_shape, "
                 f"got {kernel!r}."
             )
-        for name, shape in (("spatial_shape", spatial), ("kernel_shape", kernel)):
-            for size in shape:
-                check_size("ConvLSTM", f"every size of {name}", size)
+        spatial = tuple(check_size("ConvLSTM", "every size of spatial_shape", size) for size in spatial)
+        kernel = tuple(check_size("ConvLSTM", "every size of kernel_shape", size) for size in kernel)
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(
                 f"ConvLSTM: every size of kernel_shape must be odd, so that a kernel has a middle, got {kernel!r}."
             )
         # In one form each, so that equal cells compare equal and share one trace.
-        object.__setattr__(self, "spatial_shape", tuple(spatial))
+        object.__setattr__(self, "spatial_shape", spatial)
         object.__setattr__(self, "kernel_shape", kernel)
 
     def input_shape(self, input_size: int) -> tuple[int, ...]:
@@ -102,7 +103,6 @@ class ConvLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> ConvLSTMParams:
         """New parameters for inputs of ``input_size`` channels; ``b`` is zero but for the forget bias."""
-        check_size("ConvLSTM.init", "input_size", input_size)
         key_ih, key_hh, key_b = jax.random.split(key, 3)
         kernel: Any = self.kernel_shape
 
@@ -118,7 +118,7 @@ class ConvLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
         """Zeros, in two arrays ``[*batch, *spatial, H]``."""
-        shape = (*batch_axes(batch_shape), *self.spatial_shape, self.hidden_size)
+        shape = (*batch_axes(batch_shape, dtype), *self.spatial_shape, self.hidden_size)
         return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
     def step(self, params: ConvLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:

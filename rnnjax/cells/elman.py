@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 
 __all__ = ["Elman", "ElmanParams", "ElmanState"]
@@ -28,7 +29,7 @@ class ElmanState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class Elman:
     r"""Elman's recurrent network (Elman, 1990), with tanh or ReLU.
 
@@ -55,19 +56,14 @@ class Elman:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     activation: Literal["tanh", "relu"] = "tanh"
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 1
 
-    def __post_init__(self) -> None:
-        check_size("Elman", "hidden_size", self.hidden_size)
-        if self.activation not in ("tanh", "relu"):
-            raise ValueError(f"Elman: activation must be 'tanh' or 'relu', got {self.activation!r}.")
-
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> ElmanParams:
         """New parameters: ``b`` is zero, the weights come from the two initialisers."""
-        check_size("Elman.init", "input_size", input_size)
         key_ih, key_hh = jax.random.split(key)
         size = self.hidden_size
         return ElmanParams(
@@ -78,7 +74,7 @@ class Elman:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> ElmanState:
         """Zeros."""
-        return ElmanState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return ElmanState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def update(self, params: ElmanParams, state: ElmanState, zx: Gates, zh: Gates) -> tuple[ElmanState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

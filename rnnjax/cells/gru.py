@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gru_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["GRU", "GRUParams", "GRUState"]
@@ -31,7 +32,7 @@ class GRUState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class GRU:
     r"""Gated recurrent unit (Cho et al., 2014), in the form with the reset after the matmul.
 
@@ -62,13 +63,11 @@ class GRU:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     update_bias: float | Chrono = 0.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 3
-
-    def __post_init__(self) -> None:
-        check_size("GRU", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUParams:
         """New parameters; the biases are zero but for the update bias."""
@@ -77,7 +76,7 @@ class GRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
         """Zeros."""
-        return GRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return GRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def update(self, params: GRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
 from rnnjax.cells.gru import GRUState
 from rnnjax.cells.weights import gru_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["GRUResetBefore", "GRUResetBeforeParams"]
@@ -25,7 +26,7 @@ class GRUResetBeforeParams(NamedTuple):
     b: jax.Array  # [3H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class GRUResetBefore:
     r"""Gated recurrent unit (Cho et al., 2014) in its original form, with the reset before the matmul.
 
@@ -57,12 +58,10 @@ class GRUResetBefore:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     update_bias: float | Chrono = 0.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
-
-    def __post_init__(self) -> None:
-        check_size("GRUResetBefore", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUResetBeforeParams:
         """New parameters; ``b`` is zero but for the update bias."""
@@ -70,7 +69,7 @@ class GRUResetBefore:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
         """Zeros."""
-        return GRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return GRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def step(self, params: GRUResetBeforeParams, state: GRUState, x: jax.Array) -> tuple[GRUState, jax.Array]:
         """One step; see the equations of the class."""

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_size, compute_dtype, describe, matmul, split_gates
+from rnnjax.cell import batch_axes, compute_dtype, describe, matmul, split_gates
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]
@@ -29,7 +30,7 @@ class RecurrentHighwayState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class RecurrentHighway:
     r"""Recurrent highway network (Zilly et al., 2017), with the carry gate coupled to the transform gate.
 
@@ -62,18 +63,14 @@ class RecurrentHighway:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     depth: int = 5
     transform_bias: float = -2.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
 
-    def __post_init__(self) -> None:
-        check_size("RecurrentHighway", "hidden_size", self.hidden_size)
-        check_size("RecurrentHighway", "depth", self.depth)
-
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> RecurrentHighwayParams:
         """New parameters; the biases are zero but for the transform bias."""
-        check_size("RecurrentHighway.init", "input_size", input_size)
         key_ih, key_hh = jax.random.split(key)
         size = self.hidden_size
         bias = jnp.repeat(jnp.asarray([0.0, self.transform_bias], dtype), size)
@@ -88,7 +85,7 @@ class RecurrentHighway:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> RecurrentHighwayState:
         """Zeros."""
-        return RecurrentHighwayState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return RecurrentHighwayState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def step(
         self, params: RecurrentHighwayParams, state: RecurrentHighwayState, x: jax.Array

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer
 
 __all__ = ["IndRNN", "IndRNNParams", "IndRNNState"]
@@ -28,7 +29,7 @@ class IndRNNState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class IndRNN:
     r"""Independently recurrent network (Li et al., 2018): a unit sees of the state only itself.
 
@@ -58,22 +59,19 @@ class IndRNN:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     activation: Literal["relu", "tanh"] = "relu"
     recurrent_range: tuple[float, float] = (0.0, 1.0)
     input_init: Initializer = Glorot()
     num_gates = 1
 
     def __post_init__(self) -> None:
-        check_size("IndRNN", "hidden_size", self.hidden_size)
-        if self.activation not in ("relu", "tanh"):
-            raise ValueError(f"IndRNN: activation must be 'relu' or 'tanh', got {self.activation!r}.")
         limits = self.recurrent_range
         if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] <= limits[1]:
             raise ValueError(f"IndRNN: recurrent_range must be a tuple (low, high), got {limits!r}.")
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> IndRNNParams:
         """New parameters; ``b`` is zero."""
-        check_size("IndRNN.init", "input_size", input_size)
         key_ih, key_u = jax.random.split(key)
         low, high = self.recurrent_range
         return IndRNNParams(
@@ -84,7 +82,7 @@ class IndRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> IndRNNState:
         """Zeros."""
-        return IndRNNState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return IndRNNState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def update(self, params: IndRNNParams, state: IndRNNState, zx: Gates, zh: Gates) -> tuple[IndRNNState, jax.Array]:
         """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size, split_gates
+from rnnjax.cell import Gates, affine_step, batch_axes, split_gates
 from rnnjax.cells.gru import GRUState
 from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gru_weights, lstm_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = [
@@ -36,7 +37,7 @@ class LayerNormLSTMParams(NamedTuple):
     b_c: jax.Array  # [H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class LayerNormLSTM:
     r"""LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
 
@@ -68,6 +69,7 @@ class LayerNormLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     forget_bias: float | Chrono = 1.0
     epsilon: float = 1e-5
     input_init: Initializer = Glorot()
@@ -75,7 +77,6 @@ class LayerNormLSTM:
     num_gates = 4
 
     def __post_init__(self) -> None:
-        check_size("LayerNormLSTM", "hidden_size", self.hidden_size)
         _check_epsilon("LayerNormLSTM", self.epsilon)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormLSTMParams:
@@ -124,7 +125,7 @@ class LayerNormGRUParams(NamedTuple):
     gain_h: jax.Array  # [3H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class LayerNormGRU:
     r"""GRU with layer normalisation (Ba, Kiros and Hinton, 2016).
 
@@ -159,6 +160,7 @@ class LayerNormGRU:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     update_bias: float | Chrono = 0.0
     epsilon: float = 1e-5
     input_init: Initializer = Glorot()
@@ -166,7 +168,6 @@ class LayerNormGRU:
     num_gates = 3
 
     def __post_init__(self) -> None:
-        check_size("LayerNormGRU", "hidden_size", self.hidden_size)
         _check_epsilon("LayerNormGRU", self.epsilon)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormGRUParams:
@@ -177,7 +178,7 @@ class LayerNormGRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
         """Zeros."""
-        return GRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return GRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def update(self, params: LayerNormGRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
         """The pointwise part of a step and its four norms; see the equations of the class."""

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size, compute_dtype
+from rnnjax.cell import Gates, affine_step, batch_axes, compute_dtype
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 
 __all__ = ["LeakyParams", "LeakyRNN", "LeakyState", "leaky_noise"]
@@ -30,7 +31,7 @@ class LeakyState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class LeakyRNN:
     r"""Leaky network: ``tau dh/dt = -h + phi(..)`` in Euler steps of ``dt`` (Jaeger et al., 2007; Yang et al., 2019).
 
@@ -66,6 +67,7 @@ class LeakyRNN:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     tau: float = 5.0
     dt: float = 1.0
     learn_tau: bool = False
@@ -75,16 +77,12 @@ class LeakyRNN:
     num_gates = 1
 
     def __post_init__(self) -> None:
-        check_size("LeakyRNN", "hidden_size", self.hidden_size)
-        if self.activation not in ("tanh", "relu"):
-            raise ValueError(f"LeakyRNN: activation must be 'tanh' or 'relu', got {self.activation!r}.")
         if not 0 < self.dt <= self.tau < math.inf or (self.learn_tau and self.dt == self.tau):
             sign = "<" if self.learn_tau else "<="
             raise ValueError(f"LeakyRNN: 0 < dt {sign} tau must hold, got dt = {self.dt} and tau = {self.tau}.")
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LeakyParams:
         """New parameters; ``b`` is zero, and ``logit_alpha`` is what makes ``tau`` the time constant."""
-        check_size("LeakyRNN.init", "input_size", input_size)
         key_ih, key_hh = jax.random.split(key)
         size = self.hidden_size
         return LeakyParams(
@@ -97,7 +95,7 @@ class LeakyRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LeakyState:
         """Zeros."""
-        return LeakyState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return LeakyState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def alpha(self, params: LeakyParams) -> jax.Array | float:
         """The share of the state that a step replaces, ``dt / tau``: ``[H]`` if learned, else one number."""

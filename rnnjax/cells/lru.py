@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import batch_axes, check_size, linear_step, matmul, split_gates
+from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
+from rnnjax.fields import cell_class
 
 __all__ = ["LRU", "LRUParams", "LRUState"]
 
@@ -32,7 +33,7 @@ class LRUState(NamedTuple):
     im: jax.Array  # [*batch, N]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class LRU:
     r"""Linear recurrent unit (Orvieto et al., 2023): a complex diagonal recurrence, a linear cell.
 
@@ -68,15 +69,13 @@ class LRU:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     state_size: int | None = None
     r_min: float = 0.0
     r_max: float = 1.0
     max_phase: float = 2 * math.pi
 
     def __post_init__(self) -> None:
-        check_size("LRU", "hidden_size", self.hidden_size)
-        if self.state_size is not None:
-            check_size("LRU", "state_size", self.state_size)
         if not 0 <= self.r_min <= self.r_max <= 1:
             raise ValueError(f"LRU: 0 <= r_min <= r_max <= 1 must hold, got {self.r_min} and {self.r_max}.")
         if not 0 < self.max_phase <= 2 * math.pi:
@@ -88,7 +87,6 @@ class LRU:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LRUParams:
         """New parameters, with eigenvalues on the ring."""
-        check_size("LRU.init", "input_size", input_size)
         key_radius, key_phase, key_b, key_c, key_d = jax.random.split(key, 5)
         num, size, wide = self._num_states, self.hidden_size, jnp.promote_types(dtype, jnp.float32)
 
@@ -112,7 +110,7 @@ class LRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LRUState:
         """Zeros, in two arrays: a buffer cannot be donated twice."""
-        shape = (*batch_axes(batch_shape), self._num_states)
+        shape = (*batch_axes(batch_shape, dtype), self._num_states)
         return LRUState(re=jnp.zeros(shape, dtype), im=jnp.zeros(shape, dtype))
 
     def coefficients(

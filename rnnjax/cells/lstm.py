@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import lstm_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["LSTM", "LSTMParams", "LSTMState", "lstm_state"]
@@ -33,11 +34,11 @@ class LSTMState(NamedTuple):
 
 def lstm_state(batch_shape: tuple[int, ...], size: int, dtype: Any) -> LSTMState:
     """Zeros, in two arrays: a buffer cannot be donated twice."""
-    shape = (*batch_axes(batch_shape), size)
+    shape = (*batch_axes(batch_shape, dtype), size)
     return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class LSTM:
     r"""Long short-term memory (Hochreiter and Schmidhuber, 1997) with a forget gate (Gers et al., 2000).
 
@@ -67,13 +68,11 @@ class LSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     forget_bias: float | Chrono = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 4
-
-    def __post_init__(self) -> None:
-        check_size("LSTM", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""

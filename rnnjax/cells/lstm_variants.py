@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, check_size
+from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = [
@@ -33,7 +34,7 @@ class PeepholeLSTMParams(NamedTuple):
     p_o: jax.Array  # [H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class PeepholeLSTM:
     r"""LSTM whose gates see the cell state (Gers and Schmidhuber, 2000).
 
@@ -63,13 +64,11 @@ class PeepholeLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     forget_bias: float | Chrono = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 4
-
-    def __post_init__(self) -> None:
-        check_size("PeepholeLSTM", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> PeepholeLSTMParams:
         """New parameters: those of an `LSTM`, and peepholes of zero."""
@@ -99,7 +98,7 @@ class CoupledLSTMParams(NamedTuple):
     b: jax.Array  # [3H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class CoupledLSTM:
     r"""LSTM that writes as much as it forgets, the CIFG of Greff et al. (2017), without peepholes.
 
@@ -129,13 +128,11 @@ class CoupledLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     forget_bias: float | Chrono = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 3
-
-    def __post_init__(self) -> None:
-        check_size("CoupledLSTM", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> CoupledLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""

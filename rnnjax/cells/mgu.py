@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gate_weights, keep_bias
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["MGU", "MGUParams", "MGUState"]
@@ -31,7 +32,7 @@ class MGUState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class MGU:
     r"""Minimal gated unit (Zhou et al., 2016): a GRU in which one gate is both reset and update.
 
@@ -63,14 +64,12 @@ class MGU:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     reset_gate: bool = True
     forget_bias: float | Chrono = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 2
-
-    def __post_init__(self) -> None:
-        check_size("MGU", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MGUParams:
         """New parameters; the biases are zero but for the forget bias."""
@@ -82,7 +81,7 @@ class MGU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MGUState:
         """Zeros."""
-        return MGUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return MGUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def update(self, params: MGUParams, state: MGUState, zx: Gates, zh: Gates) -> tuple[MGUState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from rnnjax.cell import batch_axes, check_size, linear_step, matmul, split_gates
+from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 
 __all__ = ["MinGRU", "MinGRUParams", "MinGRUState", "MinLSTM", "MinLSTMParams", "MinLSTMState"]
@@ -43,7 +44,7 @@ class MinLSTMState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class MinGRU:
     r"""Minimal gated recurrent unit (Feng et al., 2024), a linear cell.
 
@@ -73,17 +74,13 @@ class MinGRU:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     candidate: Candidate = "linear"
     update_bias: float | Chrono = 0.0
     input_init: Initializer = Glorot()
 
-    def __post_init__(self) -> None:
-        check_size("MinGRU", "hidden_size", self.hidden_size)
-        _check_candidate("MinGRU", self.candidate)
-
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MinGRUParams:
         """New parameters; the biases are zero but for the update bias."""
-        check_size("MinGRU.init", "input_size", input_size)
         key_ih, key_b = jax.random.split(key)
         size = self.hidden_size
         if isinstance(self.update_bias, Chrono):
@@ -97,7 +94,7 @@ class MinGRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinGRUState:
         """Zeros."""
-        return MinGRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return MinGRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def coefficients(
         self, params: MinGRUParams, x: jax.Array, dtype: Any
@@ -113,7 +110,7 @@ class MinGRU:
     step = linear_step
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class MinLSTM:
     r"""Minimal long short-term memory (Feng et al., 2024) with normalised gates, a linear cell.
 
@@ -147,17 +144,13 @@ class MinLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     candidate: Candidate = "linear"
     forget_bias: float | Chrono = 1.0
     input_init: Initializer = Glorot()
 
-    def __post_init__(self) -> None:
-        check_size("MinLSTM", "hidden_size", self.hidden_size)
-        _check_candidate("MinLSTM", self.candidate)
-
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MinLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        check_size("MinLSTM.init", "input_size", input_size)
         key_ih, key_b = jax.random.split(key)
         size = self.hidden_size
         zeros = jnp.zeros((size,), dtype)
@@ -173,7 +166,7 @@ class MinLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinLSTMState:
         """Zeros."""
-        return MinLSTMState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return MinLSTMState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def coefficients(
         self, params: MinLSTMParams, x: jax.Array, dtype: Any
@@ -188,11 +181,6 @@ class MinLSTM:
         return state.h
 
     step = linear_step
-
-
-def _check_candidate(where: str, candidate: str) -> None:
-    if candidate not in ("linear", "g"):
-        raise ValueError(f"{where}: candidate must be 'linear' or 'g', got {candidate!r}.")
 
 
 def _candidate(n: jax.Array, kind: Candidate) -> jax.Array:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul
+from rnnjax.cell import batch_axes, compute_dtype, matmul
 from rnnjax.cells.weights import keep_bias
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["MinimalRNN", "MinimalRNNParams", "MinimalRNNState"]
@@ -32,7 +33,7 @@ class MinimalRNNState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class MinimalRNN:
     r"""MinimalRNN (Chen, 2017): every unit moves towards a code of the input, by a gate.
 
@@ -62,16 +63,13 @@ class MinimalRNN:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     update_bias: float | Chrono = 0.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
 
-    def __post_init__(self) -> None:
-        check_size("MinimalRNN", "hidden_size", self.hidden_size)
-
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MinimalRNNParams:
         """New parameters; the biases are zero but for the update bias."""
-        check_size("MinimalRNN.init", "input_size", input_size)
         key_ih, key_zh, key_hh, key_b = jax.random.split(key, 4)
         size = self.hidden_size
         return MinimalRNNParams(
@@ -84,7 +82,7 @@ class MinimalRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinimalRNNState:
         """Zeros."""
-        return MinimalRNNState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return MinimalRNNState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def step(self, params: MinimalRNNParams, state: MinimalRNNState, x: jax.Array) -> tuple[MinimalRNNState, jax.Array]:
         """One step; see the equations of the class."""

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size, split_gates
+from rnnjax.cell import Gates, affine_step, batch_axes, split_gates
 from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, lstm_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["MILSTM", "MIRNN", "MILSTMParams", "MIRNNParams", "MIRNNState"]
@@ -34,7 +35,7 @@ class MIRNNState(NamedTuple):
     h: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class MIRNN:
     r"""Elman's network with multiplicative integration (Wu et al., 2016).
 
@@ -64,14 +65,12 @@ class MIRNN:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     alpha: float = 1.0
     beta: float = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 1
-
-    def __post_init__(self) -> None:
-        check_size("MIRNN", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MIRNNParams:
         """New parameters; ``b`` is zero."""
@@ -82,7 +81,7 @@ class MIRNN:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MIRNNState:
         """Zeros."""
-        return MIRNNState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return MIRNNState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def update(self, params: MIRNNParams, state: MIRNNState, zx: Gates, zh: Gates) -> tuple[MIRNNState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
@@ -104,7 +103,7 @@ class MILSTMParams(NamedTuple):
     beta_h: jax.Array  # [4H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class MILSTM:
     r"""LSTM with multiplicative integration (Wu et al., 2016).
 
@@ -137,15 +136,13 @@ class MILSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     forget_bias: float | Chrono = 1.0
     alpha: float = 1.0
     beta: float = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 4
-
-    def __post_init__(self) -> None:
-        check_size("MILSTM", "hidden_size", self.hidden_size)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MILSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_size, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
 from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 
 __all__ = ["ProjectedLSTM", "ProjectedLSTMParams"]
@@ -26,7 +27,7 @@ class ProjectedLSTMParams(NamedTuple):
     w_proj: jax.Array  # [C, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class ProjectedLSTM:
     r"""Long short-term memory with a recurrent projection (Sak et al., 2014).
 
@@ -59,16 +60,12 @@ class ProjectedLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     cell_size: int | None = None
     forget_bias: float | Chrono = 1.0
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     projection_init: Initializer = Glorot()
-
-    def __post_init__(self) -> None:
-        check_size("ProjectedLSTM", "hidden_size", self.hidden_size)
-        if self.cell_size is not None:
-            check_size("ProjectedLSTM", "cell_size", self.cell_size)
 
     @property
     def _memory(self) -> int:
@@ -76,7 +73,6 @@ class ProjectedLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> ProjectedLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        check_size("ProjectedLSTM.init", "input_size", input_size)
         key_ih, key_hh, key_b, key_proj = jax.random.split(key, 4)
         size, memory = self.hidden_size, self._memory
         return ProjectedLSTMParams(
@@ -88,7 +84,7 @@ class ProjectedLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
         """Zeros: ``h [*batch, H]`` and ``c [*batch, C]``."""
-        batch = batch_axes(batch_shape)
+        batch = batch_axes(batch_shape, dtype)
         return LSTMState(h=jnp.zeros((*batch, self.hidden_size), dtype), c=jnp.zeros((*batch, self._memory), dtype))
 
     def step(self, params: ProjectedLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:

@@ -32,6 +32,7 @@ from rnnjax.cells.multiplicative import MILSTM, MIRNN
 from rnnjax.cells.projected_lstm import ProjectedLSTM
 from rnnjax.cells.slstm import SLSTM
 from rnnjax.cells.sru import SRU
+from rnnjax.checks import did_you_mean, short
 
 __all__ = ["CELLS", "cell_from_name", "cell_from_repr", "describable"]
 
@@ -79,12 +80,15 @@ def cell_from_name(spec: str, hidden_size: int) -> Cell:
         hidden_size: H.
 
     Raises:
+        TypeError: if ``spec`` is no string.
         ValueError: for an unknown name or an option the cell does not take.
         FileNotFoundError: if the file of a ``file.py:Class`` does not exist.
 
     >>> cell_from_name("elman(activation='relu', recurrent_init=Identity())", 8)  # doctest: +ELLIPSIS
     Elman(hidden_size=8, activation='relu', ..., recurrent_init=Identity(scale=1.0))
     """
+    if not isinstance(spec, str):
+        raise TypeError(f"cell_from_name: spec must be a name such as 'lstm', got {short(spec)}.")
     name, options = _parse(spec)
     if name.lower() in CELLS:
         make = CELLS[name.lower()]
@@ -92,14 +96,16 @@ def cell_from_name(spec: str, hidden_size: int) -> Cell:
         make = _from_file(name)
     else:
         raise ValueError(
-            f"cell: no cell is called {name!r}; known: {', '.join(sorted(CELLS))}, or path/to/file.py:Class."
+            f"cell: no cell is called {name!r}{did_you_mean(name, CELLS) or ';'} known: {', '.join(sorted(CELLS))}, "
+            "or path/to/file.py:Class."
         )
     try:
         return make(hidden_size=hidden_size, **options)
     except TypeError as error:
         fields: list[str] = [f.name for f in dataclasses.fields(make)] if dataclasses.is_dataclass(make) else []
         known = f" Its options: {', '.join(f for f in fields if f != 'hidden_size')}." if fields else ""
-        raise ValueError(f"cell: {spec!r} cannot be made: {error}.{known}") from error
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"cell: {spec!r} cannot be made: {reason}.{'' if known in f'{reason}.' else known}") from error
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:
@@ -110,7 +116,7 @@ def _parse(spec: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f({rest}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
             raise ValueError("options must be name=value")
-        return name.strip(), {str(k.arg): _value(k.value, _INITIALIZERS, str) for k in call.keywords}
+        return name.strip(), {str(k.arg): _value(k.value, _INITIALIZERS, _word) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError) as error:
         raise ValueError(f"cell: cannot read {spec!r} ({error}); write it like lstm(forget_bias=2.0).") from error
 
@@ -125,11 +131,14 @@ def cell_from_repr(text: str) -> Any:
         text: for example ``repr(cell)``.
 
     Raises:
+        TypeError: if ``text`` is no string.
         ValueError: if it is no such description.
 
     >>> cell_from_repr("LSTM(hidden_size=8, forget_bias=Chrono(max_lag=20))")  # doctest: +ELLIPSIS
     LSTM(hidden_size=8, forget_bias=Chrono(max_lag=20), ..., recurrent_init=Orthogonal(scale=1.0))
     """
+    if not isinstance(text, str):
+        raise TypeError(f"cell_from_repr: text must be what repr wrote, got {short(text)}.")
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -139,8 +148,8 @@ def cell_from_repr(text: str) -> Any:
         return _value(call, {**_INITIALIZERS, **_DESCRIBABLE}, _number)
     # What the parser raises for text that is nested too deeply depends on the Python.
     except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        short = text if len(text) <= 80 else f"{text[:77]}..."
-        raise ValueError(f"cell_from_repr: {short!r} describes no cell ({error}).") from error
+        cut = text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"cell_from_repr: {cut!r} describes no cell ({error}).") from error
 
 
 def describable(kind: Kind) -> Kind:
@@ -187,6 +196,11 @@ def _value(node: ast.expr, kinds: Mapping[str, Any], word: Callable[[str], Any])
         arguments = [_value(a, kinds, word) for a in node.args]
         return kinds[node.func.id](*arguments, **{str(k.arg): _value(k.value, kinds, word) for k in node.keywords})
     return ast.literal_eval(node)
+
+
+def _word(word: str) -> Any:
+    """A bare word is a string, as in ``elman(activation=relu)``, but for the floats that are words."""
+    return _number(word) if word in ("inf", "nan") else word
 
 
 def _number(word: str) -> float:

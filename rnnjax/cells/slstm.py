@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, check_size
+from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gate_biases, gate_weights
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 
 __all__ = ["SLSTM", "SLSTMParams", "SLSTMState"]
@@ -36,7 +37,7 @@ class SLSTMState(NamedTuple):
     m: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class SLSTM:
     r"""sLSTM, an LSTM with exponential gates (Beck et al., 2024), as one head with a full ``w_hh``.
 
@@ -80,17 +81,13 @@ class SLSTM:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     forget_bias: float | Chrono | None = None
     forget_gate: Literal["sigmoid", "exp"] = "sigmoid"
     input_init: Initializer = Glorot()
     recurrent_init: Initializer = Orthogonal()
     num_gates = 4
     free_state = ("h",)
-
-    def __post_init__(self) -> None:
-        check_size("SLSTM", "hidden_size", self.hidden_size)
-        if self.forget_gate not in ("sigmoid", "exp"):
-            raise ValueError(f"SLSTM: forget_gate must be 'sigmoid' or 'exp', got {self.forget_gate!r}.")
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> SLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
@@ -105,7 +102,7 @@ class SLSTM:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> SLSTMState:
         """Zeros, in arrays of their own (a buffer cannot be donated twice), and a stabiliser of -10000."""
-        shape = (*batch_axes(batch_shape), self.hidden_size)
+        shape = (*batch_axes(batch_shape, dtype), self.hidden_size)
         h, c, n = (jnp.zeros(shape, dtype) for _ in range(3))
         return SLSTMState(h, c, n, m=jnp.full(shape, _NOTHING, dtype))
 

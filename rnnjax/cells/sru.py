@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_size, linear_step, matmul, split_gates
+from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
+from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 
 __all__ = ["SRU", "SRUParams", "SRUState"]
@@ -31,7 +32,7 @@ class SRUState(NamedTuple):
     c: jax.Array  # [*batch, H]
 
 
-@dataclasses.dataclass(frozen=True)
+@cell_class
 class SRU:
     r"""Simple recurrent unit (Lei et al., 2017), the first version, whose gates depend on the input alone.
 
@@ -63,19 +64,14 @@ class SRU:
     """
 
     hidden_size: int
+    _: dataclasses.KW_ONLY
     activation: Literal["tanh", "relu", "identity"] = "tanh"
     forget_bias: float | Chrono = 0.0
     highway_bias: float = 0.0
     input_init: Initializer = Glorot()
 
-    def __post_init__(self) -> None:
-        check_size("SRU", "hidden_size", self.hidden_size)
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"SRU: activation must be 'tanh', 'relu' or 'identity', got {self.activation!r}.")
-
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> SRUParams:
         """New parameters; ``w_skip`` is None where the sizes agree."""
-        check_size("SRU.init", "input_size", input_size)
         key_ih, key_skip, key_b = jax.random.split(key, 3)
         size = self.hidden_size
         if isinstance(self.forget_bias, Chrono):
@@ -90,7 +86,7 @@ class SRU:
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> SRUState:
         """Zeros."""
-        return SRUState(jnp.zeros((*batch_axes(batch_shape), self.hidden_size), dtype))
+        return SRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
     def coefficients(
         self, params: SRUParams, x: jax.Array, dtype: Any

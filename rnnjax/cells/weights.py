@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import check_size
 from rnnjax.initializers import Chrono, Initializer, per_gate
 
 __all__ = ["Gated", "gate_biases", "gate_weights", "gru_weights", "keep_bias", "lstm_weights"]
@@ -39,13 +38,7 @@ class _GRULike(Gated, Protocol):
 def gate_weights(
     cell: Gated, key_ih: jax.Array, key_hh: jax.Array, input_size: int, dtype: Any, *, num_gates: int
 ) -> tuple[jax.Array, jax.Array]:
-    """``w_ih [I, G H]`` and ``w_hh [H, G H]``, each block drawn by itself.
-
-    Raises:
-        TypeError: if ``input_size`` is no int.
-        ValueError: if it is below one.
-    """
-    check_size(f"{type(cell).__name__}.init", "input_size", input_size)
+    """``w_ih [I, G H]`` and ``w_hh [H, G H]``, each block drawn by itself."""
     size = cell.hidden_size
     w_ih = per_gate(cell.input_init, key_ih, (input_size, size), num_gates, dtype)
     return w_ih, per_gate(cell.recurrent_init, key_hh, (size, size), num_gates, dtype)

@@ -82,4 +82,4 @@ def image_sizes(where: str, spatial_shape: Any, kernel: tuple[int, ...], hidden_
         )
     if any(size % 2 == 0 for size in kernel):
         refuse(where, f"a convolutional LSTM with the kernel {kernel}", "kernels of rnnjax.ConvLSTM have odd sizes")
-    return ConvLSTM(hidden_size, tuple(spatial_shape), kernel)
+    return ConvLSTM(hidden_size, spatial_shape=tuple(spatial_shape), kernel_shape=kernel)

@@ -59,7 +59,7 @@ def to_equinox(cell: Any, params: Any) -> Any:
     """
     where = "to_equinox"
     eqx = require("equinox", "equinox", where)
-    names = {LSTM: "LSTMCell", GRU: "GRUCell"}
+    names: dict[type, str] = {LSTM: "LSTMCell", GRU: "GRUCell"}
     if type(cell) not in names:
         refuse(where, repr(cell), "Equinox has an LSTM and a GRU alone; equinox_cell makes a module of it")
     make = getattr(eqx.nn, names[type(cell)])

@@ -87,7 +87,7 @@ def from_flax(
     biases = [_leaf(where, part, side + gate, "bias") for part, gate in zip(states if side == "h" else inputs, names)]
     w_ih, w_hh, b = (jnp.concatenate(leaves, axis=-1) for leaves in (kernels, recurrent, biases))
     if name == "SimpleCell":
-        return Elman(size, elman_activation(module)), ElmanParams(w_ih, fold_residual(module, w_hh), b)
+        return Elman(size, activation=elman_activation(module)), ElmanParams(w_ih, fold_residual(module, w_hh), b)
     if name == "GRUCell":
         return GRU(size), GRUParams(w_ih, w_hh, b, jnp.asarray(_leaf(where, states[-1], "hn", "bias")))
     if name == "MGUCell":

@@ -68,7 +68,7 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
         w_ih, w_hh, b = module.dense_i.kernel[...], module.dense_h.kernel[...], biased.bias[...]
     check_options(where, module, w_ih.dtype)
     if name == "SimpleCell":
-        return Elman(size, elman_activation(module)), ElmanParams(w_ih, fold_residual(module, w_hh), b)
+        return Elman(size, activation=elman_activation(module)), ElmanParams(w_ih, fold_residual(module, w_hh), b)
     if name == "GRUCell":
         return GRU(size), GRUParams(w_ih, w_hh, b, jnp.zeros((size,), b.dtype))
     return LSTM(size), LSTMParams(w_ih, w_hh, b)

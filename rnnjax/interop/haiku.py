@@ -79,7 +79,7 @@ def from_haiku(
         size = w_hh.shape[0]
         check_shape(where, "the recurrent w", w_hh, (size, size), "it is square")
         b = read("linear", "b") + read("linear_1", "b", optional=True)
-        return Elman(size, "relu"), ElmanParams(w_ih, w_hh, b)
+        return Elman(size, activation="relu"), ElmanParams(w_ih, w_hh, b)
     if kind == "LSTM":
         w, b = read("linear", "w"), shift_forget(reorder_gates(read("linear", "b"), _SWAP_FG), 1.0)
         size = w.shape[1] // 4

@@ -186,7 +186,7 @@ def _convert(where: str, name: str, layer: Direction, backward: bool, told: Mapp
     b = bias[0] if bias else np.zeros(shape, kernel.dtype)
     check_shape(where, f"the bias of {name!r}", b, shape, "from its recurrent_kernel")
     if kind == "SimpleRNN":
-        return Elman(size, activation), ElmanParams(*map(jnp.array, (kernel, recurrent, b)))
+        return Elman(size, activation=activation), ElmanParams(*map(jnp.array, (kernel, recurrent, b)))
     if kind == "LSTM":
         return LSTM(size), LSTMParams(*map(jnp.array, (kernel, recurrent, b)))
     w_ih, w_hh, b = (reorder_gates(a, _SWAP) for a in (kernel, recurrent, b))

@@ -213,7 +213,7 @@ def _convert(
     wide = compute_dtype(b_ih.dtype)
     b = (b_ih.astype(wide) + b_hh.astype(wide)).astype(b_ih.dtype)
     if kind == "rnn":
-        return Elman(size, nonlinearity), ElmanParams(*map(jnp.array, (w_ih.T, w_hh.T, b)))
+        return Elman(size, activation=nonlinearity), ElmanParams(*map(jnp.array, (w_ih.T, w_hh.T, b)))
     if kind == "gru":
         b = concatenate([b[: 2 * size], b_ih[2 * size :]])
         return GRU(size), GRUParams(*map(jnp.array, (w_ih.T, w_hh.T, b, b_hh[2 * size :])))

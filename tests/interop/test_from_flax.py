@@ -15,17 +15,26 @@ from tests.interop.conversions import TOLERANCES, check_conversion, fill
 
 LINEN = {  # the module, what ours is, and options of to_flax
     "SimpleCell": (nn.SimpleCell(4), Elman(4), {}),
-    "SimpleCell, relu, residual": (nn.SimpleCell(4, activation_fn=nn.relu, residual=True), Elman(4, "relu"), {}),
+    "SimpleCell, relu, residual": (
+        nn.SimpleCell(4, activation_fn=nn.relu, residual=True),
+        Elman(4, activation="relu"),
+        {},
+    ),
     "LSTMCell": (nn.LSTMCell(4), LSTM(4), {"optimized": False}),
     "OptimizedLSTMCell": (nn.OptimizedLSTMCell(4), LSTM(4), {}),
     "GRUCell": (nn.GRUCell(4), GRU(4), {}),
     "MGUCell": (nn.MGUCell(4), MGU(4), {}),
     "MGUCell, no reset": (nn.MGUCell(4, reset_gate=False), MGU(4, reset_gate=False), {}),
-    "ConvLSTMCell": (nn.ConvLSTMCell(2, (3, 1)), ConvLSTM(2, (2, 3), (3, 1)), {}),
+    "ConvLSTMCell": (nn.ConvLSTMCell(2, (3, 1)), ConvLSTM(2, spatial_shape=(2, 3), kernel_shape=(3, 1)), {}),
 }
 NNX = {
     "SimpleCell": (nnx.SimpleCell, {}, Elman(4), {}),
-    "SimpleCell, relu, residual": (nnx.SimpleCell, {"activation_fn": nnx.relu, "residual": True}, Elman(4, "relu"), {}),
+    "SimpleCell, relu, residual": (
+        nnx.SimpleCell,
+        {"activation_fn": nnx.relu, "residual": True},
+        Elman(4, activation="relu"),
+        {},
+    ),
     "LSTMCell": (nnx.LSTMCell, {}, LSTM(4), {"optimized": False}),
     "OptimizedLSTMCell": (nnx.OptimizedLSTMCell, {}, LSTM(4), {}),
     "GRUCell": (nnx.GRUCell, {}, GRU(4), {}),

@@ -12,12 +12,20 @@ from rnnjax.interop import from_haiku, haiku_core, to_haiku
 from tests.interop.conversions import TOLERANCES, check_conversion, fill
 
 HAIKU = {  # arguments of the core, ours, and options of from_haiku
-    "VanillaRNN": ((4,), Elman(4, "relu"), {}),
+    "VanillaRNN": ((4,), Elman(4, activation="relu"), {}),
     "LSTM": ((4,), LSTM(4), {}),
     "GRU": ((4,), GRUResetBefore(4), {}),
-    "Conv1DLSTM": (((5,), 2, 3), ConvLSTM(2, (5,)), {"spatial_shape": (5,)}),
-    "Conv2DLSTM": (((2, 3), 2, (3, 1)), ConvLSTM(2, (2, 3), (3, 1)), {"spatial_shape": (2, 3)}),
-    "Conv3DLSTM": (((2, 1, 3), 1, (1, 1, 3)), ConvLSTM(1, (2, 1, 3), (1, 1, 3)), {"spatial_shape": (2, 1, 3)}),
+    "Conv1DLSTM": (((5,), 2, 3), ConvLSTM(2, spatial_shape=(5,)), {"spatial_shape": (5,)}),
+    "Conv2DLSTM": (
+        ((2, 3), 2, (3, 1)),
+        ConvLSTM(2, spatial_shape=(2, 3), kernel_shape=(3, 1)),
+        {"spatial_shape": (2, 3)},
+    ),
+    "Conv3DLSTM": (
+        ((2, 1, 3), 1, (1, 1, 3)),
+        ConvLSTM(1, spatial_shape=(2, 1, 3), kernel_shape=(1, 1, 3)),
+        {"spatial_shape": (2, 1, 3)},
+    ),
 }
 
 
@@ -83,7 +91,7 @@ def test_from_haiku_within_a_model(hk):
     shapes = jax.eval_shape(hk.transform(model).init, jax.random.key(0), jnp.zeros((1, 5, 3)))
     tree = fill(shapes, "float32")
     cell, params = from_haiku(made[-1], tree)
-    assert cell == ConvLSTM(2, (5,))
+    assert cell == ConvLSTM(2, spatial_shape=(5,))
     again, same = from_haiku(hk.Conv1DLSTM, tree, name="encoder/eye", spatial_shape=(5,))
     assert again == cell
     np.testing.assert_array_equal(params.b, same.b)

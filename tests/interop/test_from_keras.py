@@ -19,7 +19,7 @@ from tests.interop.agreement import TOLERANCE, difference, filled, outcome, para
 T, B, I, H = 4, 2, 3, 4
 CASES = {  # the layer, its options, and the cell or network that it is here
     "SimpleRNN": ("SimpleRNN", {}, Elman(H)),
-    "SimpleRNN (relu), no bias": ("SimpleRNN", {"activation": "relu", "use_bias": False}, Elman(H, "relu")),
+    "SimpleRNN (relu), no bias": ("SimpleRNN", {"activation": "relu", "use_bias": False}, Elman(H, activation="relu")),
     "LSTM": ("LSTM", {}, LSTM(H)),
     "GRU (reset_after)": ("GRU", {"reset_after": True}, GRU(H)),
     "GRU (reset_after), no bias": ("GRU", {"reset_after": True, "use_bias": False}, GRU(H)),
@@ -152,7 +152,9 @@ def test_files(model, monkeypatch):
     model, file, weights = model
     want = {name: from_keras(model, name=name) for name in NAMES}
     assert (
-        want["wrapped"][0] == GRUResetBefore(H) and want["deep"][0] == LSTM(2) and want["plain"][0] == Elman(2, "relu")
+        want["wrapped"][0] == GRUResetBefore(H)
+        and want["deep"][0] == LSTM(2)
+        and want["plain"][0] == Elman(2, activation="relu")
     )
     assert want["both"][0] == Bidirectional((GRU(H),), merge="sum")
     np.testing.assert_array_equal(want["high"][1].w_ih, weights_of(model.get_layer("high"))[0])

@@ -23,7 +23,11 @@ def both(cell):
 
 CASES = {  # the module, its options, and the cell or network that it is here
     "RNN (tanh)": ("RNN", {}, Elman(H)),
-    "RNN (relu), 2 layers": ("RNN", {"nonlinearity": "relu", "num_layers": 2}, Stack((Elman(H, "relu"),) * 2)),
+    "RNN (relu), 2 layers": (
+        "RNN",
+        {"nonlinearity": "relu", "num_layers": 2},
+        Stack((Elman(H, activation="relu"),) * 2),
+    ),
     "LSTM": ("LSTM", {}, LSTM(H)),
     "LSTM, no bias": ("LSTM", {"bias": False}, LSTM(H)),
     "LSTM, 2 layers, bidirectional": ("LSTM", {"num_layers": 2, "bidirectional": True}, both(LSTM(H))),
@@ -34,7 +38,7 @@ CASES = {  # the module, its options, and the cell or network that it is here
     ),
     "GRU, 2 layers": ("GRU", {"num_layers": 2}, Stack((GRU(H),) * 2)),
     "GRU, bidirectional, no bias": ("GRU", {"bidirectional": True, "bias": False}, Bidirectional((GRU(H),))),
-    "RNNCell (relu)": ("RNNCell", {"nonlinearity": "relu"}, Elman(H, "relu")),
+    "RNNCell (relu)": ("RNNCell", {"nonlinearity": "relu"}, Elman(H, activation="relu")),
     "LSTMCell": ("LSTMCell", {}, LSTM(H)),
     "GRUCell": ("GRUCell", {}, GRU(H)),
 }
@@ -174,7 +178,7 @@ def test_state_dicts(torch):
         model.encoder.weight_ih_l0.zero_()
     assert want[1].layers[0].w_ih.any(), "the parameters must be copies"
     model.decoder = torch.nn.RNNCell(I, H)
-    assert from_torch(model.state_dict(), prefix="decoder.", nonlinearity="relu")[0] == Elman(H, "relu")
+    assert from_torch(model.state_dict(), prefix="decoder.", nonlinearity="relu")[0] == Elman(H, activation="relu")
     with pytest.raises(
         ValueError, match=r"one recurrent layer, got 2 with the prefixes 'encoder.', 'decoder.'; choose"
     ):

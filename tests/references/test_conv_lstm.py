@@ -10,7 +10,13 @@ from tests.references.jax_references import assert_same_outcome
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    "cell", [ConvLSTM(2, (5,), 5), ConvLSTM(2, (2, 3)), ConvLSTM(2, (1, 2, 3), (1, 3, 3))], ids=["1d", "2d", "3d"]
+    "cell",
+    [
+        ConvLSTM(2, spatial_shape=(5,), kernel_shape=5),
+        ConvLSTM(2, spatial_shape=(2, 3)),
+        ConvLSTM(2, spatial_shape=(1, 2, 3), kernel_shape=(1, 3, 3)),
+    ],
+    ids=["1d", "2d", "3d"],
 )
 def test_flax(cell, x64):
     linen = pytest.importorskip("flax.linen")

@@ -51,10 +51,15 @@ HAIKU = {
     "VanillaRNN": (Elman(4, activation="relu"), "VanillaRNN", (4,), elman),
     "LSTM": (LSTM(4), "LSTM", (4,), lstm),
     "GRU": (GRUResetBefore(4), "GRU", (4,), gru),
-    "Conv1DLSTM": (ConvLSTM(2, (5,)), "Conv1DLSTM", ((5,), 2, 3), lambda p: conv_lstm(p, "conv1_dlstm")),
-    "Conv2DLSTM": (ConvLSTM(2, (2, 3)), "Conv2DLSTM", ((2, 3), 2, 3), lambda p: conv_lstm(p, "conv2_dlstm")),
+    "Conv1DLSTM": (ConvLSTM(2, spatial_shape=(5,)), "Conv1DLSTM", ((5,), 2, 3), lambda p: conv_lstm(p, "conv1_dlstm")),
+    "Conv2DLSTM": (
+        ConvLSTM(2, spatial_shape=(2, 3)),
+        "Conv2DLSTM",
+        ((2, 3), 2, 3),
+        lambda p: conv_lstm(p, "conv2_dlstm"),
+    ),
     "Conv3DLSTM": (
-        ConvLSTM(2, (2, 1, 3), (3, 1, 5)),
+        ConvLSTM(2, spatial_shape=(2, 1, 3), kernel_shape=(3, 1, 5)),
         "Conv3DLSTM",
         ((2, 1, 3), 2, (3, 1, 5)),
         lambda p: conv_lstm(p, "conv3_dlstm"),

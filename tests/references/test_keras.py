@@ -34,8 +34,13 @@ KERAS = {
     "LSTM": (LSTM(4), "LSTM", {}, list),  # gates i, f, g, o and the state h, c, as ours
     "GRU_reset_after": (GRU(4), "GRU", {"reset_after": True}, gru_weights),
     "GRU_reset_before": (GRUResetBefore(4), "GRU", {"reset_after": False}, lambda p: [zrn(w) for w in p]),
-    "ConvLSTM1D": (ConvLSTM(2, (4,)), "ConvLSTM1D", {"kernel_size": 3, "padding": "same"}, list),
-    "ConvLSTM2D": (ConvLSTM(2, (3, 4), (1, 3)), "ConvLSTM2D", {"kernel_size": (1, 3), "padding": "same"}, list),
+    "ConvLSTM1D": (ConvLSTM(2, spatial_shape=(4,)), "ConvLSTM1D", {"kernel_size": 3, "padding": "same"}, list),
+    "ConvLSTM2D": (
+        ConvLSTM(2, spatial_shape=(3, 4), kernel_shape=(1, 3)),
+        "ConvLSTM2D",
+        {"kernel_size": (1, 3), "padding": "same"},
+        list,
+    ),
 }
 
 

@@ -313,7 +313,11 @@ def test_the_bridge_reads_what_is_free_of_every_layer():
         ),
         (lambda: Attention("cosine"), ValueError, "^Attention: score must be one of 'additive', 'dot', 'general', got"),
         (lambda: Attention("dot", size=3), ValueError, "^Attention: size is for score='additive', got 3 with 'dot'"),
-        (lambda: OneToMany(ConvLSTM(2, (3,)), O, 2), ValueError, "^OneToMany: cell must be a cell whose features are"),
+        (
+            lambda: OneToMany(ConvLSTM(2, spatial_shape=(3,)), O, 2),
+            ValueError,
+            "^OneToMany: cell must be a cell whose features are",
+        ),
         (lambda: OneToMany(GRU(3), O, 2, outputs="words"), ValueError, "outputs must be one of 'symbols', 'numbers'"),
         (
             lambda: OneToMany(GRU(3), O, 2, feed="zeros", output_embed_size=2),

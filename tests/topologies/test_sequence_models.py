@@ -167,7 +167,7 @@ def test_nan_in_the_padding_reaches_nothing(model):
 
 
 def test_images_are_answered_from_all_their_numbers(x64):
-    cell = ConvLSTM(2, (3,))
+    cell = ConvLSTM(2, spatial_shape=(3,))
     one, two = ManyToOne(cell, O, input_size=1), ManyToOne(Bidirectional((cell, cell), "sum"), O, input_size=1)
     xs = jnp.asarray(RNG.normal(size=(T, B, 3, 1)))
     params = random_params(one, np.float64)
