@@ -15,12 +15,12 @@ import numpy as np
 import rnnjax
 from rnnjax.cpu import reuse_memory
 from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
-from rnnjax.fit.task import Carry
 from rnnjax.lm import devices
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.lm.train import update
 from rnnjax.text.corpus import Chunk
+from rnnjax.update import Carry
 
 VOCAB = 65
 ONE = "rnnjax, one device"

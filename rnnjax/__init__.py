@@ -50,7 +50,7 @@ from rnnjax.networks import (
     zoneout,
 )
 from rnnjax.saving import load, save
-from rnnjax.tbptt import TBPTTInfo, TBPTTResult, tbptt
+from rnnjax.tbptt import TBPTTResult, tbptt
 from rnnjax.testing.contract import check_cell
 from rnnjax.unroll import unroll
 
@@ -91,7 +91,6 @@ __all__ = [
     "ProjectedLSTM",
     "RecurrentHighway",
     "Stack",
-    "TBPTTInfo",
     "TBPTTResult",
     "Uniform",
     "activation_regularization",

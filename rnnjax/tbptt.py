@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from rnnjax.cell import check_size
 from rnnjax.engines.scan import select
+from rnnjax.programs import kept
+from rnnjax.update import (
+    Carry,
+    Info,
+    check_arrays,
+    check_key,
+    check_opt_state,
+    check_optimizer,
+    gradient_step,
+    loss_parts,
+    vary,
+)
 
-__all__ = ["TBPTTInfo", "TBPTTResult", "tbptt"]
-
-
-class TBPTTInfo(NamedTuple):
-    """What happened at each of the N updates."""
-
-    loss: jax.Array  # [N], before the update
-    grad_norm: jax.Array  # [N], global norm of the gradient before the optimizer sees it
+__all__ = ["TBPTTResult", "tbptt"]
 
 
 class TBPTTResult(NamedTuple):
@@ -27,7 +34,7 @@ class TBPTTResult(NamedTuple):
     params: Any
     opt_state: Any
     state: Any
-    info: TBPTTInfo
+    info: Info  # of the N updates: loss [N], grad_norm [N], and metrics if the loss returns any
 
 
 def tbptt(
@@ -53,13 +60,17 @@ def tbptt(
         params <- optimizer(d loss_n / d params)
 
     The state is carried from chunk to chunk. With ``chunk_len >= T`` it is one step of full backpropagation; with
-    ``lookback == chunk_len``, the default, nothing is computed twice. All N updates are one `jax.lax.scan`: under one
-    `jax.jit` a whole epoch runs on the device. A last chunk that is shorter is trained on as well.
+    ``lookback == chunk_len``, the default, nothing is computed twice. A last chunk that is shorter is trained on as
+    well.
+
+    All N updates are one compiled program, which is found again at the next call with the same ``loss_fn`` and
+    ``optimizer`` (the same objects, pure functions of their arguments) and shapes, and freed with them. Within a
+    `jax.jit` of the caller it is a part of the caller's program.
 
     Args:
-        loss_fn: ``(params, state, chunk) -> (loss, state)``, where ``chunk`` is a slice of ``stream`` in time and
-            ``loss`` a scalar; with ``key``, it is called with a keyword argument ``key`` besides. Resets of single
-            rows are part of the stream, passed on to `rnnjax.unroll` by ``loss_fn``.
+        loss_fn: ``(params, state, chunk) -> (loss, state)``, or with a dict of scalars as a third, where ``chunk`` is
+            a slice of ``stream`` in time and ``loss`` a scalar; with ``key``, it is called with a keyword argument
+            ``key`` besides. Resets of single rows are part of the stream, passed on to `rnnjax.unroll` by ``loss_fn``.
         optimizer: any optax optimizer.
         params: what ``loss_fn`` differentiates.
         opt_state: ``optimizer.init(params)``, or from the call before.
@@ -69,15 +80,17 @@ def tbptt(
         lookback: k2, steps that the gradient goes back; a multiple of ``chunk_len``. It reaches back to the start
             of this stream at most.
         key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own.
-        axis_name: of a mapped axis (`jax.shard_map` with ``check_vma=False``, `jax.vmap`) along which the batch is
-            split in equal parts: gradients and losses, which must be means, are averaged over it before every update,
-            and every part draws from a key of its own.
+        axis_name: of a mapped axis (`jax.shard_map`, `jax.vmap`) along which the batch is split in equal parts:
+            gradients and losses, which must be means, are averaged over it before every update, and every part draws
+            from a key of its own.
 
     Returns:
         `TBPTTResult`: parameters, optimizer state and recurrent state at the end, and the losses and gradient norms.
 
     Raises:
-        ValueError: for a chunk length below 1, a lookback that is no multiple of it, or an empty stream.
+        ValueError: for a chunk length below 1, a lookback that is no multiple of it, an empty stream, the state of
+            another optimizer, or a ``loss_fn`` that returns something else or another kind of state.
+        TypeError: for a ``loss_fn`` that is no function, an optimizer that is none, or leaves that are no arrays.
 
     >>> import jax, jax.numpy as jnp, optax, rnnjax
     >>> cell = rnnjax.GRU(8)
@@ -92,69 +105,100 @@ def tbptt(
     >>> result.info.loss.shape
     (10,)
     """
-    length = _length(stream)
-    if chunk_len < 1:
-        raise ValueError(f"tbptt: chunk_len must be at least 1, got {chunk_len}.")
+    check_size("tbptt", "chunk_len", chunk_len)
     lookback = chunk_len if lookback is None else lookback
+    check_size("tbptt", "lookback", lookback)
     if lookback < chunk_len or lookback % chunk_len:
         raise ValueError(
             f"tbptt: lookback must be a multiple of chunk_len = {chunk_len}, got {lookback}; "
             f"take {max(1, round(lookback / chunk_len)) * chunk_len}."
         )
-    count, rest = divmod(length, chunk_len)
-    whole = jax.tree.map(lambda a: a[: count * chunk_len].reshape(count, chunk_len, *a.shape[1:]), stream)
-    if key is not None and axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    before = lookback // chunk_len - 1  # chunks that the gradient passes before it reaches its own
+    if not callable(loss_fn):
+        raise TypeError(f"tbptt: loss_fn must be a function of (params, state, chunk), got {loss_fn!r:.60}.")
+    check_optimizer("tbptt", optimizer)
+    check_arrays("tbptt", params=params, opt_state=opt_state, state=state, stream=stream)
+    if key is not None:
+        check_key("tbptt", key)
+    _length(stream)
+    arrays = params, opt_state, state, stream, key
+    options = chunk_len, lookback // chunk_len, axis_name
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+        return _tbptt(loss_fn, optimizer, *options, *arrays)  # part of the program that is being made
+    return cast(TBPTTResult, kept(_tbptt, loss_fn, optimizer, *options)(*arrays))
 
-    def update(carry, inputs):
-        params, opt_state, start, _ = carry
+
+def _tbptt(
+    loss_fn: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    chunk_len: int,
+    window: int,
+    axis_name: str | None,
+    params: Any,
+    opt_state: Any,
+    state: Any,
+    stream: Any,
+    key: jax.Array | None,
+) -> TBPTTResult:
+    check_opt_state("tbptt", optimizer, params, opt_state)
+    params, opt_state, state, stream = jax.tree.map(jnp.asarray, (params, opt_state, state, stream))
+    count, rest = divmod(_length(stream), chunk_len)
+    whole = jax.tree.map(lambda a: a[: count * chunk_len].reshape(count, chunk_len, *a.shape[1:]), stream)
+    if axis_name is not None:
+        state = vary(state, axis_name)
+
+    def call(params: Any, state: Any, chunk: Any, place: Any, keys: dict[str, jax.Array]) -> Any:
+        """One chunk; every place of a window has a key of its own."""
+        keys = {name: jax.random.fold_in(key, place) for name, key in keys.items()}
+        return loss_parts("tbptt", loss_fn(params, state, chunk, **keys), state)
+
+    def update(carry: Carry, inputs: tuple[Any, Any], before: int) -> tuple[Carry, Info]:
         n, chunk = inputs
 
-        def call(params, state, chunk, place):
-            if key is None:
-                return loss_fn(params, state, chunk)
-            return loss_fn(params, state, chunk, key=jax.random.fold_in(jax.random.fold_in(key, n), place))
+        def window_loss(params: Any, states: Any, chunk: Any, **keys: jax.Array) -> Any:
+            """The loss of chunk n, reached through ``before`` chunks from the state in front of them."""
 
-        def window_loss(params):
-            state = after_first = jax.lax.stop_gradient(start)
-            for j in range(before):
-                earlier = n - before + j
-                old = jax.tree.map(lambda a: a[jnp.maximum(earlier, 0)], whole)  # noqa: B023  (called at once)
-                state = select(jnp.asarray(earlier >= 0), call(params, state, old, j)[1], state)
-                if j == 0:
-                    after_first = state
-            loss, state = call(params, state, chunk, before)
-            return loss, (after_first if before else state, state)
+            def earlier(states: Any, j: Any) -> tuple[Any, None]:
+                state, after_first = states
+                m = n - before + j
+                old = jax.tree.map(lambda a: a[jnp.maximum(m, 0)], whole)
+                new = call(params, state, old, j, keys)[1][0]
+                state = select(jnp.asarray(m >= 0), new, state)  # before the start of the stream there is nothing
+                return (state, select(j == 0, state, after_first)), None
 
-        (loss, (start, state)), grads = jax.value_and_grad(window_loss, has_aux=True)(params)
-        if axis_name is not None:
-            loss, grads = jax.lax.pmean((loss, grads), axis_name)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, opt_state, start, state), TBPTTInfo(loss, optax.tree.norm(grads))
+            start = jax.lax.stop_gradient(states[0])
+            state, after_first = (
+                jax.lax.scan(earlier, (start, start), jnp.arange(before))[0] if before else (start,) * 2
+            )
+            loss, (state, metrics) = call(params, state, chunk, before, keys)
+            return loss, (after_first if before else state, state), metrics
 
-    carry, infos = (params, opt_state, state, state), []
+        own_key = None if key is None else jax.random.fold_in(key, n)
+        return gradient_step(window_loss, optimizer, carry, chunk, key=own_key, axis_name=axis_name, where="tbptt")
+
+    # A window cannot reach back further than to the first chunk of the stream.
+    before = min(window - 1, max(0, count - 1 + bool(rest)))
+    carry, infos = Carry(params, opt_state, (state, state)), []  # states before the window, and now
     if count == 1:
-        carry, info = update(carry, (0, jax.tree.map(lambda a: a[0], whole)))
+        carry, info = update(carry, (0, jax.tree.map(lambda a: a[0], whole)), before)
         infos.append(jax.tree.map(lambda a: a[None], info))
     elif count:
-        carry, info = jax.lax.scan(update, carry, (jnp.arange(count), whole))
+        carry, info = jax.lax.scan(
+            lambda carry, inputs: update(carry, inputs, before), carry, (jnp.arange(count), whole)
+        )
         infos.append(info)
     if rest:
-        if not count:
-            before = 0
-        carry, info = update(carry, (count, jax.tree.map(lambda a: a[count * chunk_len :], stream)))
+        last = jax.tree.map(lambda a: a[count * chunk_len :], stream)
+        carry, info = update(carry, (count, last), before if count else 0)
         infos.append(jax.tree.map(lambda a: a[None], info))
-    params, opt_state, _, state = carry
+    params, opt_state, (_, state) = carry
     return TBPTTResult(params, opt_state, state, jax.tree.map(lambda *a: jnp.concatenate(a), *infos))
 
 
 def _length(stream: Any) -> int:
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(stream)}
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(stream)]
+    lengths = {shape[0] if shape else None for shape in shapes}
     if len(lengths) != 1 or not (length := lengths.pop()):
         raise ValueError(
-            "tbptt: stream must hold arrays with the same leading time axis of at least one step, got "
-            f"shapes {[leaf.shape for leaf in jax.tree.leaves(stream)]}."
+            f"tbptt: stream must hold arrays with the same leading time axis of at least one step, got shapes {shapes}."
         )
     return length

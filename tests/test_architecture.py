@@ -16,11 +16,13 @@ FLOORS = {
     "cpu": 0,
     "checks": 0,
     "fields": 0,
+    "programs": 0,
     "text": 0,
     "cells": 1,
     "data": 1,
     "unroll": 2,
     "engines": 2,
+    "update": 3,
     "tbptt": 3,
     "networks": 3,
     "topologies": 3.2,  # of networks

@@ -1,5 +1,8 @@
 """Truncated backpropagation through time against loops written out by hand."""
 
+import gc
+import weakref
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import optax
 import pytest
 
 import rnnjax
+from rnnjax import programs
 
 T, B, SIZE, HIDDEN = 12, 3, 2, 5
 CELL = rnnjax.GRU(HIDDEN)
@@ -240,3 +244,133 @@ def test_bad_options_are_refused(problem, options, message):
 def test_streams_without_one_length_are_refused(problem, stream):
     with pytest.raises(ValueError, match="same leading time axis"):
         run((*problem[:2], stream), optax.sgd(0.1), 2)
+
+
+def test_a_bare_call_compiles_once_and_its_program_goes_with_the_loss(problem):
+    params, state, stream = problem
+    optimizer, traces = optax.sgd(0.1), []
+
+    def counted(params, state, chunk):
+        traces.append(0)
+        return loss_fn(params, state, chunk)
+
+    def call():
+        opt_state = optimizer.init(params)
+        return rnnjax.tbptt(counted, optimizer, params, opt_state, state, stream, chunk_len=7).params
+
+    first, seen = call(), len(traces)
+    close(call(), first, 0)
+    assert 0 < seen == len(traces)
+    gone = weakref.ref(counted)
+    del counted, call
+    gc.collect()
+    assert gone() is None  # and with it everything that was compiled for it
+
+
+def test_programs_are_told_apart():
+    """Bound methods and optimizers by the objects they belong to, options by value."""
+
+    class Model:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def loss(self, params, state, chunk):
+            return self.factor * params.sum() * chunk.mean(), state
+
+    def slope(model, optimizer, chunk_len):
+        found = rnnjax.tbptt(
+            model.loss, optimizer, jnp.ones(2), optimizer.init(jnp.ones(2)), None, jnp.ones(4), chunk_len=chunk_len
+        )
+        return float(found.params[0])
+
+    models, fast, slow = (Model(1.0), Model(3.0)), optax.sgd(1.0), optax.sgd(0.5)
+    for _ in range(2):
+        assert [slope(model, fast, 4) for model in models] == [0.0, -2.0]
+        assert slope(models[0], slow, 4) == 0.5 and slope(models[0], fast, 2) == -1.0
+    before = len(programs._PROGRAMS)
+    del models
+    gc.collect()
+    assert len(programs._PROGRAMS) <= before - 4
+
+
+def test_the_program_of_a_long_lookback_is_no_larger(problem):
+    """What is compiled for 11 chunks back is what is compiled for 2."""
+    params, state, stream = problem
+    optimizer = optax.sgd(0.1)
+
+    def size(lookback):
+        def call(params):
+            return rnnjax.tbptt(
+                loss_fn, optimizer, params, optimizer.init(params), state, stream, chunk_len=1, lookback=lookback
+            )
+
+        return len(str(jax.make_jaxpr(call)(params)).splitlines())
+
+    assert size(12) <= size(3) + 3
+
+
+def test_metrics_of_the_loss_are_told_for_every_update(problem):
+    params, state, stream = problem
+
+    def measured(params, state, chunk):
+        loss, state = loss_fn(params, state, chunk)
+        return loss, state, {"level": jnp.mean(chunk["y"])}
+
+    optimizer = optax.sgd(0.1)
+    found = rnnjax.tbptt(measured, optimizer, params, optimizer.init(params), state, stream, chunk_len=5)
+    close(found.info.metrics["level"], np.array([stream["y"][i : i + 5].mean() for i in (0, 5, 10)]))
+
+
+@pytest.mark.parametrize("chunk_len", [3, 5])
+def test_an_optimizer_may_ask_for_the_loss(problem, chunk_len):
+    """The line search of L-BFGS calls it again; gradient descent without one is another trajectory."""
+    params, state, stream = problem
+    optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=10))
+    found = run(problem, optimizer, chunk_len)
+    for n, start in enumerate(range(0, T, chunk_len)):
+        chunk = cut(stream, start, start + chunk_len)
+        if n == 0:
+            opt_state = optimizer.init(params)
+        (loss, new), grads = slopes(params, state, chunk)
+        updates, opt_state = optimizer.update(
+            grads, opt_state, params, value=loss, grad=grads, value_fn=lambda p, s=state, c=chunk: loss_fn(p, s, c)[0]
+        )
+        params, state = optax.apply_updates(params, updates), new
+        close(found.info.loss[n], loss)
+    close(found.params, params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"optimizer": optax.adam}, TypeError, "an optax optimizer such as .* got the function adam; call it"),
+        ({"optimizer": optax.GradientTransformation}, TypeError, "an optax optimizer such as"),
+        ({"optimizer": 0.1}, TypeError, "an optax optimizer such as .* got 0.1"),
+        ({"opt_state": optax.adam(0.1).init({"w": jnp.ones(2)})}, ValueError, r"opt_state must be that of .* got"),
+        ({"opt_state": None}, ValueError, "got None; pass optimizer.init"),
+        ({"loss_fn": 3}, TypeError, "loss_fn must be a function"),
+        ({"loss_fn": lambda p, s, c: jnp.sum(p.b)}, ValueError, r"must return \(loss, state\).* got f32\[\] alone"),
+        ({"loss_fn": lambda p, s, c: (s, jnp.sum(p.b))}, ValueError, "return the loss before the state"),
+        ({"loss_fn": lambda p, s, c: (p.b, s)}, ValueError, r"one number as its loss, got f32\[15\]; take"),
+        ({"loss_fn": lambda p, s, c: (1, s)}, ValueError, "one number as its loss, got"),
+        ({"loss_fn": lambda p, s, c: (jnp.sum(p.b), None)}, ValueError, "a state with the shapes and dtypes"),
+        ({"loss_fn": lambda p, s, c: (jnp.sum(p.b), s, 3)}, TypeError, "with a dict of metrics"),
+        ({"loss_fn": lambda p, s, c: (jnp.sum(p.b), s, {"a": p.b})}, ValueError, "metric 'a' of loss_fn must be one"),
+        ({"params": {"w": jnp.ones(2), "n": jnp.arange(3)}}, TypeError, r"floating-point .* got i32\[3\] at \['n'\]"),
+        ({"stream": {"x": np.array(["a", "b"])}}, TypeError, r"stream must hold arrays of numbers, got .*\['x'\]"),
+        ({"state": "zero"}, TypeError, "state must hold arrays of numbers, got 'zero'"),
+        ({"key": 0}, TypeError, r"key must be a random key, got 0; write jax.random.key\(0\)"),
+        ({"key": jax.random.split(jax.random.key(0))}, ValueError, "key must be one random key"),
+        ({"chunk_len": 2.0}, TypeError, "chunk_len must be an int, got 2.0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_sentence(problem, changes, kind, message):
+    params, state, stream = problem
+    optimizer = optax.sgd(0.1)
+    arguments = {"loss_fn": loss_fn, "optimizer": optimizer, "params": params, "opt_state": optimizer.init(params)}
+    arguments |= {"state": state, "stream": stream, "chunk_len": 4} | changes
+    if "params" in changes:
+        arguments["opt_state"] = optimizer.init(changes["params"])
+    with pytest.raises(kind, match=message) as caught:
+        rnnjax.tbptt(**arguments)
+    assert str(caught.value).startswith("tbptt: ") and len(str(caught.value)) < 600

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -17,7 +16,9 @@ import optax
 from rnnjax.cell import describe
 from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.progress import Place, Progress, TrainingFailedError
-from rnnjax.fit.task import Carry, Info, Interval, Task
+from rnnjax.fit.task import Interval, Task
+from rnnjax.programs import kept
+from rnnjax.update import Carry, Info, gradient_step
 
 __all__ = ["EVAL_NAMES", "FitProgress", "FitTask"]
 
@@ -86,10 +87,9 @@ class FitTask(Task):
         return None if self.learning_rate is None else float(self.learning_rate(place))
 
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
-        return _update(
-            self.loss_fn,
-            self.optimizer,
-            self.state is not None,
+        found: tuple[Carry, Info] = kept(
+            _update, self.loss_fn, self.optimizer, self.state is not None, donate_argnums=(0,)
+        )(
             carry,
             self.batches(step),
             None if rate is None else np.float32(rate),
@@ -98,6 +98,7 @@ class FitTask(Task):
             self.key,
             np.uint32(step),
         )
+        return found
 
     def train_row(self, interval: Interval) -> dict[str, Any]:
         return {
@@ -167,7 +168,6 @@ class FitTask(Task):
         return {"kind": "eval", "step": progress.step, "epoch": progress.epoch, **metrics, "best": better}
 
 
-@functools.partial(jax.jit, static_argnames=("loss_fn", "optimizer", "stateful"), donate_argnames=("carry",))
 def _update(
     loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
@@ -179,41 +179,27 @@ def _update(
     key: jax.Array,
     step: Any,
 ) -> tuple[Carry, Info]:
-    params, opt_state, state = carry
-    key = jax.random.fold_in(key, step)
+    def call(params: Any, state: Any, batch: Any, *, key: jax.Array) -> Any:
+        found = loss_fn(params, state, batch, key=key) if stateful else _with_state(loss_fn(params, batch, key=key))
+        if isinstance(found, tuple) and len(found) == 3 and isinstance(found[2], dict):
+            for name, value in found[2].items():
+                _check_metric("loss_fn", name, value, TRAIN_NAMES)
+        return found
 
-    def call(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        found = loss_fn(params, state, batch, key=key) if stateful else loss_fn(params, batch, key=key)
-        return _parts(found, stateful)
-
-    (loss, (new_state, metrics)), grads = jax.value_and_grad(call, has_aux=True)(params)
-    _check_state(new_state, state)
     if rate is not None:
-        opt_state = optax.tree.set(opt_state, learning_rate=rate)
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        grads, opt_state, params, value=loss, grad=grads, value_fn=lambda params: call(params)[0]
-    )
-    if scale is not None:
-        updates = jax.tree.map(lambda update: update * jnp.asarray(scale, update.dtype), updates)
-    params = optax.apply_updates(params, updates)
-    return Carry(params, opt_state, new_state), Info(loss, optax.tree.norm(grads), metrics)
+        carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
+    return gradient_step(call, optimizer, carry, batch, key=jax.random.fold_in(key, step), scale=scale, where="fit")
 
 
-def _parts(found: Any, stateful: bool) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-    """What a loss returned as ``(loss, (state, metrics))``."""
+def _with_state(found: Any) -> tuple[Any, ...]:
+    """What a loss without a state returned, as if it had one."""
     parts = found if isinstance(found, tuple) else (found,)
-    wanted = "(loss, state) or (loss, state, metrics)" if stateful else "loss or (loss, metrics)"
-    if not 1 + stateful <= len(parts) <= 2 + stateful:
-        raise ValueError(f"fit: loss_fn must return {wanted}, got {len(parts)} things.")
-    loss = parts[0]
-    if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
-        raise ValueError(f"fit: loss_fn must return one number as its loss, got {describe(loss)}; take the mean.")
-    metrics = parts[-1] if len(parts) == 2 + stateful else {}
-    if not isinstance(metrics, dict):
-        raise TypeError(f"fit: loss_fn must return {wanted} with a dict of metrics, got {type(metrics).__name__}.")
-    for name, value in metrics.items():
-        _check_metric("loss_fn", name, value, TRAIN_NAMES)
-    return jnp.asarray(loss), (parts[1] if stateful else None, {name: jnp.asarray(v) for name, v in metrics.items()})
+    if not 1 <= len(parts) <= 2 or not all(isinstance(metrics, dict) for metrics in parts[1:]):
+        got = f"{len(parts)} things" if len(parts) != 2 else f"a {type(parts[1]).__name__} for the dict of metrics"
+        raise ValueError(
+            f"fit: loss_fn must return loss or (loss, metrics), got {got}; one that carries a state needs state=."
+        )
+    return parts[0], None, *parts[1:]
 
 
 def _check_metric(who: str, name: str, value: Any, taken: frozenset[str]) -> None:
@@ -223,17 +209,6 @@ def _check_metric(who: str, name: str, value: Any, taken: frozenset[str]) -> Non
         raise ValueError(f"fit: the metric {name!r} of {who} must be one number, got {describe(value)}; take the mean.")
 
 
-def _check_state(new: Any, old: Any) -> None:
-    def kind(tree: Any) -> Any:
-        return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in map(_as_array, jax.tree.leaves(tree))]
-
-    if kind(new) != kind(old):
-        raise ValueError(
-            "fit: loss_fn must return a state with the shapes and dtypes of the one it takes, "
-            f"{jax.tree.map(describe, old)}, got {jax.tree.map(describe, new)}."
-        )
-
-
 def _check_key_argument(loss_fn: Callable[..., Any]) -> None:
     try:
         parameters = inspect.signature(loss_fn).parameters.values()
@@ -241,10 +216,6 @@ def _check_key_argument(loss_fn: Callable[..., Any]) -> None:
         return
     if not any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise TypeError("fit: loss_fn must take a keyword argument key, random or not; write (params, batch, *, key).")
-
-
-def _as_array(leaf: Any) -> Any:
-    return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
 
 
 def _array(leaf: Any) -> jax.Array:

@@ -24,7 +24,8 @@ import numpy as np
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.checkpoint import Checkpoint, CheckpointError
 from rnnjax.fit.progress import Place, TrainingFailedError
-from rnnjax.fit.task import Info, Interval, Task
+from rnnjax.fit.task import Interval, Task
+from rnnjax.update import Info
 
 __all__ = ["MAX_ROLLBACKS", "Loop", "Plan", "Report"]
 

@@ -5,34 +5,17 @@ from __future__ import annotations
 import abc
 import math
 import pathlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from rnnjax.fit.progress import Place, Progress
+from rnnjax.update import Carry, Info
 
 if TYPE_CHECKING:
     from rnnjax.fit.loop import Loop
 
-__all__ = ["Carry", "Info", "Interval", "Task"]
-
-
-class Carry(NamedTuple):
-    """What goes from update to update on the device."""
-
-    params: Any
-    opt_state: Any
-    state: Any
-
-
-class Info(NamedTuple):
-    """What one update tells of itself."""
-
-    loss: jax.Array  # before the update
-    grad_norm: jax.Array  # before the optimizer sees the gradient
-    metrics: Mapping[str, jax.Array] = {}  # scalars
+__all__ = ["Interval", "Task"]
 
 
 class Interval(NamedTuple):

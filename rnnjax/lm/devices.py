@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.cpu import MAX_DEVICES, available_cores, devices_are_set
-from rnnjax.fit.task import Carry
+from rnnjax.update import Carry
 
 __all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices", "without_rows"]
 

@@ -7,7 +7,6 @@ the rows of the metrics, and the losses of the best checkpoint on the whole vali
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,15 +20,16 @@ from jax.sharding import Mesh, PartitionSpec
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.optimizers import make_optimizer, schedule
 from rnnjax.fit.progress import Place, Progress
-from rnnjax.fit.task import Carry, Info, Interval, Task
+from rnnjax.fit.task import Interval, Task
 from rnnjax.lm import devices
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.run import RunConfig, RunPaths, make_model
 from rnnjax.lm.sample import default_prime, generate
-from rnnjax.tbptt import TBPTTInfo, tbptt
+from rnnjax.programs import kept
 from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Chunk, Corpus
+from rnnjax.update import Carry, Info, gradient_step
 
 __all__ = ["Outcome", "train", "update"]
 
@@ -56,7 +56,6 @@ class TextProgress(Progress):
     samples_bytes: int = 0
 
 
-@functools.partial(jax.jit, static_argnames=("model", "optimizer", "mesh"), donate_argnames=("carry",))
 def update(
     model: LanguageModel,
     optimizer: optax.GradientTransformation,
@@ -66,46 +65,46 @@ def update(
     key: jax.Array,
     step: jax.Array,
     mesh: Mesh | None = None,
-) -> tuple[Carry, TBPTTInfo]:
+) -> tuple[Carry, Info]:
     """One update on one chunk with the given learning rate; dropout's key is a function of ``key`` and ``step``.
 
-    With a mesh the batch is split over its devices, see `rnnjax.lm.devices`.
+    With a mesh the batch is split over its devices, see `rnnjax.lm.devices`. The carry is given up. The compiled update
+    lives as long as ``model`` and ``optimizer``: the same objects find it again.
     """
-    if mesh is None:
-        return _update(model, optimizer, None, carry, chunk, rate, key, step)
-    everywhere = PartitionSpec()
-    return jax.shard_map(
-        functools.partial(_update, model, optimizer, devices.AXIS),
-        mesh=mesh,
-        in_specs=(devices.CARRY, devices.CHUNK, everywhere, everywhere, everywhere),
-        out_specs=(devices.CARRY, everywhere),
-        check_vma=False,
-    )(carry, chunk, rate, key, step)
+    compiled = kept(_update, model.loss, optimizer, mesh, bool(model.dropout), donate_argnums=(0,))
+    found: tuple[Carry, Info] = compiled(carry, chunk, rate, key, step)
+    return found
 
 
 def _update(
-    model: LanguageModel,
+    loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
-    axis_name: str | None,
+    mesh: Mesh | None,
+    random: bool,
     carry: Carry,
     chunk: Chunk,
     rate: jax.Array,
     key: jax.Array,
     step: jax.Array,
-) -> tuple[Carry, TBPTTInfo]:
-    hyperparams = {**carry.opt_state.hyperparams, "learning_rate": rate}
-    result = tbptt(
-        model.loss,
-        optimizer,
-        carry.params,
-        carry.opt_state._replace(hyperparams=hyperparams),
-        carry.state,
-        chunk,
-        chunk_len=chunk.inputs.shape[0],
-        key=jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step) if model.dropout else None,
-        axis_name=axis_name,
-    )
-    return Carry(result.params, result.opt_state, result.state), result.info
+) -> tuple[Carry, Info]:
+    def on_part(carry: Carry, chunk: Chunk, rate: jax.Array, key: jax.Array) -> tuple[Carry, Info]:
+        carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
+        axis_name = None if mesh is None else devices.AXIS
+        return gradient_step(
+            loss_fn, optimizer, carry, chunk, key=key if random else None, axis_name=axis_name, where="train"
+        )
+
+    key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step)
+    if mesh is None:
+        return on_part(carry, chunk, rate, key)
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        on_part,
+        mesh=mesh,
+        in_specs=(devices.CARRY, devices.CHUNK, everywhere, everywhere),
+        out_specs=(devices.CARRY, everywhere),
+        check_vma=False,
+    )(carry, chunk, rate, key)
 
 
 def train(
@@ -214,7 +213,7 @@ class _Text(Task):
         )
         if (step + 1) % self.chunks_per_epoch == 0:
             carry = carry._replace(state=self.fresh_state())
-        return carry, Info(info.loss, info.grad_norm)
+        return carry, info
 
     def train_row(self, interval: Interval) -> dict[str, Any]:
         optimizer, norms = self.config.optimizer, interval.norms
