@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnjax.cell import check_size
+from rnnjax.checks import check_key, check_size, is_traced
 from rnnjax.engines.scan import select
 from rnnjax.programs import kept
 from rnnjax.update import (
     Carry,
     Info,
     check_arrays,
-    check_key,
     check_opt_state,
     check_optimizer,
     gradient_step,
@@ -105,9 +104,8 @@ def tbptt(
     >>> result.info.loss.shape
     (10,)
     """
-    check_size("tbptt", "chunk_len", chunk_len)
-    lookback = chunk_len if lookback is None else lookback
-    check_size("tbptt", "lookback", lookback)
+    chunk_len = check_size("tbptt", "chunk_len", chunk_len)
+    lookback = chunk_len if lookback is None else check_size("tbptt", "lookback", lookback)
     if lookback < chunk_len or lookback % chunk_len:
         raise ValueError(
             f"tbptt: lookback must be a multiple of chunk_len = {chunk_len}, got {lookback}; "
@@ -122,7 +120,7 @@ def tbptt(
     _length(stream)
     arrays = params, opt_state, state, stream, key
     options = chunk_len, lookback // chunk_len, axis_name
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+    if is_traced(arrays):
         return _tbptt(loss_fn, optimizer, *options, *arrays)  # part of the program that is being made
     return cast(TBPTTResult, kept(_tbptt, loss_fn, optimizer, *options)(*arrays))
 

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnjax.cell import describe
+from rnnjax.checks import describe
 
 __all__ = [
     "Carry",
     "Info",
     "check_arrays",
-    "check_key",
     "check_opt_state",
     "check_optimizer",
     "check_trainable",
@@ -133,9 +132,7 @@ def loss_parts(where: str, found: Any, old: Any) -> tuple[jax.Array, tuple[Any, 
     if not (len(leaves) == 1 and leaves[0] is loss and _is_number(loss)):
         turned = len(jax.tree.leaves(new)) == 1 and _is_number(new) and _short(loss) == _short(old)
         hint = "return the loss before the state" if turned else "take a mean of floats"
-        raise ValueError(
-            f"{where}: loss_fn must return one number as its loss, got {_short(loss)}; {hint}."
-        )
+        raise ValueError(f"{where}: loss_fn must return one number as its loss, got {_short(loss)}; {hint}.")
     metrics = found[2] if len(found) == 3 else {}
     if not isinstance(metrics, dict):
         raise TypeError(f"{where}: loss_fn must return {wanted} with a dict of metrics, got {_short(metrics)}.")
@@ -197,16 +194,6 @@ def check_trainable(where: str, params: Any) -> None:
                 f"{where}: params must be floating-point numbers, which have a gradient, got {describe(leaf)}{place}; "
                 "make it one, or keep it outside of params."
             )
-
-
-def check_key(where: str, key: Any) -> None:
-    """Raises unless ``key`` is one random key, typed or of the older kind."""
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
-    if not typed and not raw:
-        raise TypeError(f"{where}: key must be a random key, got {key!r:.60}; write jax.random.key(0).")
-    if key.ndim != (0 if typed else 1):
-        raise ValueError(f"{where}: key must be one random key, got {describe(key)}; take one of them.")
 
 
 def check_optimizer(where: str, optimizer: Any) -> None:
