@@ -254,15 +254,15 @@ def test_a_bare_call_compiles_once_and_its_program_goes_with_the_loss(problem):
         traces.append(0)
         return loss_fn(params, state, chunk)
 
-    def call():
+    def call(loss_fn):
         opt_state = optimizer.init(params)
-        return rnnjax.tbptt(counted, optimizer, params, opt_state, state, stream, chunk_len=7).params
+        return rnnjax.tbptt(loss_fn, optimizer, params, opt_state, state, stream, chunk_len=7).params
 
-    first, seen = call(), len(traces)
-    close(call(), first, 0)
+    first, seen = call(counted), len(traces)
+    close(call(counted), first, 0)
     assert 0 < seen == len(traces)
     gone = weakref.ref(counted)
-    del counted, call
+    del counted
     gc.collect()
     assert gone() is None  # and with it everything that was compiled for it
 
