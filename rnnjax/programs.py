@@ -36,7 +36,7 @@ def kept(
         options: further leading arguments.
         donate_argnums: of the arguments that follow.
     """
-    made_of = [loss_fn, *(optimizer if isinstance(optimizer, tuple) else [optimizer])]
+    made_of: list[Any] = [loss_fn, *(optimizer if isinstance(optimizer, tuple) else [optimizer])]
     key = (function, type(optimizer), options, donate_argnums, *map(_identity, made_of))
     if (known := _PROGRAMS.get(key)) is not None:
         return known[0]
@@ -51,7 +51,7 @@ def kept(
         ]
     except TypeError:  # of a kind that nobody can refer to weakly: compiled for this call
         return jax.jit(functools.partial(function, loss_fn, optimizer, *options), donate_argnums=donate_argnums)
-    rebuild = type(optimizer) if isinstance(optimizer, tuple) else lambda *found: found[0]
+    rebuild: Any = type(optimizer) if isinstance(optimizer, tuple) else lambda *found: found[0]
 
     def program(*arrays: Any) -> Any:  # traced while the caller holds them all
         return function(loss_ref(), rebuild(*[ref() for ref in refs]), *options, *arrays)
