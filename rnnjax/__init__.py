@@ -31,7 +31,7 @@ from rnnjax.cells import (
 )
 from rnnjax.cpu import use_cores
 from rnnjax.data import bucket_by_length, pack_documents, pad_sequences, padded_share, unpack_documents
-from rnnjax.engines import implementations, register_unroll
+from rnnjax.engines import implementations
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
 from rnnjax.networks import (
     Bidirectional,
@@ -111,7 +111,6 @@ __all__ = [
     "pack_documents",
     "pad_sequences",
     "padded_share",
-    "register_unroll",
     "save",
     "start_state",
     "tbptt",

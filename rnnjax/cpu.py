@@ -36,14 +36,14 @@ _splits = False
 def use_cores(count: int | None = None) -> int:
     """Lets `rnnjax.unroll` use several cores of a CPU in this process. To be called before anything else uses JAX.
 
-    JAX then has that many CPU devices, the default implementation of affine and linear cells becomes ``"split"``, which
-    splits a batch over all devices where that pays, and memory that is freed is kept for the next step.
+    JAX then has that many CPU devices, the default implementation of affine and linear cells runs on all devices,
+    each with its rows of the batch, where that pays, and memory that is freed is kept for the next step.
 
     It is meant for scripts that leave the placing of arrays to JAX. What a split unroll returns lies on all devices,
     and compiled functions that take it run on all of them; a function is compiled once more when its arguments have
     moved there. Arguments that are bound to other devices (by `jax.device_put` with a device or sharding) cannot meet
-    it: under `jax.set_mesh`, `jax.shard_map` and `jax.default_device` nothing is split, and ``implementation="fused"``
-    never splits. `rnnjax train` does its own splitting, and an accelerator is not affected.
+    it: under `jax.set_mesh`, `jax.shard_map` and `jax.default_device` nothing is split, and an implementation that is
+    named never is. `rnnjax train` does its own splitting, and an accelerator is not affected.
 
     Args:
         count: of devices; None for one a core, up to 4 (more were not measured), or as many as

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import AffineCell, Cell, batch_shape, describe, input_shape, start_state
-from rnnjax.engines import Controls, choose, registrations
+from rnnjax.engines import Controls, choose, engines, make_job, split_over_devices
 
 __all__ = ["check_resets", "run", "unroll"]
 
@@ -76,13 +76,15 @@ def unroll(
         raise TypeError(f"unroll: remat must be None, True, an int or a name, got {remat!r}.")
     if isinstance(remat, int) and not isinstance(remat, bool) and remat < 1:
         raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
-    name = choose(cell, implementation, jax.tree.leaves(state)[0].dtype).name
-    return _unroll(cell, params, state, xs, lengths, resets, reverse, name, remat, registrations())
+    if implementation is not None or isinstance(remat, str):  # what may be refused, before anything is traced
+        given = {"valid": lengths is not None, "resets": resets is not None}
+        choose(make_job(cell, params, state, xs, reverse=reverse, remat=remat, **given), implementation)
+    return _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat, engines())
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat", "version"))
-def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat, version):
-    del version  # of the registry: a new registration traces anew
+@functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat", "among"))
+def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat, among):
+    del among  # where there are other engines, the choice among them may be another
     batch = batch_shape(cell, state)
     steps = xs.shape[: 1 + len(batch)]
     valid = None
@@ -121,8 +123,12 @@ def run(
     remat: Any = None,
 ) -> tuple[Any, jax.Array]:
     """`unroll` below its checks: what composite cells call for their parts."""
-    entry = choose(cell, implementation, jax.tree.leaves(state)[0].dtype)
-    return entry.fn(cell, params, state, xs, controls, reverse=reverse, remat=remat)
+    given = {"valid": controls.valid is not None, "resets": controls.resets is not None}
+    job = make_job(cell, params, state, xs, reverse=reverse, remat=remat, **given)
+    engine = choose(job, implementation)
+    if implementation is None:
+        engine = split_over_devices(engine, job, params)
+    return engine.run(cell, params, state, xs, controls, reverse=reverse, remat=remat)
 
 
 def _as_wide(mask, array):

@@ -11,7 +11,9 @@ import pytest
 
 import rnnjax
 from rnnjax import LRU, SRU, Chrono, LinearCell, MinGRU, MinLSTM, linear_step
-from rnnjax.engines import Controls, choose, unroll_associative, unroll_hoisted, unroll_scan
+from rnnjax.engines import Controls, Job, choose
+from rnnjax.engines.linear.associative import unroll_associative, unroll_hoisted
+from rnnjax.engines.scan import unroll_scan
 from tests.cells_table import assert_close, fast_jit, loss_of
 from tests.references.numpy_linear import STEPS
 
@@ -235,13 +237,11 @@ def test_no_matmul_is_left_in_the_loop():
         assert loops(unroll) == [False] * 3  # candidate and forget gate, highway gate, skip
 
 
-def test_which_one_is_the_default(monkeypatch):
-    cell = MinGRU(4)
-    assert choose(cell, None, jnp.float32).name == "hoisted"  # on the CPU
+def test_which_one_is_the_default():
+    assert choose(Job(MinGRU(4), "cpu")).name == "hoisted"
     for backend in ("gpu", "tpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert choose(cell, None, jnp.float32).name == "associative"
-        assert choose(rnnjax.LSTM(4), None, jnp.float32).name == "fused"
+        assert choose(Job(MinGRU(4), backend)).name == "associative"
+        assert choose(Job(rnnjax.LSTM(4), backend)).name == "fused"
     assert not {"associative", "hoisted"} & set(rnnjax.implementations(rnnjax.GRU(4)))
 
 
@@ -298,5 +298,5 @@ def test_wrong_arguments_of_unroll(cell):
         ):
             rnnjax.unroll(cell, *arguments, jnp.ones(shape))
     for implementation in ("associative", "hoisted"):
-        with pytest.raises(ValueError, match="remat must be None, True or an int here, got 'gates'"):
+        with pytest.raises(ValueError, match="needs remat to be None, True or an int, got 'gates'"):
             rnnjax.unroll(cell, *arguments, jnp.ones((7, 2, 3)), implementation=implementation, remat="gates")

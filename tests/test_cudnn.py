@@ -13,22 +13,16 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM
-from rnnjax.engines import Controls, unroll_cudnn
-from rnnjax.engines.cudnn import pack, supports_cudnn, unpack
+from rnnjax.engines import Job
+from rnnjax.engines.cudnn import fits, pack, unpack
 from rnnjax.testing import problems
 from tests.cells_table import Row, assert_close, make_problem, plain, with_gradients
 
 rnn = pytest.importorskip("jax.experimental.rnn")
 fresh = problems._with_gradients.__wrapped__  # compiled for each call: what stands in for cuDNN differs
 cudnn = sys.modules["rnnjax.engines.cudnn"]
-HAS_GPU = supports_cudnn(LSTM(4))
+HAS_GPU = fits(Job(LSTM(4))) == ""
 ROW = Row(LSTM(4))
-
-
-def direct(problem, **options):
-    """Past the registry, which does not offer it everywhere."""
-    controls = Controls(None, problem.resets, ROW.cell.initial_state((3,)))
-    return unroll_cudnn(ROW.cell, *problem[:3], controls, reverse=False, remat=None, **options)
 
 
 @pytest.fixture
@@ -60,27 +54,26 @@ def test_layout_is_that_of_jax():
 def test_it_is_not_offered_without_a_gpu():
     problem = plain(make_problem(ROW))
     assert "cudnn" not in rnnjax.implementations(ROW.cell)
-    with pytest.raises(ValueError, match=r"^unroll: no 'cudnn' implementation for LSTM; available: scan"):
-        rnnjax.unroll(ROW.cell, *problem[:3], implementation="cudnn")
     with pytest.raises(ValueError, match=r"^unroll: 'cudnn' needs an NVIDIA GPU as JAX's default backend, got 'cpu';"):
-        direct(problem)
+        rnnjax.unroll(ROW.cell, *problem[:3], implementation="cudnn")
 
 
 def test_what_it_refuses(pretend):
     class Mine(LSTM):
         pass
 
-    assert supports_cudnn(LSTM(4)) and not supports_cudnn(GRU(4)) and not supports_cudnn(Mine(4))
-    assert "cudnn" in rnnjax.implementations(LSTM(4))
-    with pytest.raises(ValueError, match=r"^unroll: 'cudnn' needs resets to be None"):
-        direct(make_problem(ROW))
-    low = plain(make_problem(ROW, dtype=jnp.bfloat16, state_dtype=jnp.float32))
-    with pytest.raises(
-        ValueError, match=r"^unroll: 'cudnn' needs float32 parameters, state and xs, got w_ih bf16\[3,16\]"
+    assert fits(Job(LSTM(4))) == ""
+    assert fits(Job(Mine(4))) == "needs an LSTM, got Mine"
+    assert "cudnn" in rnnjax.implementations(LSTM(4)) and "cudnn" not in rnnjax.implementations(GRU(4))
+    problem = make_problem(ROW)
+    low = make_problem(ROW, dtype=jnp.bfloat16, state_dtype=jnp.float32)
+    for wrong, options, sentence in (
+        (problem, {"resets": problem.resets}, "needs resets to be None"),
+        (low, {}, "needs float32 parameters, state and xs, got parameters of bfloat16"),
+        (problem, {"remat": "gates"}, "needs remat to be None, True or an int, got 'gates'"),
     ):
-        direct(low)
-    with pytest.raises(ValueError, match=r"^unroll: remat must be"):
-        rnnjax.unroll(LSTM(4), *plain(make_problem(ROW))[:3], implementation="cudnn", remat="gates")
+        with pytest.raises(ValueError, match=rf"^unroll: 'cudnn' {sentence}.*; take implementation=None\.$"):
+            rnnjax.unroll(LSTM(4), *wrong[:3], implementation="cudnn", **options)
 
 
 def test_no_steps(pretend):

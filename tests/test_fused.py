@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.engines import Controls, fused, rules, unroll_fused, unroll_scan
-from rnnjax.engines.affine.fused import _make_plan, supports
+from rnnjax.engines import Controls, Job, engine
+from rnnjax.engines.affine import rules, xla
+from rnnjax.engines.affine.plan import make_plan
 
 T, B, I, H = 5, 3, 4, 6
 
@@ -166,7 +167,7 @@ def test_adding_up_weight_gradients_by_segments_changes_nothing(cell, reverse, x
     """Segments of two and what is left; with the gates kept and computed again; and it is done by segments."""
     batch = B + 6  # no other test has it
     asked = []
-    monkeypatch.setattr(fused, "backward_segment", lambda *a, keep_gates, **o: asked.append(keep_gates) or 2)
+    monkeypatch.setattr(xla, "backward_segment", lambda *a, keep_gates, **o: asked.append(keep_gates) or 2)
     assert T % 2 == 1
     lengths, resets = np.arange(batch) % (T + 1), jnp.arange(T * batch).reshape(T, batch) % 4 == 2
     arguments = example(cell, batch=(batch,), dtype=jnp.float64)
@@ -272,13 +273,13 @@ def test_no_array_of_the_size_of_the_weights_is_carried():
 
 def test_what_the_update_sees_is_found_by_tracing():
     def plan(cell):
-        return _make_plan(cell, cell.init(jax.random.key(0), I), jnp.dtype("float32"), keep_gates=True)
+        return make_plan(cell, cell.init(jax.random.key(0), I), jnp.dtype("float32"))
 
     assert plan(rnnjax.LSTM(H)).summed == (True,) * 4
     assert plan(rnnjax.GRU(H)).summed == (True, True, False)
     assert plan(Peephole(H)).summed == (True, True, False)
     assert plan(Independent(H)).summed == ()
-    assert [leaf is None for leaf in plan(rnnjax.GRU(H)).template] == [False, False, False, True]
+    assert plan(rnnjax.GRU(H)).reads == (False, False, False, True)
 
 
 def test_cells_it_does_not_take():
@@ -286,13 +287,15 @@ def test_cells_it_does_not_take():
         def initial_state(self, batch_shape=(), dtype=jnp.float32):
             return jnp.zeros(batch_shape, jnp.int32)
 
-    assert supports(rnnjax.Elman(2)) and not supports(Counting(2))
-    assert not supports(rnnjax.Stack((rnnjax.Elman(2),)))
+    fits = engine("fused").fits
+    assert fits(Job(rnnjax.Elman(2))) == ""
+    assert fits(Job(Counting(2))) == "needs an affine cell with a floating state, got Counting"
+    assert fits(Job(rnnjax.Stack((rnnjax.Elman(2),)))) == "needs an affine cell with a floating state, got Stack"
 
 
 def test_unknown_remat():
     cell = rnnjax.Elman(2)
-    with pytest.raises(ValueError, match="remat of 'fused' must be None, True, an int or 'gates', got 'all'"):
+    with pytest.raises(ValueError, match="'fused' needs remat to be None, True, an int or 'gates', got 'all'"):
         rnnjax.unroll(cell, *example(cell), implementation="fused", remat="all")
 
 
@@ -301,7 +304,7 @@ def test_called_without_unroll():
     cell = CELLS[1]
     params, state, xs = example(cell)
     valid = jnp.arange(T)[:, None] < jnp.array([T, 2, 0])
-    got = unroll_fused(cell, params, state, xs, Controls(valid))
-    expected = unroll_scan(cell, params, state, xs, Controls(valid))
+    got = engine("fused").run(cell, params, state, xs, Controls(valid), reverse=False, remat=None)
+    expected = engine("scan").run(cell, params, state, xs, Controls(valid), reverse=False, remat=None)
     np.testing.assert_allclose(jnp.where(valid[..., None], got[1] - expected[1], 0), 0, atol=1e-6)
     chex.assert_trees_all_close(got[0], expected[0], rtol=1e-5)

@@ -16,7 +16,7 @@ import pytest
 
 import rnnjax
 import rnnjax.testing
-from rnnjax.engines import choose
+from rnnjax.engines import Job, choose
 from tests.cells_table import (
     CELLS,
     CORE,
@@ -47,7 +47,7 @@ def by_implementation():
     """
     found = []
     for name, row in CELLS.items():
-        default = choose(row.cell, None, jnp.float32).name
+        default = choose(Job(row.cell)).name
         others = [other for other in rnnjax.implementations(row.cell) if other != default]
         found.append(pytest.param(row, [default], None, id=f"{name}-default"))
         if others:

@@ -14,7 +14,7 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Chrono, Elman, Identity, Orthogonal, Stack, Uniform, cell_from_name
 from rnnjax.cells import CELLS
-from rnnjax.engines import choice, choose, register_unroll
+from rnnjax.engines import Engine, Job, UnfitError, choice, choose, register
 from tests.cells_table import Row, make_problem
 
 pytestmark = pytest.mark.quick
@@ -108,7 +108,7 @@ def test_cell_from_a_file(tmp_path):
 @pytest.fixture
 def clean_registry(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(choice, "_REGISTRY", dict(choice._REGISTRY))
+    monkeypatch.setattr(choice, "_engines", choice._engines)
 
 
 def constant(cell, params, state, xs, controls, *, reverse, remat, value):
@@ -127,10 +127,14 @@ def test_a_file_is_one_module_and_shadows_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("clean_registry")
-def test_register_unroll():
+def test_register():
     row = Row(LSTM(4))
     problem = make_problem(row)
-    register_unroll("seven", functools.partial(constant, value=7.0), supports=lambda cell: isinstance(cell, LSTM))
+
+    def lstm_only(job):
+        return "" if isinstance(job.cell, LSTM) else f"needs an LSTM, got {type(job.cell).__name__}"
+
+    register(Engine("seven", functools.partial(constant, value=7.0), fits=lstm_only))
     assert "seven" in rnnjax.implementations(LSTM(4))
     assert "seven" not in rnnjax.implementations(GRU(4))
     _, ys = rnnjax.unroll(row.cell, *problem[:3], implementation="seven")
@@ -138,28 +142,34 @@ def test_register_unroll():
     _, ys = rnnjax.unroll(row.cell, *problem[:3], implementation="seven", lengths=problem.lengths)
     padding = np.arange(8)[:, None] >= np.asarray(problem.lengths)
     np.testing.assert_array_equal(np.asarray(ys)[..., 0], np.where(padding, 0, 7))  # masked for every implementation
-    with pytest.raises(ValueError, match=r"^unroll: no 'seven' implementation for GRU; available: scan"):
-        choose(GRU(4), "seven", jnp.float32)
+    with pytest.raises(
+        UnfitError, match=r"^unroll: 'seven' needs an LSTM, got GRU; take implementation=None\.$"
+    ) as refused:
+        choose(Job(GRU(4)), "seven")
+    assert (refused.value.engine, refused.value.reason) == ("seven", "needs an LSTM, got GRU")
+    with pytest.raises(ValueError, match=r"^unroll: no 'eight' implementation for GRU; available: scan, fused\.$"):
+        choose(Job(GRU(4)), "eight")
 
 
 @pytest.mark.usefixtures("clean_registry")
-def test_priority_decides_the_default():
+def test_rank_decides_the_default():
     row = Row(LSTM(4))
     _, usual = rnnjax.unroll(row.cell, *make_problem(row)[:3])
-    register_unroll("unasked", functools.partial(constant, value=1.0))  # priority -1: only when named
+    register(Engine("unasked", functools.partial(constant, value=1.0)))  # rank -1: only when named
     _, ys = rnnjax.unroll(row.cell, *make_problem(row)[:3])
     np.testing.assert_array_equal(ys, usual)
 
-    def rank(cell, backend, dtype):
-        assert isinstance(backend, str)
-        return 1000 if dtype == jnp.bfloat16 else -1
+    def rank(job):
+        assert isinstance(job.backend, str)
+        return 1000 if job.dtype == jnp.bfloat16 and job.steps > 2 else -1
 
-    register_unroll("half", functools.partial(constant, value=2.0), priority=rank)
-    assert choose(row.cell, None, jnp.dtype(jnp.bfloat16)).name == "half"
-    assert choose(row.cell, None, jnp.dtype(jnp.float32)).name not in ("half", "unasked")
+    register(Engine("half", functools.partial(constant, value=2.0), rank=rank))
+    assert choose(Job(row.cell, dtype=jnp.dtype("bfloat16"))).name == "half"
+    assert choose(Job(row.cell, dtype=jnp.dtype("bfloat16"), steps=2)).name not in ("half", "unasked")
+    assert choose(Job(row.cell)).name not in ("half", "unasked")
     _, ys = rnnjax.unroll(row.cell, *make_problem(row, dtype=jnp.bfloat16)[:3])
     np.testing.assert_array_equal(ys, 2)
-    register_unroll("half", functools.partial(constant, value=3.0), priority=2000)  # replaces
+    register(Engine("half", functools.partial(constant, value=3.0), rank=lambda job: 2000))  # replaces
     assert rnnjax.implementations(row.cell).count("half") == 1
     _, ys = rnnjax.unroll(row.cell, *make_problem(row, dtype=jnp.bfloat16)[:3])
     np.testing.assert_array_equal(ys, 3)
@@ -169,6 +179,8 @@ def test_every_cell_has_the_reference():
     assert rnnjax.implementations(GRU(4))[0] == "scan"
     assert {"scan", "layered"} <= set(rnnjax.implementations(Stack((GRU(4),))))
     assert "layered" not in rnnjax.implementations(GRU(4))
+    with pytest.raises(TypeError, match=r"^implementations: cell must be an instance, got the class LSTM; make one\.$"):
+        rnnjax.implementations(LSTM)
 
 
 @pytest.mark.parametrize("name", sorted(CELLS))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.engines import Controls, unroll_scan
+from rnnjax.engines import Controls, Engine, Job, UnfitError, choose, register
 from rnnjax.engines import choice as choice_module
-from rnnjax.engines.scan import select
+from rnnjax.engines.scan import select, unroll_scan
 from rnnjax.testing import LAWS, check_laws, loop_with_gradients, make_problem
 
 CELL = rnnjax.GRU(3)
@@ -21,15 +21,15 @@ CELL = rnnjax.GRU(3)
 @pytest.fixture
 def implementation(monkeypatch):
     """Registers an implementation for the time of a test, under a new name each time, as compiled ones are kept."""
-    monkeypatch.setattr(choice_module, "_REGISTRY", dict(choice_module._REGISTRY))
+    monkeypatch.setattr(choice_module, "_engines", choice_module._engines)
     counter = itertools.count()
 
-    def register(fn):
+    def add(fn, **options):
         name = f"broken{next(counter)}_{fn.__name__}"
-        rnnjax.register_unroll(name, fn)
+        register(Engine(name, fn, **options))
         return name
 
-    return register
+    return add
 
 
 def breaks(law, name, cell=CELL):
@@ -204,15 +204,15 @@ def test_a_plain_cell_of_dictionaries_passes():
 
 
 def test_an_implementation_may_refuse_in_its_own_name(implementation):
-    def no_resets(cell, params, state, xs, controls, **options):
+    def refuses(cell, params, state, xs, controls, **options):
         if controls.resets is not None:
-            raise ValueError(f"unroll: {names[0]!r} has no resets, got some; take 'scan'.")
+            choose(Job(cell, resets=True), names[0])
         return unroll_scan(cell, params, state, xs, controls, **options)
 
-    names = [implementation(no_resets)]
+    names = [implementation(unroll_scan, fits=lambda job: "needs resets to be None" if job.resets else "")]
     check_laws(CELL, laws=["loop", "scan"], implementations=names)
-    names.insert(0, "another")
-    with pytest.raises(ValueError, match="'another' has no resets"):
+    names.append(implementation(refuses))
+    with pytest.raises(UnfitError, match=f"'{names[0]}' needs resets to be None"):
         check_laws(CELL, laws=["padding"], implementations=names[1:])
 
 

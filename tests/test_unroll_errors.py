@@ -7,6 +7,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, DeepStack, Elman, LearnedState, RecurrentHighway, Stack
+from rnnjax.engines import UnfitError
 
 CELL = LSTM(4)
 PARAMS = jax.tree.map(
@@ -152,7 +153,11 @@ CASES = {
         "unroll: remat must be a segment length of at least 1, True or None, got 0.",
     ),
     "remat_fraction": ({"remat": 2.5}, TypeError, "unroll: remat must be None, True, an int or a name, got 2.5."),
-    "remat_name": ({"remat": "all", "implementation": "scan"}, ValueError, "unroll: remat must be None, True or an "),
+    "remat_name": (
+        {"remat": "all", "implementation": "scan"},
+        UnfitError,
+        "unroll: 'scan' needs remat to be None, True ",
+    ),
     "class": ({"cell": LSTM}, TypeError, "unroll: cell must be an instance, got the class LSTM; make one."),
 }
 

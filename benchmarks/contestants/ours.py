@@ -6,14 +6,14 @@ import jax
 
 import rnnjax
 from benchmarks.contestants.base import Contestant, JaxContestant, Problem, Skip
-from rnnjax.engines import choose
+from rnnjax.engines import choose, make_job
 
 __all__ = ["default_implementation", "implementation_names", "make", "make_step"]
 
 
 def default_implementation(problem: Problem) -> str:
     """The one that ``implementation=None`` takes here."""
-    return choose(problem.cell, None, jax.tree.leaves(problem.state)[0].dtype).name
+    return choose(make_job(problem.cell, problem.params, problem.state, problem.xs)).name
 
 
 def implementation_names(problem: Problem, wanted: list[str]) -> list[str]:
@@ -35,8 +35,10 @@ def make(problem: Problem, implementation: str) -> Contestant:
     if implementation == "cudnn" and problem.dtype not in ("float32", "tf32"):
         raise Skip("'cudnn' has float32 and TF32 only")
 
+    named = None if implementation == default_implementation(problem) else implementation  # only None splits a batch
+
     def apply(params: Any, state: Any, xs: Any) -> tuple[Any, Any]:
-        final, ys = rnnjax.unroll(cell, params, state, xs, implementation=implementation)
+        final, ys = rnnjax.unroll(cell, params, state, xs, implementation=named)
         return ys, final
 
     return _contestant(f"rnnjax {implementation}", f"rnnjax.unroll, {implementation!r}", apply, problem)

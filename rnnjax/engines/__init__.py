@@ -1,45 +1,46 @@
-"""Implementations of `rnnjax.unroll`; each registers here, and others may register from outside."""
+"""Engines: the ways in which `rnnjax.unroll` runs a cell; each registers here, and others may register from outside."""
 
 import functools
 
-from rnnjax.engines.affine.fused import supports, unroll_fused
+from rnnjax.engines.affine.recurrence import affine_engine
+from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import (
     Controls,
-    Implementation,
-    UnrollFn,
+    Engine,
+    Job,
+    UnfitError,
     choose,
+    engine,
+    engines,
     implementations,
-    register_unroll,
-    registrations,
+    make_job,
+    register,
 )
-from rnnjax.engines.cudnn import supports_cudnn, unroll_cudnn
-from rnnjax.engines.linear.associative import priority as linear_priority
-from rnnjax.engines.linear.associative import supports as supports_linear
+from rnnjax.engines.cudnn import fits as cudnn_fits
+from rnnjax.engines.cudnn import unroll_cudnn
+from rnnjax.engines.linear.associative import fits as linear_fits
+from rnnjax.engines.linear.associative import rank as linear_rank
 from rnnjax.engines.linear.associative import unroll_associative, unroll_hoisted
-from rnnjax.engines.scan import unroll_scan
-from rnnjax.engines.split import priority as split_priority
-from rnnjax.engines.split import supports as supports_split
-from rnnjax.engines.split import unroll_split
+from rnnjax.engines.scan import no_named_remat, unroll_scan
+from rnnjax.engines.split import split_over_devices
 
 __all__ = [
     "Controls",
-    "Implementation",
-    "UnrollFn",
+    "Engine",
+    "Job",
+    "UnfitError",
+    "affine_engine",
     "choose",
+    "engine",
+    "engines",
     "implementations",
-    "register_unroll",
-    "registrations",
-    "unroll_associative",
-    "unroll_cudnn",
-    "unroll_fused",
-    "unroll_hoisted",
-    "unroll_scan",
-    "unroll_split",
+    "make_job",
+    "register",
+    "split_over_devices",
 ]
 
-register_unroll("scan", unroll_scan, priority=0)
-register_unroll("fused", unroll_fused, supports=supports, priority=5)
-register_unroll("cudnn", unroll_cudnn, supports=supports_cudnn, priority=-1)
-register_unroll("split", unroll_split, supports=supports_split, priority=split_priority)
+register(Engine("scan", unroll_scan, fits=no_named_remat, rank=lambda job: 0))
+register(affine_engine("fused", XlaLoops(), rank=5))
+register(Engine("cudnn", unroll_cudnn, fits=cudnn_fits))
 for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):
-    register_unroll(_name, _unroll, supports=supports_linear, priority=functools.partial(linear_priority, _name))
+    register(Engine(_name, _unroll, fits=linear_fits, rank=functools.partial(linear_rank, _name)))

@@ -1,4 +1,8 @@
-"""Which implementations of an unroll exist, which cells each takes, and which one is the default."""
+"""Which engines there are, which of them fit a piece of work, and which one is the default for it.
+
+An engine is a value: a name, a function, and two questions about a `Job`, which is all that is known of a piece of work
+before there are arrays. A refusal is the end of a sentence, so nobody has to read the text of an error.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
-from rnnjax.cell import Cell
+from rnnjax.cell import Cell, batch_shape
 
-__all__ = ["Controls", "Implementation", "UnrollFn", "choose", "implementations", "register_unroll", "registrations"]
+__all__ = [
+    "Controls",
+    "Engine",
+    "Job",
+    "Run",
+    "UnfitError",
+    "choose",
+    "engine",
+    "engines",
+    "implementations",
+    "make_job",
+    "register",
+]
 
 
 class Controls(NamedTuple):
@@ -27,8 +44,76 @@ class Controls(NamedTuple):
     fresh: Any = None
 
 
-class UnrollFn(Protocol):
-    """An implementation: the final state and ``ys [T, *batch, H]`` of a cell over ``xs [T, *batch, I]``."""
+class Job(NamedTuple):
+    """A piece of work as an engine sees it before there are arrays; hashable.
+
+    Attributes:
+        cell: what is unrolled.
+        backend: `jax.default_backend`.
+        steps: T.
+        batch: the batch axes.
+        input_size: I, the last axis of ``xs``.
+        dtype: of the state; None if its leaves differ.
+        param_dtype: of the parameters; None if they differ.
+        input_dtype: of ``xs``.
+        valid: whether steps are masked.
+        resets: whether there are resets.
+        reverse: whether time runs from the last step to the first.
+        remat: checkpointing through time: None, True, an int or a name.
+        free: whether nobody has said where arrays lie: no mesh and no default device is set.
+    """
+
+    cell: Any
+    backend: str = "cpu"
+    steps: int = 64
+    batch: tuple[int, ...] = (16,)
+    input_size: int = 16
+    dtype: Any = jnp.dtype("float32")
+    param_dtype: Any = jnp.dtype("float32")
+    input_dtype: Any = jnp.dtype("float32")
+    valid: bool = False
+    resets: bool = False
+    reverse: bool = False
+    remat: bool | int | str | None = None
+    free: bool = True
+
+
+def make_job(
+    cell: Any,
+    params: Any,
+    state: Any,
+    xs: jax.Array,
+    *,
+    valid: bool = False,
+    resets: bool = False,
+    reverse: bool = False,
+    remat: bool | int | str | None = None,
+) -> Job:
+    """The job of an unroll of these arrays."""
+    return Job(
+        cell,
+        jax.default_backend(),
+        xs.shape[0],
+        batch_shape(cell, state),
+        xs.shape[-1],
+        _common_dtype(state),
+        _common_dtype(params),
+        jnp.dtype(xs.dtype),
+        valid,
+        resets,
+        reverse,
+        remat,
+        jax.sharding.get_abstract_mesh().empty and getattr(jax.config, "jax_default_device", None) is None,
+    )
+
+
+def _common_dtype(tree: Any) -> Any:
+    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+class Run(Protocol):
+    """The function of an engine: the final state and ``ys [T, *batch, H]`` of a cell over ``xs [T, *batch, I]``."""
 
     def __call__(
         self, cell: Any, params: Any, state: Any, xs: jax.Array, controls: Controls, *, reverse: bool, remat: Any
@@ -36,81 +121,110 @@ class UnrollFn(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Implementation:
-    """A registered implementation.
+class Engine:
+    """One way to run cells over sequences.
 
     Attributes:
         name: what ``implementation=`` selects.
-        fn: the function; see `UnrollFn`.
-        supports: whether it takes this cell at all.
-        priority: the supported one with the highest priority is the default; ``"scan"`` has 0. A function of
-            ``(cell, backend, dtype)``, so that the choice can depend on where the program runs.
+        run: the function; see `Run`. It must equal ``"scan"`` in values, final state and gradients.
+        fits: ``""`` if it can do this job, else the end of a sentence, "needs resets to be None".
+        rank: of the engines that fit a job, the one that ranks highest is the default. ``"scan"`` has 0; what ranks
+            below is used only when named.
     """
 
     name: str
-    fn: UnrollFn
-    supports: Callable[[Cell], bool]
-    priority: Callable[[Cell, str, Any], int]
+    run: Run
+    fits: Callable[[Job], str] = lambda job: ""
+    rank: Callable[[Job], float] = lambda job: -1
 
 
-_REGISTRY: dict[str, Implementation] = {}
-_registrations = 0
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Engines:
+    """All engines at one time. A new one makes a new value, so what was compiled with the others is not taken again."""
+
+    entries: tuple[Engine, ...] = ()
 
 
-def register_unroll(
-    name: str,
-    fn: UnrollFn,
-    *,
-    supports: Callable[[Cell], bool] = lambda cell: True,
-    priority: Callable[[Cell, str, Any], int] | int = -1,
-) -> None:
-    """Adds an implementation, or replaces the one of that name.
+_engines = _Engines()
 
-    Args:
-        name: what ``implementation=`` selects.
-        fn: computes the unroll; see `UnrollFn`. It must equal ``"scan"`` in values, final state and gradients.
-        supports: tells whether it takes a cell.
-        priority: a number, or a function of ``(cell, backend, dtype)``. The highest becomes the default for a
-            cell, ``"scan"`` has 0, and a negative number is only used when named.
+
+def register(entry: Engine) -> None:
+    """Adds an engine, in place of the one of that name if there is one.
+
+    An engine for affine cells is best made by `affine_engine` from a pair of loops.
     """
-    global _registrations
-    rank = priority if callable(priority) else (lambda cell, backend, dtype: priority)
-    _REGISTRY[name] = Implementation(name, fn, supports, rank)
-    _registrations += 1
+    global _engines
+    others = tuple(old for old in _engines.entries if old.name != entry.name)
+    _engines = _Engines((*others, entry))
 
 
-def registrations() -> int:
-    """How many there have been: what was compiled before the last one may have chosen otherwise."""
-    return _registrations
+def engines() -> _Engines:
+    """All engines there are now, as one hashable value."""
+    return _engines
+
+
+def engine(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for entry in _engines.entries:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in _engines.entries)
+    raise ValueError(f"engine: none is called {name!r}; known: {known}.")
 
 
 def implementations(cell: Cell) -> tuple[str, ...]:
     """The names that ``implementation=`` takes for this cell.
 
+    A name may still be refused for a kind of work (``"cudnn"`` has no resets), in one sentence.
+
     >>> import rnnjax
     >>> "scan" in rnnjax.implementations(rnnjax.LSTM(8))
     True
-    """
-    return tuple(entry.name for entry in _REGISTRY.values() if entry.supports(cell))
-
-
-def choose(cell: Cell, name: str | None, dtype: Any, without: str | None = None) -> Implementation:
-    """The implementation of that name, or with None the one of the highest priority on the default backend.
-
-    Args:
-        cell: what is to be unrolled.
-        name: of the implementation, or None.
-        dtype: of the state.
-        without: the name of one that is left out, because it asks for another to build on.
 
     Raises:
-        ValueError: if there is none of that name for the cell.
+        TypeError: for a class instead of an instance.
     """
-    able = [entry for entry in _REGISTRY.values() if entry.name != without and entry.supports(cell)]
+    if isinstance(cell, type):
+        raise TypeError(f"implementations: cell must be an instance, got the class {cell.__name__}; make one.")
+    job = Job(cell, jax.default_backend(), input_size=getattr(cell, "hidden_size", 1))
+    return tuple(entry.name for entry in _engines.entries if not entry.fits(job))
+
+
+class UnfitError(ValueError):
+    """An engine that was asked for by name does not fit the job.
+
+    Attributes:
+        engine: its name.
+        reason: what it answered: the end of a sentence.
+    """
+
+    def __init__(self, engine: str, reason: str):
+        super().__init__(f"unroll: {engine!r} {reason}; take implementation=None.")
+        self.engine, self.reason = engine, reason
+
+
+def choose(job: Job, name: str | None = None) -> Engine:
+    """The engine of that name, or with None the one that ranks highest among those that fit.
+
+    Raises:
+        UnfitError: if it does not fit.
+        ValueError: if there is none of that name, or none that fits.
+    """
     if name is None:
-        return max(able, key=lambda entry: entry.priority(cell, jax.default_backend(), dtype))
-    for entry in able:
+        able = [entry for entry in _engines.entries if not entry.fits(job)]
+        if able:
+            return max(able, key=lambda entry: entry.rank(job))
+        reasons = "; ".join(f"{entry.name!r} {entry.fits(job)}" for entry in _engines.entries)
+        raise ValueError(f"unroll: no implementation can do this with {type(job.cell).__name__}: {reasons}.")
+    for entry in _engines.entries:
         if entry.name == name:
+            reason = entry.fits(job)
+            if reason:
+                raise UnfitError(name, reason)
             return entry
-    available = ", ".join(entry.name for entry in able)
-    raise ValueError(f"unroll: no {name!r} implementation for {type(cell).__name__}; available: {available}.")
+    available = ", ".join(implementations(job.cell))
+    raise ValueError(f"unroll: no {name!r} implementation for {type(job.cell).__name__}; available: {available}.")

@@ -12,17 +12,17 @@ It is never the default, since it has no resets, no forward mode, no second deri
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import batch_shape, describe
+from rnnjax.cell import batch_shape
 from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
-from rnnjax.engines.choice import Controls
-from rnnjax.engines.scan import checkpointed, segment_length, select
+from rnnjax.engines.choice import Controls, Job
+from rnnjax.engines.scan import checkpointed, no_named_remat, segment_length, select
 
-__all__ = ["pack", "supports_cudnn", "unpack", "unroll_cudnn"]
+__all__ = ["fits", "pack", "unpack", "unroll_cudnn"]
 
 
 class _Inputs(NamedTuple):
@@ -30,9 +30,18 @@ class _Inputs(NamedTuple):
     valid: jax.Array | None
 
 
-def supports_cudnn(cell: Any) -> bool:
-    """Whether ``cell`` is exactly an `LSTM`, and an NVIDIA GPU is JAX's default backend."""
-    return type(cell) is LSTM and _on_nvidia()
+def fits(job: Job) -> str:
+    """What it needs: exactly an `LSTM`, an NVIDIA GPU as JAX's default backend, float32, and no resets."""
+    if type(job.cell) is not LSTM:
+        return f"needs an LSTM, got {type(job.cell).__name__}"
+    if not _on_nvidia():
+        return f"needs an NVIDIA GPU as JAX's default backend, got {job.backend!r}"
+    if job.resets:
+        return "needs resets to be None, which it cannot do"
+    for name, dtype in (("parameters", job.param_dtype), ("state", job.dtype), ("xs", job.input_dtype)):
+        if dtype != jnp.float32:
+            return f"needs float32 parameters, state and xs, got {name} of {dtype or 'several dtypes'}"
+    return no_named_remat(job)
 
 
 def _on_nvidia() -> bool:
@@ -68,7 +77,7 @@ def unroll_cudnn(
     controls: Controls,
     *,
     reverse: bool = False,
-    remat: bool | int | str | None = None,
+    remat: bool | int | None = None,
 ) -> tuple[LSTMState, jax.Array]:
     """Unrolls an LSTM by cuDNN; first-order reverse-mode derivatives only.
 
@@ -83,11 +92,7 @@ def unroll_cudnn(
 
     Returns:
         The final state, and ``ys [T, *batch, H]``.
-
-    Raises:
-        ValueError: without an NVIDIA GPU, for resets, for other dtypes, or for a ``remat`` that is a name.
     """
-    _check(params, state, xs, controls)
     segment = segment_length(remat, xs.shape[0])
     if xs.shape[0] == 0 or 0 in xs.shape[1:-1]:
         return state, jnp.zeros((*xs.shape[:-1], cell.hidden_size), xs.dtype)
@@ -103,22 +108,6 @@ def unroll_cudnn(
     if segment is None:
         return run(state, inputs, reverse)
     return checkpointed(run, state, inputs, segment, reverse)
-
-
-def _check(params: LSTMParams, state: LSTMState, xs: jax.Array, controls: Controls) -> None:
-    if not _on_nvidia():
-        raise ValueError(
-            f"unroll: 'cudnn' needs an NVIDIA GPU as JAX's default backend, got {jax.default_backend()!r}; "
-            "take implementation=None."
-        )
-    if controls.resets is not None:
-        raise ValueError("unroll: 'cudnn' needs resets to be None, which it cannot do; take implementation=None.")
-    for name, leaf in [*params._asdict().items(), *state._asdict().items(), ("xs", xs)]:
-        if leaf.dtype != jnp.float32:
-            raise ValueError(
-                f"unroll: 'cudnn' needs float32 parameters, state and xs, got {name} {describe(leaf)}; "
-                "take implementation=None."
-            )
 
 
 def _run(cell: LSTM, weights: jax.Array, state: LSTMState, inputs: _Inputs) -> tuple[LSTMState, jax.Array]:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.engines.choice import Controls
+from rnnjax.engines.choice import Controls, Job
 
-__all__ = ["checkpointed", "in_segments", "segment_length", "select", "unroll_scan"]
+__all__ = ["checkpointed", "in_segments", "no_named_remat", "segment_length", "select", "unroll_scan"]
 
 
 def select(mask: jax.Array, new: Any, old: Any) -> Any:
@@ -29,7 +29,7 @@ def unroll_scan(
     controls: Controls,
     *,
     reverse: bool = False,
-    remat: bool | int | str | None = None,
+    remat: bool | int | None = None,
 ) -> tuple[Any, jax.Array]:
     """Steps through time with `jax.lax.scan`; forward mode, reverse mode and higher orders all work.
 
@@ -45,9 +45,6 @@ def unroll_scan(
 
     Returns:
         The final state, and ``ys [T, *batch, H]``.
-
-    Raises:
-        ValueError: if ``remat`` is a name; there are none here.
     """
     fresh = controls.fresh
 
@@ -71,12 +68,13 @@ def unroll_scan(
     return checkpointed(run, state, inputs, segment, reverse)
 
 
-def segment_length(remat: bool | int | str | None, length: int) -> int | None:
+def no_named_remat(job: Job) -> str:
+    """What an engine answers that has no names of its own for ``remat``."""
+    return f"needs remat to be None, True or an int, got {job.remat!r}" if isinstance(job.remat, str) else ""
+
+
+def segment_length(remat: bool | int | None, length: int) -> int | None:
     """The distance of the states kept over ``length`` steps; None if there is nothing to compute again."""
-    if isinstance(remat, str):
-        raise ValueError(
-            f"unroll: remat must be None, True or an int here, got {remat!r}; another implementation may know it."
-        )
     if not remat or length < 2:
         return None
     return math.isqrt(length - 1) + 1 if remat is True else min(remat, length)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, input_shape, output_shape, start_state
-from rnnjax.engines import Controls, register_unroll
+from rnnjax.engines import Controls, Engine, Job, register
 from rnnjax.networks.norms import check_norm, init_norm, normalize
 from rnnjax.networks.regularization import check_rate, locked_dropout
 from rnnjax.networks.regularized import unroll_regularized
@@ -270,8 +270,10 @@ def _unroll_stack(
     return _ascend("unroll", cell, params, state, xs, apply)
 
 
-def _is_composite(cell: Any) -> bool:
-    return unroll_layered.dispatch(type(cell)) is not unroll_layered.dispatch(object)
+def _fits(job: Job) -> str:
+    if unroll_layered.dispatch(type(job.cell)) is unroll_layered.dispatch(object):
+        return f"needs a cell that is made of cells, got {type(job.cell).__name__}"
+    return ""
 
 
-register_unroll("layered", unroll_layered, supports=_is_composite, priority=10)
+register(Engine("layered", unroll_layered, fits=_fits, rank=lambda job: 10))

@@ -1,4 +1,4 @@
-"""Which form of `rnnjax.engines.affine.fused` runs where: every rule on sizes, with the measurements behind it.
+"""Which form of `rnnjax.engines.affine.xla` runs where: every rule on sizes, with the measurements behind it.
 
 Most are about memory. On a CPU, arrays beyond 32 MB come fresh from the system at every call, and touching them for the
 first time costs more than arithmetic does (`rnnjax.cpu`). Measured on two AMD EPYC cores with AVX-512 and 32 MB of

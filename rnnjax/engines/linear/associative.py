@@ -34,40 +34,39 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import LinearCell, cast_like, compute_dtype, pack_state, unpack_state, widen
-from rnnjax.engines.choice import Controls
-from rnnjax.engines.scan import checkpointed, segment_length
+from rnnjax.engines.choice import Controls, Job
+from rnnjax.engines.scan import checkpointed, no_named_remat, segment_length
 
-__all__ = ["priority", "supports", "unroll_associative", "unroll_hoisted"]
+__all__ = ["fits", "rank", "unroll_associative", "unroll_hoisted"]
 
-_PRIORITY = {  # by backend, and with what it is read: see `priority`
+_RANK = {  # by backend, and with what it is read: see `rank`
     "associative": {"cpu": -1, "other": 8},
     "hoisted": {"cpu": 5, "other": 5},
 }
 
 
-def priority(name: str, cell: Any, backend: str, dtype: Any) -> int:
+def rank(name: str, job: Job) -> float:
     """How ``"associative"`` and ``"hoisted"`` rank against each other and ``"scan"``, which has 0.
 
     On a CPU the loop is sequential anyway, and the associative scan does twice the arithmetic and passes over
     memory log2(T) times; on an accelerator a loop of T tiny kernels leaves the device idle.
 
     Args:
-        name: of the implementation.
-        cell: the linear cell; today all rank alike.
-        backend: of `jax.default_backend`.
-        dtype: of the state; today all rank alike.
+        name: of the engine.
+        job: read is the backend alone; all linear cells and dtypes rank alike.
     """
-    del cell, dtype
-    return _PRIORITY[name]["cpu" if backend == "cpu" else "other"]
+    return _RANK[name]["cpu" if job.backend == "cpu" else "other"]
 
 
-def supports(cell: Any) -> bool:
-    """Whether ``cell`` is a linear cell with a state of floating dtypes."""
-    return _supports(cell)
+def fits(job: Job) -> str:
+    """What both need: a linear cell with a state of floating dtypes."""
+    if not _is_linear(job.cell):
+        return f"needs a linear cell with a floating state, got {type(job.cell).__name__}"
+    return no_named_remat(job)
 
 
-@functools.lru_cache(maxsize=1024)  # every call of `unroll` asks
-def _supports(cell: Any) -> bool:
+@functools.lru_cache(maxsize=1024)  # every choice asks
+def _is_linear(cell: Any) -> bool:
     if not isinstance(cell, LinearCell):
         return False
     leaves = jax.tree.leaves(jax.eval_shape(cell.initial_state))
@@ -82,7 +81,7 @@ def unroll_associative(
     controls: Controls,
     *,
     reverse: bool = False,
-    remat: bool | int | str | None = None,
+    remat: bool | int | None = None,
 ) -> tuple[Any, jax.Array]:
     """Unrolls a linear cell by an associative scan over time. Reverse-mode derivatives of any order.
 
@@ -98,9 +97,6 @@ def unroll_associative(
 
     Returns:
         The final state, and ``ys [T, *batch, H]``.
-
-    Raises:
-        ValueError: if ``remat`` is a name; there are none here.
     """
     return _unroll(True, cell, params, state, xs, controls, reverse, remat)
 
@@ -113,7 +109,7 @@ def unroll_hoisted(
     controls: Controls,
     *,
     reverse: bool = False,
-    remat: bool | int | str | None = None,
+    remat: bool | int | None = None,
 ) -> tuple[Any, jax.Array]:
     """Unrolls a linear cell by a loop of ``a * s + b``; arguments and result are those of `unroll_associative`."""
     return _unroll(False, cell, params, state, xs, controls, reverse, remat)
