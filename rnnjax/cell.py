@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
 from rnnjax.checks import check_dtype, check_size, describe, short
+from rnnjax.traced import name_values
 
 __all__ = [
     "AffineCell",
@@ -26,6 +27,7 @@ __all__ = [
     "compute_dtype",
     "describe",
     "input_shape",
+    "leaf_names",
     "linear_step",
     "output_shape",
     "pack_state",
@@ -45,6 +47,8 @@ S = TypeVar("S")
 @runtime_checkable
 class Cell(Protocol):
     """What every recurrent cell offers; third parties need import nothing from here to satisfy it.
+
+    A step gives names to what a reader may want to see or hold, its gates and its state: see `rnnjax.traced`.
 
     Where some fields of the state have a meaning only together, an attribute ``free_state`` names those that may be
     anything, as ``("h",)``: only these are learned by `LearnedState` and set by `ContextState`; without it all are.
@@ -214,8 +218,27 @@ def linear_step(cell: LinearCell, params: Params, state: State, x: jax.Array) ->
     a, b = cell.coefficients(params, x, dtype)
     old = pack_state(widen(state, dtype), a)
     new_state = unpack_state(tuple(k * s + d for k, s, d in zip(a, old, b, strict=True)), state)
+    name_values(**dict(zip(leaf_names(new_state), jax.tree.leaves(new_state), strict=True)))
     y = cell.output(params, new_state, x)
     return cast_like(new_state, state), y.astype(narrow)
+
+
+def leaf_names(state: State) -> list[str]:
+    """What the leaves of a state are called: ``h`` for a field of a NamedTuple, ``left_h`` for one within another.
+
+    >>> import rnnjax
+    >>> leaf_names(rnnjax.LSTM(4).initial_state())
+    ['h', 'c']
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    return ["_".join(map(_key, path)) or "state" for path in paths]
+
+
+def _key(key: Any) -> str:
+    for attribute in ("name", "key", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
 
 
 def batch_shape(cell: Cell, state: State) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ FLOORS = {
     "initializers": 0,
     "cpu": 0,
     "checks": 0,
+    "traced": 0,
     "fields": 0,
     "programs": 0,
     "text": 0,

@@ -14,8 +14,7 @@ import optax
 
 import rnnjax
 from experiments import common
-from rnnjax.analysis import gradient_flow, gradient_lost, lyapunov_spectrum, recurrent_bound, trajectory
-from rnnjax.analysis.gate_values import gate_values
+from rnnjax.analysis import gradient_flow, gradient_lost, lyapunov_spectrum, record, recurrent_bound
 
 HERE = pathlib.Path(__file__).resolve().parent
 SYMBOLS, HIDDEN, BATCH = 4, 32, 32
@@ -121,9 +120,8 @@ def look_inside(cell, params, lag):
         found["bound"] = recurrent_bound(cell, params.cell).bound
     name = next((name for name, one in CELLS.items() if one == cell), None)
     if name in KEEP:
-        states, _ = trajectory(cell, params.cell, state, xs)
-        old, new = (jax.tree.map(lambda leaf, part=part: leaf[part], states) for part in (slice(-1), slice(1, None)))
-        gates = np.asarray(gate_values(cell, params.cell, old, new, xs)[KEEP[name]].value)  # [T, B, H]
+        leaf = f"L1.{KEEP[name]}"
+        gates = np.asarray(record(cell, params.cell, state, xs, select=[leaf])[1][leaf])  # [T, B, H]
         found["forget_gate_quantiles"] = np.quantile(gates, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
         # What the best unit keeps over k steps, all gates multiplied: the memory's own path for the gradient.
         logs = np.cumsum(np.log(np.maximum(gates[::-1], 1e-30)), axis=0).mean(axis=1)  # [T, H]

@@ -15,7 +15,6 @@ from rnnjax.analysis.flat import (
     trajectory,
     unflatten_state,
 )
-from rnnjax.analysis.gate_values import Gate, gate_values
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics, unit_statistics
 from rnnjax.analysis.gradient_flow import GradientFlow, GradientLost, gradient_flow, gradient_lost, kept_share
 from rnnjax.analysis.jacobians import (
@@ -28,23 +27,20 @@ from rnnjax.analysis.jacobians import (
 from rnnjax.analysis.labels import LABELS, Label, label_from_name, label_text, register_label
 from rnnjax.analysis.lyapunov import LyapunovSpectrum, kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.recording import (
-    Leaf,
     SymbolModel,
-    Unit,
     Window,
     leaves_of,
-    parse_unit,
     read_text,
     record,
     text_values,
 )
 from rnnjax.analysis.search import LabelSearch, UnitScore, auc, search_units
+from rnnjax.analysis.units import Leaf, Unit, parse_unit
 
 __all__ = [
     "LABELS",
     "Ablation",
     "FixedPoints",
-    "Gate",
     "GradientFlow",
     "GradientLost",
     "JacobianSpectrum",
@@ -66,7 +62,6 @@ __all__ = [
     "find_fixed_points",
     "flat_step",
     "flatten_state",
-    "gate_values",
     "gradient_flow",
     "gradient_lost",
     "jacobian_spectrum",

@@ -1,7 +1,7 @@
 r"""Ablation: units are held at a constant while the model reads a text; what does that do to its predictions?
 
-A unit of the state is held after every step, and what the step writes from it changes with it: with ``c`` of an LSTM
-held, ``h`` and ``y`` of the same step are those of the held ``c``. A gate is held within the step.
+Whatever the step of a cell names can be held, its gates and its state, where it is computed: what the step makes of it
+changes with it. With ``c`` of an LSTM held, ``h`` and ``y`` of the same step are those of the held ``c``.
 """
 
 from __future__ import annotations
@@ -17,27 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnjax.analysis.gate_values import CANDIDATES, PLAIN_GATES, emit
 from rnnjax.analysis.recording import (
     SymbolModel,
     leaves_of,
-    parse_unit,
     read_text,
     restart,
-    select_units,
     step_layers,
     windows,
 )
-from rnnjax.cell import (
-    affine_step,
-    batch_shape,
-    cast_like,
-    compute_dtype,
-    project_input,
-    project_state,
-    start_state,
-    widen,
-)
+from rnnjax.analysis.units import HOW_TO_NAME, parse_unit, select_units
+from rnnjax.cell import batch_shape, start_state
+from rnnjax.traced import observe
 
 __all__ = ["Ablation", "Tally", "ablate", "step_clamped", "unit_means"]
 
@@ -182,66 +172,29 @@ def step_clamped(cell: Any, params: Any, state: Any, x: jax.Array, clamps: Clamp
     """One step of a cell in which the units of ``clamps`` are held; see the words of the module.
 
     Raises:
-        ValueError: for a leaf that cannot be held.
+        ValueError: for a leaf that cannot be held, as the step does not name it.
     """
     number = itertools.count(1)
 
     def visit(cell: Any, params: Any, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        layer = f"L{next(number)}."
+        layer, axes = f"L{next(number)}.", len(batch_shape(cell, state))
         mine = {leaf.removeprefix(layer): clamp for leaf, clamp in clamps.items() if leaf.startswith(layer)}
-        fields = getattr(state, "_fields", ())
-        gates = {name: clamp for name, clamp in mine.items() if name not in fields}
-        memory = {name: clamp for name, clamp in mine.items() if name in fields and name != "h"}
-        if gates and memory:
-            raise ValueError(
-                f"ablate: gates and memory of one layer cannot be held together, got {layer}{', '.join(mine)}; hold "
-                "them one after the other."
-            )
-        new, y = _step_gated(layer, cell, params, state, x, gates) if gates else cell.step(params, state, x)
-        axes = len(batch_shape(cell, state))
-        if memory:
-            new = _hold(new, memory, axes)
-            new, y = emit(cell, params, state, new, x) or (new, y)
-        if "h" in mine:
-            new = _hold(new, {"h": mine["h"]}, axes)
-            y = new.h if _writes_h(cell, params, state, x) else y
-        return new, y
+
+        def hold(value: jax.Array, mask: Any, at: Any) -> jax.Array:
+            mask, at = (jnp.reshape(array, value.shape[axes:]) for array in (mask, at))
+            return jnp.where(mask, at.astype(value.dtype), value)
+
+        step = functools.partial(observe, cell.step, params, state, x)
+        if not mine:
+            return cell.step(params, state, x)
+        names = list(step()[1])
+        for name in mine:
+            if name not in names:
+                can = ", ".join(layer + known for known in names) or "nothing"
+                raise ValueError(
+                    f"ablate: {layer}{name} cannot be held; of {type(cell).__name__} {can} can, which its step names; "
+                    f"take one of these, or {HOW_TO_NAME}."
+                )
+        return step(hold={name: functools.partial(hold, mask=m, at=at) for name, (m, at) in mine.items()})[0]
 
     return step_layers(cell, params, state, x, visit)
-
-
-def _hold(state: Any, clamps: Clamps, axes: int) -> Any:
-    for name, (mask, value) in clamps.items():
-        leaf = getattr(state, name)
-        mask, value = (jnp.reshape(array, leaf.shape[axes:]) for array in (mask, value))
-        state = state._replace(**{name: jnp.where(mask, value.astype(leaf.dtype), leaf)})
-    return state
-
-
-def _writes_h(cell: Any, params: Any, state: Any, x: jax.Array) -> bool:
-    """Whether ``y`` is the ``h`` of the new state: in the traced step they are one variable then."""
-    names = [*state._fields]
-    out = jax.make_jaxpr(cell.step)(params, state, x).jaxpr.outvars
-    return len(out) == len(names) + 1 and out[names.index("h")] is out[-1]
-
-
-def _step_gated(layer: str, cell: Any, params: Any, state: Any, x: jax.Array, clamps: Clamps) -> tuple[Any, jax.Array]:
-    """A step in which gates are held, by the sums ``zx + zh`` that give their values."""
-    names = PLAIN_GATES.get(type(cell), getattr(cell, "gate_names", ()))
-    for name in clamps:
-        if name not in names or type(cell).step is not affine_step:
-            can = ", ".join(layer + gate for gate in names if gate) or "none"
-            raise ValueError(
-                f"ablate: {layer}{name} cannot be held; of {type(cell).__name__} the gates {can} can, and its state "
-                f"({', '.join(layer + field for field in getattr(state, '_fields', ()))}); take one of these."
-            )
-    dtype = compute_dtype(state.h.dtype)
-    zx, zh = list(project_input(cell, params, x, dtype)), list(project_state(cell, params, state.h, dtype))
-    for name, (mask, value) in clamps.items():
-        k = names.index(name)
-        pre = jnp.arctanh(value) if name in CANDIDATES else jnp.log(value) - jnp.log1p(-value)
-        # A value of 0 or 1 needs an infinite sum; 30 gives it to the last bit of a float32.
-        zx[k] = jnp.where(mask, jnp.clip(jnp.nan_to_num(pre), -30.0, 30.0), zx[k])
-        zh[k] = jnp.where(mask, 0.0, zh[k])
-    new, y = cell.update(params, widen(state, dtype), tuple(zx), tuple(zh))
-    return cast_like(new, state), y.astype(state.h.dtype)

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnjax.analysis.recording import Leaf, SymbolModel, leaves_of, read_text, select_units
+from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text
+from rnnjax.analysis.units import Leaf, select_units
 
 __all__ = ["LeafStatistics", "UnitStatistics", "unit_statistics"]
 

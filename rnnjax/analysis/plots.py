@@ -228,7 +228,7 @@ def plot_forget_gates(values: np.ndarray | Mapping[str, np.ndarray], *, title: s
     """How often a forget gate (the share of the old state that a step keeps) has which value, and its time constants.
 
     Args:
-        values: forget gates ``[T, *batch, H]`` in [0, 1] by name, as `gate_values` has them (``f``, ``z`` or ``keep``).
+        values: forget gates ``[T, *batch, H]`` in [0, 1] by name, as the cell names them (``f``, ``z`` or ``keep``).
         title: above the picture.
 
     Raises:

@@ -1,13 +1,11 @@
 r"""Records what every unit of every layer does over a sequence: states and gates, as much as asked and no more.
 
-A unit is called ``L2.c.137``: layer 2 (the first is 1), leaf ``c``, number 137 (the first is 0). Leaves are those of
-the state (``h``, ``c``, ...), the gates after their nonlinearity (``i``, ``f``, ...) and before it (``z_i``, ...); see
-`gate_values`.
+Leaves are those of the state, and what the cell names in its step: see `rnnjax.traced`, and `rnnjax.analysis.units` for
+how they are called.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -17,28 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.analysis.gate_values import CANDIDATES, gate_values
-from rnnjax.cell import batch_shape, start_state
+from rnnjax.analysis.units import Leaf, Selection, parse_unit, select_units
+from rnnjax.cell import batch_shape, leaf_names, start_state
 from rnnjax.networks import DeepStack, LearnedState, Stack, normalize
+from rnnjax.traced import observe
 
 __all__ = [
-    "Leaf",
-    "Selection",
     "SymbolModel",
-    "Unit",
     "Window",
     "leaves_of",
-    "observe",
-    "parse_unit",
+    "observe_layers",
     "read_text",
     "record",
-    "select_units",
     "step_layers",
     "text_values",
 ]
 
+_KINDS = {"logistic": "gate", "exp": "gate", "tanh": "candidate"}  # of a named value, by what made it
 Visit = Callable[[Any, Any, Any, jax.Array], tuple[Any, jax.Array]]
-Selection = tuple[tuple[str, tuple[int, ...] | None], ...]  # leaves, and which of their units; None for all
 
 
 class SymbolModel(NamedTuple):
@@ -52,24 +46,6 @@ class SymbolModel(NamedTuple):
     inputs: jax.Array  # [V, I]
     w_out: jax.Array  # [H, V]
     b_out: jax.Array  # [V]
-
-
-class Unit(NamedTuple):
-    """One number of one leaf of one layer."""
-
-    leaf: str  # "L2.c"
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.leaf}.{self.number}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """What a layer has under one name: its number of units, and what they are."""
-
-    size: int
-    kind: str  # "state", "gate" (0 to 1), "candidate" (-1 to 1) or "pre" (before the nonlinearity)
 
 
 class Window(NamedTuple):
@@ -112,7 +88,7 @@ def step_layers(cell: Any, params: Any, state: Any, x: jax.Array, visit: Visit) 
     return state._replace(layers=tuple(states)), x
 
 
-def observe(
+def observe_layers(
     cell: Any, params: Any, state: Any, x: jax.Array, kinds: dict[str, str] | None = None
 ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
     """One step: the state, ``y``, and every leaf of every layer after it, ``[*batch, n]``, by name.
@@ -129,37 +105,35 @@ def observe(
     number = itertools.count(1)
 
     def visit(cell: Any, params: Any, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        layer, axes = f"L{next(number)}", len(batch_shape(cell, state))
-        new, y = cell.step(params, state, x)
+        layer, batch = f"L{next(number)}", batch_shape(cell, state)
+        (new, y), named = observe(cell.step, params, state, x)
+        leaves = dict(zip(leaf_names(new), jax.tree.leaves(new), strict=True))
 
         def keep(name: str, value: jax.Array, kind: str) -> None:
-            value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
-            found[f"{layer}.{name}"] = value.reshape(*value.shape[:axes], -1)
-            kinds[f"{layer}.{name}"] = kind
+            if value.shape[: len(batch)] == batch:  # what has no batch axes is nothing that units do
+                value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+                found[f"{layer}.{name}"] = value.reshape(*batch, -1)
+                kinds[f"{layer}.{name}"] = kind
 
-        for path, leaf in jax.tree_util.tree_leaves_with_path(new):
-            keep("_".join(_key(key) for key in path) or "state", leaf, "state")
-        gates = gate_values(cell, params, state, new, x)
-        for name, gate in gates.items():
-            if gate.value is not None:
-                keep(name, gate.value, "candidate" if name in CANDIDATES else "gate")
-        for name, gate in gates.items():
-            keep(name if gate.value is None else f"z_{name}", gate.pre, "pre")
+        for name, leaf in leaves.items():
+            keep(name, leaf, "state")
+        before = {f"z_{name}": seen.before for name, seen in named.items() if seen.before is not None}
+        before |= {
+            name: seen.value for name, seen in named.items() if name[2:] in (*leaves, *named) and name[:2] == "z_"
+        }
+        for name, seen in named.items():
+            if name not in leaves and name not in before:
+                keep(name, seen.value, _KINDS.get(seen.made_by, "value"))
+        for name, value in before.items():
+            keep(name, value, "pre")
         return new, y
 
     new, y = step_layers(cell, params, state, x, visit)
     return new, y, found
 
 
-def _key(key: Any) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
-
-
 def leaves_of(cell: Any, params: Any, x: Any) -> dict[str, Leaf]:
-    """Everything that can be recorded of a cell, by name: for every layer states, gates, and gates before it all.
+    """Everything that can be recorded of a cell, by name: for every layer its state and what its step names.
 
     Args:
         cell: any cell.
@@ -173,62 +147,14 @@ def leaves_of(cell: Any, params: Any, x: Any) -> dict[str, Leaf]:
     {'L1.h': 4, 'L2.h': 2, 'L2.c': 2, 'L2.i': 2, 'L2.f': 2, 'L2.g': 2, 'L2.o': 2}
     """
     kinds: dict[str, str] = {}
-    x = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    batch = (7919,)  # a size that nothing else has; nothing is computed
+    x = jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype)
 
     def look(params: Any, x: jax.Array) -> dict[str, jax.Array]:
-        return observe(cell, params, start_state(cell, params), x, kinds)[2]
+        return observe_layers(cell, params, start_state(cell, params, batch), x, kinds)[2]
 
     sizes = jax.eval_shape(look, params, x)
     return {name: Leaf(sizes[name].shape[-1], kind) for name, kind in kinds.items()}
-
-
-def parse_unit(name: str, leaves: dict[str, Leaf]) -> Unit:
-    """The unit of a name such as ``L2.c.137``.
-
-    Raises:
-        ValueError: if there is no such layer, leaf or unit; it says what there is.
-
-    >>> parse_unit("L1.c.3", {"L1.h": Leaf(4, "state"), "L1.c": Leaf(4, "state")})
-    Unit(leaf='L1.c', number=3)
-    """
-    leaf, _, number = name.rpartition(".")
-    layers = sorted({int(known[1 : known.index(".")]) for known in leaves})
-    if leaf not in leaves:
-        layer = name.split(".")[0]
-        mine = [known.partition(".")[2] for known in leaves if known.startswith(f"{layer}.")]
-        what = f"the leaves of {layer} are {', '.join(mine)}" if mine else f"layers are L1 to L{layers[-1]}"
-        raise ValueError(f"unit: a unit must be LAYER.LEAF.NUMBER such as L1.h.0, got {name!r}; {what}.")
-    size = leaves[leaf].size
-    if not number.isdecimal() or int(number) >= size:
-        raise ValueError(
-            f"unit: the units of {leaf} are {leaf}.0 to {leaf}.{size - 1}, got {name!r}; take one of them."
-        )
-    return Unit(leaf, int(number))
-
-
-def select_units(names: Sequence[str] | None, leaves: dict[str, Leaf]) -> Selection:
-    """Leaves and units by name, in the order of the leaves.
-
-    Args:
-        names: units (``L2.c.137``), leaves (``L2.c``), kinds (``state``, ``gate``, ``candidate``, ``pre``); None for
-            all but ``pre``.
-        leaves: from `leaves_of`.
-
-    Raises:
-        ValueError: for a name that is none of these.
-    """
-    wanted: dict[str, set[int] | None] = {}
-    for name in ("state", "gate", "candidate") if names is None else names:
-        whole = [leaf for leaf, about in leaves.items() if name in (leaf, about.kind)]
-        wanted |= dict.fromkeys(whole)
-        if not whole and name not in ("state", "gate", "candidate", "pre"):
-            unit = parse_unit(name, leaves)
-            chosen = wanted.setdefault(unit.leaf, set())
-            if chosen is not None:
-                chosen.add(unit.number)
-    return tuple(
-        (leaf, None if (units := wanted[leaf]) is None else tuple(sorted(units))) for leaf in leaves if leaf in wanted
-    )
 
 
 def record(
@@ -278,7 +204,7 @@ def _record(
 ) -> tuple[Any, dict[str, jax.Array]]:
     def step(state: Any, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[Any, dict[str, jax.Array]]:
         x, reset = inputs
-        state, _, found = observe(cell, params, restart(cell, params, state, reset), x)
+        state, _, found = observe_layers(cell, params, restart(cell, params, state, reset), x)
         return state, {
             leaf: found[leaf] if units is None else found[leaf][..., np.array(units)] for leaf, units in selection
         }

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.analysis.recording import Selection, SymbolModel, leaves_of, read_text, select_units
+from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text
+from rnnjax.analysis.units import Selection, select_units
 
 __all__ = ["LabelSearch", "UnitScore", "auc", "search_units", "selection_names"]
 

@@ -17,6 +17,7 @@ from rnnjax.cells.weights import gate_biases
 from rnnjax.checks import check_size
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.traced import name_values
 
 __all__ = ["ConvLSTM", "ConvLSTMParams"]
 
@@ -127,8 +128,11 @@ class ConvLSTM:
         axes = len(self.spatial_shape)
         z = _conv(x, params.w_ih, axes, dtype) + params.b.astype(dtype) + _conv(state.h, params.w_hh, axes, dtype)
         i, f, g, o = split_gates(z, 4)
-        c = sigmoid(f) * state.c.astype(dtype) + sigmoid(i) * jnp.tanh(g)
-        h = (sigmoid(o) * jnp.tanh(c)).astype(state.h.dtype)
+        i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+        c = f * state.c.astype(dtype) + i * g
+        h = o * jnp.tanh(c)
+        name_values(i=i, f=f, g=g, o=o, c=c, h=h)
+        h = h.astype(state.h.dtype)
         return LSTMState(h, c.astype(state.c.dtype)), h
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["Elman", "ElmanParams", "ElmanState"]
 
@@ -79,7 +80,9 @@ class Elman:
     def update(self, params: ElmanParams, state: ElmanState, zx: Gates, zh: Gates) -> tuple[ElmanState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
-        h = phi(zx[0] + zh[0])
+        z = zx[0] + zh[0]
+        h = phi(z)
+        name_values(z_h=z, h=h)
         return ElmanState(h), h
 
     step = affine_step

@@ -13,6 +13,7 @@ from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gru_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["GRU", "GRUParams", "GRUState"]
 
@@ -84,6 +85,7 @@ class GRU:
         z = sigmoid(zx[1] + zh[1])
         n = jnp.tanh(zx[2] + r * (zh[2] + params.b_hn))
         h = (1 - z) * n + z * state.h
+        name_values(r=r, z=z, n=n, h=h)
         return GRUState(h), h
 
     step = affine_step

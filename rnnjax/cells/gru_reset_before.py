@@ -14,6 +14,7 @@ from rnnjax.cells.gru import GRUState
 from rnnjax.cells.weights import gru_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["GRUResetBefore", "GRUResetBeforeParams"]
 
@@ -80,5 +81,7 @@ class GRUResetBefore:
         zh = split_gates(matmul(h, gates, dtype), 2)
         r, z = (sigmoid(a + b) for a, b in zip(zx, zh, strict=False))
         n = jnp.tanh(zx[2] + matmul(r * h, candidate, dtype))
-        h = ((1 - z) * n + z * h).astype(state.h.dtype)
+        h = (1 - z) * n + z * h
+        name_values(r=r, z=z, n=n, h=h)
+        h = h.astype(state.h.dtype)
         return GRUState(h), h

@@ -12,6 +12,7 @@ from jax.nn import sigmoid
 from rnnjax.cell import batch_axes, compute_dtype, describe, matmul, split_gates
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.traced import name_values
 
 __all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]
 
@@ -107,7 +108,9 @@ class RecurrentHighway:
             if layer == 0:
                 z += matmul(x, params.w_ih, dtype)
             n, t = split_gates(z, 2)
-            t = sigmoid(t)
-            s = jnp.tanh(n) * t + s * (1 - t)
+            n, t = jnp.tanh(n), sigmoid(t)
+            s = n * t + s * (1 - t)
+            name_values(**{f"n{layer}": n, f"t{layer}": t})
+        name_values(h=s)
         h = s.astype(state.h.dtype)
         return RecurrentHighwayState(h), h

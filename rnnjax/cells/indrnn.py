@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer
+from rnnjax.traced import name_values
 
 __all__ = ["IndRNN", "IndRNNParams", "IndRNNState"]
 
@@ -88,7 +89,9 @@ class IndRNN:
         """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""
         del zh
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
-        h = phi(zx[0] + params.u * state.h)
+        z = zx[0] + params.u * state.h
+        h = phi(z)
+        name_values(z_h=z, h=h)
         return IndRNNState(h), h
 
     step = affine_step

@@ -16,6 +16,7 @@ from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gru_weights, lstm_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = [
     "LayerNormGRU",
@@ -106,9 +107,11 @@ class LayerNormLSTM:
         nx = _norm(tuple(z - bias for z, bias in zip(zx, b, strict=True)), self.epsilon)
         nh = _norm(zh, self.epsilon)
         i, f, g, o = (a * x + d * h + bias for a, x, d, h, bias in zip(gain_x, nx, gain_h, nh, b, strict=True))
-        c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
+        i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+        c = f * state.c + i * g
         (nc,) = _norm((c,), self.epsilon)
-        h = sigmoid(o) * jnp.tanh(params.gain_c * nc + params.b_c)
+        h = o * jnp.tanh(params.gain_c * nc + params.b_c)
+        name_values(i=i, f=f, g=g, o=o, c=c, h=h)
         return LSTMState(h, c), h
 
     step = affine_step
@@ -189,6 +192,7 @@ class LayerNormGRU:
         r, z = (sigmoid(gain_x[k] * nx[k] + gain_h[k] * nh[k] + b[k]) for k in range(2))
         n = jnp.tanh(gain_x[2] * nx[2] + b[2] + r * (gain_h[2] * nh[2] + params.b_hn))
         h = (1 - z) * n + z * state.h
+        name_values(r=r, z=z, n=n, h=h)
         return GRUState(h), h
 
     step = affine_step

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rnnjax.cell import Gates, affine_step, batch_axes, compute_dtype
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["LeakyParams", "LeakyRNN", "LeakyState", "leaky_noise"]
 
@@ -37,7 +38,8 @@ class LeakyRNN:
 
         alpha = dt / tau                  fixed
         alpha = sigmoid(logit_alpha)      with learn_tau, one of each unit
-        h' = (1 - alpha) * h + alpha * phi(x @ w_ih + b + h @ w_hh)
+        n  = phi(x @ w_ih + b + h @ w_hh)
+        h' = (1 - alpha) * h + alpha * n
         y  = h'
 
     The leak and the nonlinearity see the same ``h``, a rate, and what drives it stands within phi, as in Yang et al.
@@ -112,7 +114,10 @@ class LeakyRNN:
         """The pointwise part of a step; see the equations of the class."""
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
         alpha = self.alpha(params)
-        h = (1 - alpha) * state.h + alpha * phi(zx[0] + zh[0])
+        z = zx[0] + zh[0]
+        n = phi(z)
+        h = (1 - alpha) * state.h + alpha * n
+        name_values(z_n=z, n=n, h=h)
         return LeakyState(h), h
 
     step = affine_step

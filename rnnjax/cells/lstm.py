@@ -13,6 +13,7 @@ from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import lstm_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["LSTM", "LSTMParams", "LSTMState", "lstm_state"]
 
@@ -85,8 +86,10 @@ class LSTM:
     def update(self, params: LSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         i, f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
-        c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
-        h = sigmoid(o) * jnp.tanh(c)
+        i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+        c = f * state.c + i * g
+        h = o * jnp.tanh(c)
+        name_values(i=i, f=f, g=g, o=o, c=c, h=h)
         return LSTMState(h, c), h
 
     step = affine_step

@@ -14,6 +14,7 @@ from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = [
     "CoupledLSTM",
@@ -82,9 +83,11 @@ class PeepholeLSTM:
     def update(self, params: PeepholeLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         i, f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
-        keep = sigmoid(f + params.p_f * state.c)
-        c = keep * state.c + sigmoid(i + params.p_i * state.c) * jnp.tanh(g)
-        h = sigmoid(o + params.p_o * c) * jnp.tanh(c)
+        i, f, g = sigmoid(i + params.p_i * state.c), sigmoid(f + params.p_f * state.c), jnp.tanh(g)
+        c = f * state.c + i * g
+        o = sigmoid(o + params.p_o * c)
+        h = o * jnp.tanh(c)
+        name_values(i=i, f=f, g=g, o=o, c=c, h=h)
         return LSTMState(h, c), h
 
     step = affine_step
@@ -149,9 +152,10 @@ class CoupledLSTM:
     def update(self, params: CoupledLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
-        keep = sigmoid(f)
-        c = keep * state.c + (1 - keep) * jnp.tanh(g)
-        h = sigmoid(o) * jnp.tanh(c)
+        f, g, o = sigmoid(f), jnp.tanh(g), sigmoid(o)
+        c = f * state.c + (1 - f) * g
+        h = o * jnp.tanh(c)
+        name_values(f=f, g=g, o=o, c=c, h=h)
         return LSTMState(h, c), h
 
     step = affine_step

@@ -13,6 +13,7 @@ from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gate_weights, keep_bias
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["MGU", "MGUParams", "MGUState"]
 
@@ -95,6 +96,7 @@ class MGU:
                 "MGU: params.b_hn must be an array for reset_gate = True, got None; take the params of this cell."
             )
         h = (1 - f) * n + f * state.h
+        name_values(f=f, n=n, h=h)
         return MGUState(h), h
 
     step = affine_step

@@ -12,6 +12,7 @@ from jax.nn import log_sigmoid, sigmoid
 from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
+from rnnjax.traced import name_values
 
 __all__ = ["MinGRU", "MinGRUParams", "MinGRUState", "MinLSTM", "MinLSTMParams", "MinLSTMState"]
 
@@ -49,7 +50,8 @@ class MinGRU:
     r"""Minimal gated recurrent unit (Feng et al., 2024), a linear cell.
 
         z, n = x @ w_ih + b
-        h' = (1 - sigmoid(z)) * h + sigmoid(z) * phi(n)
+        keep, add = 1 - sigmoid(z), sigmoid(z)
+        h' = keep * h + add * phi(n)
         y  = h'
 
     As in the paper ``z`` selects the *candidate*, where that of `GRU` keeps the old state. This is the plain form,
@@ -101,7 +103,9 @@ class MinGRU:
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """``1 - sigmoid(z)`` and ``sigmoid(z) * phi(n)``."""
         z, n = split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), 2)
-        return (sigmoid(-z),), (sigmoid(z) * _candidate(n, self.candidate),)
+        keep, add, n = sigmoid(-z), sigmoid(z), _candidate(n, self.candidate)
+        name_values(keep=keep, add=add, n=n)
+        return (keep,), (add * n,)
 
     def output(self, params: MinGRUParams, state: MinGRUState, x: jax.Array) -> jax.Array:
         """The state itself."""
@@ -116,7 +120,8 @@ class MinLSTM:
 
         i, f, g = x @ w_ih + b
         keep = sigmoid(f) / (sigmoid(f) + sigmoid(i))
-        h' = keep * h + (1 - keep) * phi(g)
+        add = 1 - keep
+        h' = keep * h + add * phi(g)
         y  = h'
 
     The gates share what they let pass, so the state is an average of the candidates of the past. ``keep`` is
@@ -174,7 +179,9 @@ class MinLSTM:
         """``keep`` and ``(1 - keep) * phi(g)``."""
         i, f, g = split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), 3)
         odds = log_sigmoid(f) - log_sigmoid(i)
-        return (sigmoid(odds),), (sigmoid(-odds) * _candidate(g, self.candidate),)
+        keep, add, g = sigmoid(odds), sigmoid(-odds), _candidate(g, self.candidate)
+        name_values(keep=keep, add=add, g=g)
+        return (keep,), (add * g,)
 
     def output(self, params: MinLSTMParams, state: MinLSTMState, x: jax.Array) -> jax.Array:
         """The state itself."""

@@ -13,6 +13,7 @@ from rnnjax.cell import batch_axes, compute_dtype, matmul
 from rnnjax.cells.weights import keep_bias
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["MinimalRNN", "MinimalRNNParams", "MinimalRNNState"]
 
@@ -90,5 +91,7 @@ class MinimalRNN:
         h = state.h.astype(dtype)
         z = jnp.tanh(matmul(x, params.w_ih, dtype) + params.b_z)
         u = sigmoid(matmul(h, params.w_hh, dtype) + matmul(z, params.w_zh, dtype) + params.b_u)
-        new = (u * h + (1 - u) * z).astype(state.h.dtype)
-        return MinimalRNNState(new), new
+        h = u * h + (1 - u) * z
+        name_values(z=z, u=u, h=h)
+        h = h.astype(state.h.dtype)
+        return MinimalRNNState(h), h

@@ -14,6 +14,7 @@ from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, lstm_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["MILSTM", "MIRNN", "MILSTMParams", "MIRNNParams", "MIRNNState"]
 
@@ -87,6 +88,7 @@ class MIRNN:
         """The pointwise part of a step; see the equations of the class."""
         (z,) = _integrate(params, zx, zh)
         h = jnp.tanh(z)
+        name_values(h=h)
         return MIRNNState(h), h
 
     step = affine_step
@@ -156,8 +158,10 @@ class MILSTM:
     def update(self, params: MILSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         i, f, g, o = _integrate(params, zx, zh)
-        c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
-        h = sigmoid(o) * jnp.tanh(c)
+        i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+        c = f * state.c + i * g
+        h = o * jnp.tanh(c)
+        name_values(i=i, f=f, g=g, o=o, c=c, h=h)
         return LSTMState(h, c), h
 
     step = affine_step

@@ -14,6 +14,7 @@ from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.traced import name_values
 
 __all__ = ["ProjectedLSTM", "ProjectedLSTMParams"]
 
@@ -92,6 +93,9 @@ class ProjectedLSTM:
         dtype = compute_dtype(state.h.dtype)
         z = matmul(x, params.w_ih, dtype) + params.b.astype(dtype) + matmul(state.h, params.w_hh, dtype)
         i, f, g, o = split_gates(z, 4)
-        c = sigmoid(f) * state.c.astype(dtype) + sigmoid(i) * jnp.tanh(g)
-        h = matmul(sigmoid(o) * jnp.tanh(c), params.w_proj, dtype).astype(state.h.dtype)
+        i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+        c = f * state.c.astype(dtype) + i * g
+        h = matmul(o * jnp.tanh(c), params.w_proj, dtype)
+        name_values(i=i, f=f, g=g, o=o, c=c, h=h)
+        h = h.astype(state.h.dtype)
         return LSTMState(h, c.astype(state.c.dtype)), h

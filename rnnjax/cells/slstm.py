@@ -13,6 +13,7 @@ from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gate_biases, gate_weights
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.traced import name_values
 
 __all__ = ["SLSTM", "SLSTMParams", "SLSTMState"]
 
@@ -108,13 +109,14 @@ class SLSTM:
 
     def update(self, params: SLSTMParams, state: SLSTMState, zx: Gates, zh: Gates) -> tuple[SLSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
-        i, f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
-        old = state.m + (log_sigmoid(f) if self.forget_gate == "sigmoid" else f)
-        m = jnp.maximum(old, i)
-        keep, add = jnp.exp(old - m), jnp.exp(i - m)
-        c = keep * state.c + add * jnp.tanh(g)
-        n = keep * state.n + add
-        h = sigmoid(o) * c / n
+        z_i, z_f, g, o = (a + b for a, b in zip(zx, zh, strict=True))
+        old = state.m + (log_sigmoid(z_f) if self.forget_gate == "sigmoid" else z_f)
+        m = jnp.maximum(old, z_i)
+        i, f, g, o = jnp.exp(z_i - m), jnp.exp(old - m), jnp.tanh(g), sigmoid(o)
+        c = f * state.c + i * g
+        n = f * state.n + i
+        h = o * c / n
+        name_values(z_i=z_i, z_f=z_f, i=i, f=f, g=g, o=o, c=c, n=n, m=m, h=h)
         return SLSTMState(h, c, n, m), h
 
     step = affine_step

@@ -12,6 +12,7 @@ from jax.nn import sigmoid
 from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
 from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
+from rnnjax.traced import name_values
 
 __all__ = ["SRU", "SRUParams", "SRUState"]
 
@@ -39,7 +40,8 @@ class SRU:
         n = x @ w_n
         f = sigmoid(x @ w_f + b_f)
         r = sigmoid(x @ w_r + b_r)
-        c' = f * c + (1 - f) * n
+        add = 1 - f
+        c' = f * c + add * n
         y  = r * phi(c') + (1 - r) * skip
 
     with ``w_ih = [w_n, w_f, w_r]``. The highway carries ``skip = x`` where I = H, and ``skip = x @ w_skip`` where the
@@ -94,13 +96,16 @@ class SRU:
         """``f`` and ``(1 - f) * n``."""
         size = self.hidden_size
         n, f = split_gates(matmul(x, params.w_ih[:, : 2 * size], dtype), 2)
-        f = f + params.b[:size].astype(dtype)
-        return (sigmoid(f),), (sigmoid(-f) * n,)
+        z = f + params.b[:size].astype(dtype)
+        f, add = sigmoid(z), sigmoid(-z)
+        name_values(f=f, add=add, n=n)
+        return (f,), (add * n,)
 
     def output(self, params: SRUParams, state: SRUState, x: jax.Array) -> jax.Array:
         """The highway; its gate is computed here and not with the others, as only the output needs it."""
         size, dtype = self.hidden_size, state.c.dtype
         r = sigmoid(matmul(x, params.w_ih[:, 2 * size :], dtype) + params.b[size:].astype(dtype))
+        name_values(r=r)
         skip = x.astype(dtype) if params.w_skip is None else matmul(x, params.w_skip, dtype)
         return r * _ACTIVATIONS[self.activation](state.c) + (1 - r) * skip
 

@@ -20,9 +20,10 @@ from rich.text import Text
 from rnnjax.analysis.ablation import Ablation
 from rnnjax.analysis.ablation import ablate as ablate_units
 from rnnjax.analysis.labels import LABELS, Label, label_from_name, label_text
-from rnnjax.analysis.recording import SymbolModel, leaves_of, parse_unit, text_values
+from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
+from rnnjax.analysis.units import parse_unit
 from rnnjax.lm.run import Run, open_run
 from rnnjax.text.corpus import load_corpus
 from rnnjax.text.sources import open_sources

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from rnnjax.analysis.gates import UnitStatistics
-from rnnjax.analysis.recording import Leaf, parse_unit
 from rnnjax.analysis.search import LabelSearch
+from rnnjax.analysis.units import Leaf, parse_unit
 
 __all__ = ["asked_units", "ranked_units"]
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from rnnjax.analysis.gates import UnitStatistics, unit_statistics
 from rnnjax.analysis.labels import LABELS
-from rnnjax.analysis.recording import Leaf, SymbolModel, leaves_of, text_values
+from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import value_scale
+from rnnjax.analysis.units import Leaf
 from rnnjax.lm.run import Run
 from rnnjax.report.choose import asked_units, ranked_units
 from rnnjax.report.dynamics import gradient_data, lyapunov_data

@@ -1,4 +1,4 @@
-"""Recorded states against a loop over `cell.step`, gates against the equations of the cells, texts against one pass."""
+"""Recorded states against a loop over `cell.step`, texts in pieces against one pass."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.analysis import gate_values, leaves_of, parse_unit, read_text, record, text_values
-from rnnjax.analysis.recording import SymbolModel, select_units, step_layers
+from rnnjax.analysis import leaves_of, parse_unit, read_text, record, text_values
+from rnnjax.analysis.recording import SymbolModel, step_layers
+from rnnjax.analysis.units import Leaf, select_units
 from tests.cells_table import CELLS, fast_jit
 
 
@@ -16,10 +17,6 @@ def perturbed(cell, input_size, seed=0):
     params = cell.init(jax.random.key(seed), input_size)
     keys = iter(jax.random.split(jax.random.key(seed + 1), 100))
     return jax.tree.map(lambda p: p + 0.5 * jax.random.normal(next(keys), p.shape), params)
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
 
 
 @pytest.mark.parametrize("name", ["stack", "deep_stack"])
@@ -61,75 +58,18 @@ def test_layers_take_the_steps_of_their_cell():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, own)
 
 
-CHUNK = 4  # steps
-
-
-def steps(name):
-    """Old and new states and gates of some steps of a cell, as NumPy."""
-    cell, size = CELLS[name]
-    params = perturbed(cell, size)
-    xs = jax.random.normal(jax.random.key(9), (CHUNK, 2, size))
-
-    def run(params, state, xs):
-        def step(state, x):
-            new, _ = cell.step(params, state, x)
-            return new, (state, new, gate_values(cell, params, state, new, x))
-
-        return jax.lax.scan(step, state, xs)[1]
-
-    old, new, gates = fast_jit(run)(params, cell.initial_state((2,)), xs)
-    gates = {name: np.asarray(gate.value, np.float64) for name, gate in gates.items()}
-    return jax.tree.map(np.asarray, (params, old, new)), gates, np.asarray(xs)
-
-
-LSTMS = ("lstm", "peephole_lstm", "coupled_lstm", "layernorm_lstm", "mi_lstm", "projected_lstm", "slstm")
-
-
-@pytest.mark.parametrize("name", LSTMS)
-def test_gates_of_lstms_make_the_new_state(name):
-    (params, old, new), gates, _ = steps(name)
-    i = 1 - gates["f"] if name == "coupled_lstm" else gates["i"]
-    np.testing.assert_allclose(gates["f"] * old.c + i * gates["g"], new.c, rtol=1e-4, atol=1e-5)
-    if name == "slstm":
-        np.testing.assert_allclose(gates["o"] * new.c / new.n, new.h, rtol=1e-4, atol=1e-5)
-        return
-    c = new.c.astype(np.float64)
-    if name == "layernorm_lstm":
-        c = (c - c.mean(-1, keepdims=True)) / np.sqrt(c.var(-1, keepdims=True) + 1e-5) * params.gain_c + params.b_c
-    h = gates["o"] * np.tanh(c)
-    np.testing.assert_allclose(h @ params.w_proj if name == "projected_lstm" else h, new.h, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["gru", "layernorm_gru", "gru_reset_before", "mgu", "minimal_rnn"])
-def test_gates_of_grus_make_the_new_state(name):
-    (_, old, new), gates, _ = steps(name)
-    keep, candidate = {"mgu": "fn", "minimal_rnn": "uz"}.get(name, "zn")
-    np.testing.assert_allclose(gates[keep] * old.h + (1 - gates[keep]) * gates[candidate], new.h, rtol=1e-4, atol=1e-5)
-
-
-def test_gates_are_those_of_numpy():
-    for name, order in (("lstm", "ifgo"), ("gru", "rzn")):
-        (params, old, _), gates, xs = steps(name)
-        zx = np.split(xs @ params.w_ih.astype(np.float64) + params.b, len(order), axis=-1)
-        zh = np.split(old.h @ params.w_hh.astype(np.float64), len(order), axis=-1)
-        for k, gate in enumerate(order[:2] if name == "gru" else order):
-            z = zx[k] + zh[k]
-            np.testing.assert_allclose(gates[gate], np.tanh(z) if gate == "g" else sigmoid(z), rtol=1e-4, atol=1e-6)
-
-
-def test_gates_of_other_cells():
-    cell = rnnjax.MinGRU(4)  # h' = keep * h + ..: the slope by h
-    params, x = perturbed(cell, 3), jnp.ones(3)
-    low, high = (cell.initial_state()._replace(h=jnp.full(4, v)) for v in (0.0, 1.0))
-    slope = cell.step(params, high, x)[0].h - cell.step(params, low, x)[0].h
-    np.testing.assert_allclose(gate_values(cell, params, low, None, x)["keep"].value, slope, rtol=1e-5)
-    cell = rnnjax.Elman(4)
-    params, state = perturbed(cell, 3), cell.initial_state()._replace(h=jnp.arange(4.0))
-    (z0,) = gate_values(cell, params, state, None, x).values()
-    np.testing.assert_allclose(np.tanh(z0.pre), cell.step(params, state, x)[1], rtol=1e-5)
-    assert z0.value is None
-    cell = rnnjax.LRU(4)
-    assert not gate_values(cell, perturbed(cell, 3), cell.initial_state(), None, x)
+def test_kinds_come_from_what_made_a_value():
+    kinds = {
+        name: leaf.kind for name, leaf in leaves_of(rnnjax.SLSTM(2), perturbed(rnnjax.SLSTM(2), 3), jnp.ones(3)).items()
+    }
+    assert kinds == {
+        **dict.fromkeys(("L1.h", "L1.c", "L1.n", "L1.m"), "state"), **dict.fromkeys(("L1.i", "L1.f", "L1.o"), "gate"),
+        "L1.g": "candidate", **dict.fromkeys(("L1.z_i", "L1.z_f", "L1.z_g", "L1.z_o"), "pre"),
+    }  # fmt: skip
+    cell, size = CELLS["conv_lstm"]
+    leaves = leaves_of(cell, cell.init(jax.random.key(0), size), jnp.ones((4, size)))
+    assert leaves["L1.f"] == Leaf(8, "gate") and leaves["L1.c"] == Leaf(8, "state")
+    assert leaves_of(rnnjax.MinGRU(2), perturbed(rnnjax.MinGRU(2), 3), jnp.ones(3))["L1.n"].kind == "value"
 
 
 @pytest.fixture(scope="module")

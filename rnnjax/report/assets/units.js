@@ -1,6 +1,6 @@
 // Choosing a unit: layer, values (h, c, gates), number; the ranking for a label; the table of all units.
 
-const WORDS = { state: "state", gate: "gate", candidate: "candidate, −1 to 1", pre: "before its nonlinearity" };
+const WORDS = { state: "state", gate: "gate", candidate: "candidate, −1 to 1", value: "named value", pre: "before its nonlinearity" };
 let ranking = null;
 let overview = null;
 
