@@ -1,6 +1,6 @@
 """rnnjax: recurrent networks in JAX, in pure functions."""
 
-from rnnjax import decoding, fit, topologies
+from rnnjax import decoding, fit, online, topologies
 from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step, start_state
 from rnnjax.cells import (
     GRU,
@@ -108,6 +108,7 @@ __all__ = [
     "linear_step",
     "load",
     "locked_dropout",
+    "online",
     "pack_documents",
     "pad_sequences",
     "padded_share",

@@ -12,6 +12,7 @@ import optax
 
 from rnnjax.checks import check_key, check_size, is_traced
 from rnnjax.engines.scan import select
+from rnnjax.online import Border, Cut, Lookback
 from rnnjax.programs import kept
 from rnnjax.update import (
     Carry,
@@ -34,6 +35,7 @@ class TBPTTResult(NamedTuple):
     opt_state: Any
     state: Any
     info: Info  # of the N updates: loss [N], grad_norm [N], and metrics if the loss returns any
+    trace: Any = None  # of the border, for the next call
 
 
 def tbptt(
@@ -45,22 +47,23 @@ def tbptt(
     stream: Any,
     *,
     chunk_len: int,
-    lookback: int | None = None,
+    border: Border | Cut | Lookback = Cut(),  # noqa: B008  (a frozen value)
+    trace: Any = None,
     key: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> TBPTTResult:
     r"""Trains on a contiguous stream by truncated backpropagation through time (Williams and Peng, 1990).
 
-    The stream is cut into N chunks of k1 = ``chunk_len`` steps. Update n takes the gradient of the loss of chunk n,
-    followed back through the last k2 = ``lookback`` steps, and cuts it there with `jax.lax.stop_gradient`:
+    The stream is cut into N chunks of ``chunk_len`` steps, and the state is carried from chunk to chunk:
 
-        s_n     = state after chunk n - k2/k1, without gradient
-        loss_n  = loss_fn of chunk n, reached from s_n through the chunks between
+        s_n     = state after chunk n - 1
+        loss_n  = loss_fn of chunk n, from s_n
         params <- optimizer(d loss_n / d params)
 
-    The state is carried from chunk to chunk. With ``chunk_len >= T`` it is one step of full backpropagation; with
-    ``lookback == chunk_len``, the default, nothing is computed twice. A last chunk that is shorter is trained on as
-    well.
+    What the parameters did to ``s_n`` is the border's business: `rnnjax.online.Cut`, the default, gives it no gradient,
+    `rnnjax.online.Lookback` runs the steps before again, `rnnjax.online.SnAp1`, `RTRL`, `EProp` and `UORO` carry an
+    influence trace. With ``chunk_len >= T`` it is one step of full backpropagation, with ``chunk_len=1`` learning
+    online. A last chunk that is shorter is trained on as well.
 
     All N updates are one compiled program, which is found again at the next call with the same ``loss_fn`` and
     ``optimizer`` (the same objects, pure functions of their arguments) and shapes, and freed with them. Within a
@@ -75,21 +78,24 @@ def tbptt(
         opt_state: ``optimizer.init(params)``, or from the call before.
         state: the recurrent state at the start of the stream.
         stream: arrays with the same leading axis T.
-        chunk_len: k1, steps between updates.
-        lookback: k2, steps that the gradient goes back; a multiple of ``chunk_len``. It reaches back to the start
-            of this stream at most.
+        chunk_len: steps between updates.
+        border: what crosses the border of a chunk. ``Lookback(k)`` takes a multiple of ``chunk_len`` steps, and reaches
+            back to the start of this stream at most.
+        trace: of the border, from the call before; None begins with none.
         key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own.
         axis_name: of a mapped axis (`jax.shard_map`, `jax.vmap`) along which the batch is split in equal parts:
             gradients and losses, which must be means, are averaged over it before every update, and every part draws
             from a key of its own.
 
     Returns:
-        `TBPTTResult`: parameters, optimizer state and recurrent state at the end, and the losses and gradient norms.
+        `TBPTTResult`: parameters, optimizer state and recurrent state at the end, the losses and gradient norms, and
+        the border's trace.
 
     Raises:
-        ValueError: for a chunk length below 1, a lookback that is no multiple of it, an empty stream, the state of
+        ValueError: for a chunk length below 1, a look-back that is no multiple of it, an empty stream, the state of
             another optimizer, or a ``loss_fn`` that returns something else or another kind of state.
-        TypeError: for a ``loss_fn`` that is no function, an optimizer that is none, or leaves that are no arrays.
+        TypeError: for a ``loss_fn`` that is no function, an optimizer or a border that is none, or leaves that are no
+            arrays.
 
     >>> import jax, jax.numpy as jnp, optax, rnnjax
     >>> cell = rnnjax.GRU(8)
@@ -105,12 +111,16 @@ def tbptt(
     (10,)
     """
     chunk_len = check_size("tbptt", "chunk_len", chunk_len)
-    lookback = chunk_len if lookback is None else check_size("tbptt", "lookback", lookback)
+    if isinstance(border, type) or not isinstance(border, Border | Cut | Lookback):
+        raise TypeError(f"tbptt: border must be a value from rnnjax.online, as Cut() or Lookback(64), got {border!r}.")
+    lookback = border.steps if isinstance(border, Lookback) else chunk_len
     if lookback < chunk_len or lookback % chunk_len:
         raise ValueError(
-            f"tbptt: lookback must be a multiple of chunk_len = {chunk_len}, got {lookback}; "
+            f"tbptt: border=Lookback(k) must have a multiple of chunk_len = {chunk_len} as k, got {lookback}; "
             f"take {max(1, round(lookback / chunk_len)) * chunk_len}."
         )
+    if trace is not None and not isinstance(border, Border):
+        raise ValueError(f"tbptt: trace must be None for border={border!r}, which has none.")
     if not callable(loss_fn):
         raise TypeError(f"tbptt: loss_fn must be a function of (params, state, chunk), got {loss_fn!r:.60}.")
     check_optimizer("tbptt", optimizer)
@@ -118,8 +128,8 @@ def tbptt(
     if key is not None:
         check_key("tbptt", key)
     _length(stream)
-    arrays = params, opt_state, state, stream, key
-    options = chunk_len, lookback // chunk_len, axis_name
+    arrays = params, opt_state, state, stream, trace, key
+    options = chunk_len, border, axis_name
     if is_traced(arrays):
         return _tbptt(loss_fn, optimizer, *options, *arrays)  # part of the program that is being made
     return cast(TBPTTResult, kept(_tbptt, loss_fn, optimizer, *options)(*arrays))
@@ -129,20 +139,23 @@ def _tbptt(
     loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     chunk_len: int,
-    window: int,
+    border: Border | Cut | Lookback,
     axis_name: str | None,
     params: Any,
     opt_state: Any,
     state: Any,
     stream: Any,
+    trace: Any,
     key: jax.Array | None,
 ) -> TBPTTResult:
     check_opt_state("tbptt", optimizer, params, opt_state)
     params, opt_state, state, stream = jax.tree.map(jnp.asarray, (params, opt_state, state, stream))
     count, rest = divmod(_length(stream), chunk_len)
     whole = jax.tree.map(lambda a: a[: count * chunk_len].reshape(count, chunk_len, *a.shape[1:]), stream)
+    if isinstance(border, Border) and trace is None:
+        trace = border.start(params, state, jax.tree.map(lambda a: a[:chunk_len], stream))
     if axis_name is not None:
-        state = vary(state, axis_name)
+        state, trace = vary((state, trace), axis_name)
 
     def call(params: Any, state: Any, chunk: Any, place: Any, keys: dict[str, jax.Array]) -> Any:
         """One chunk; every place of a window has a key of its own."""
@@ -163,19 +176,30 @@ def _tbptt(
                 state = select(jnp.asarray(m >= 0), new, state)  # before the start of the stream there is nothing
                 return (state, select(j == 0, state, after_first)), None
 
-            start = jax.lax.stop_gradient(states[0])
+            start, _, trace = jax.lax.stop_gradient(states)
+            if isinstance(border, Border):
+                start = border.enter(params, start, trace, chunk)
             state, after_first = (
                 jax.lax.scan(earlier, (start, start), jnp.arange(before))[0] if before else (start,) * 2
             )
             loss, (state, metrics) = call(params, state, chunk, before, keys)
-            return loss, (after_first if before else state, state), metrics
+            return loss, (after_first if before else state, state, trace), metrics
 
         own_key = None if key is None else jax.random.fold_in(key, n)
-        return gradient_step(window_loss, optimizer, carry, chunk, key=own_key, axis_name=axis_name, where="tbptt")
+        new, info = gradient_step(window_loss, optimizer, carry, chunk, key=own_key, axis_name=axis_name, where="tbptt")
+        if isinstance(border, Border):
+            _, now, trace = carry.state
+            keys = {} if own_key is None else {"key": own_key}
+            trace = border.advance(
+                carry.params, now, trace, chunk, lambda params, state: call(params, state, chunk, 0, keys)[1][0], n
+            )
+            new = new._replace(state=(*new.state[:2], trace))
+        return new, info
 
     # A window cannot reach back further than to the first chunk of the stream.
+    window = border.steps // chunk_len if isinstance(border, Lookback) else 1
     before = min(window - 1, max(0, count - 1 + bool(rest)))
-    carry, infos = Carry(params, opt_state, (state, state)), []  # states before the window, and now
+    carry, infos = Carry(params, opt_state, (state, state, trace)), []  # states before the window, and now
     if count == 1:
         carry, info = update(carry, (0, jax.tree.map(lambda a: a[0], whole)), before)
         infos.append(jax.tree.map(lambda a: a[None], info))
@@ -188,8 +212,8 @@ def _tbptt(
         last = jax.tree.map(lambda a: a[count * chunk_len :], stream)
         carry, info = update(carry, (count, last), before if count else 0)
         infos.append(jax.tree.map(lambda a: a[None], info))
-    params, opt_state, (_, state) = carry
-    return TBPTTResult(params, opt_state, state, jax.tree.map(lambda *a: jnp.concatenate(a), *infos))
+    params, opt_state, (_, state, trace) = carry
+    return TBPTTResult(params, opt_state, state, jax.tree.map(lambda *a: jnp.concatenate(a), *infos), trace)
 
 
 def _length(stream: Any) -> int:

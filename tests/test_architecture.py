@@ -24,6 +24,7 @@ FLOORS = {
     "unroll": 2,
     "engines": 2,
     "update": 3,
+    "online": 2.5,  # of unroll, under tbptt
     "tbptt": 3,
     "networks": 3,
     "topologies": 3.2,  # of networks

@@ -12,6 +12,7 @@ import pytest
 
 import rnnjax
 from rnnjax import programs
+from rnnjax.online import Lookback
 
 T, B, SIZE, HIDDEN = 12, 3, 2, 5
 CELL = rnnjax.GRU(HIDDEN)
@@ -97,7 +98,7 @@ def test_truncation_changes_the_gradient(problem):
 def test_lookback_follows_the_gradient_through_earlier_chunks(problem, lookback):
     """With frozen parameters, update n has the gradient of chunk n's loss back to step max(0, 2 (n + 1) - k2)."""
     params, state, stream = problem
-    result = run(problem, optax.sgd(0.0), 2, lookback=lookback)
+    result = run(problem, optax.sgd(0.0), 2, border=Lookback(lookback))
     for n in range(T // 2):
         start = max(0, 2 * (n + 1) - lookback)
 
@@ -129,7 +130,7 @@ def test_lookback_with_updates_equals_a_loop(problem):
 
         (_, (start, state)), grads = jax.value_and_grad(window_loss, has_aux=True)(params)
         params = jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
-    result = run(problem, optax.sgd(0.5), 3, lookback=6)
+    result = run(problem, optax.sgd(0.5), 3, border=Lookback(6))
     close(result.params, params)
     close(result.state, state)
 
@@ -178,7 +179,7 @@ def test_chunks_of_one_look_back_get_keys_of_their_own(problem):
     optimizer = optax.sgd(0.0)
     start = jnp.zeros(())
     result = rnnjax.tbptt(
-        difference, optimizer, params, optimizer.init(params), start, stream, chunk_len=3, lookback=6,
+        difference, optimizer, params, optimizer.init(params), start, stream, chunk_len=3, border=Lookback(6),
         key=jax.random.key(1),
     )  # fmt: skip
     assert (jnp.abs(result.info.loss) > 1e-4).all()
@@ -231,8 +232,8 @@ def test_an_epoch_is_one_jit_and_the_next_compiles_nothing(problem):
     ("options", "message"),
     [
         ({"chunk_len": 0}, "chunk_len must be at least 1, got 0"),
-        ({"chunk_len": 4, "lookback": 6}, "multiple of chunk_len = 4, got 6; take 8"),
-        ({"chunk_len": 4, "lookback": 2}, "multiple of chunk_len = 4, got 2; take 4"),
+        ({"chunk_len": 4, "border": Lookback(6)}, "multiple of chunk_len = 4 as k, got 6; take 8"),
+        ({"chunk_len": 4, "border": Lookback(2)}, "multiple of chunk_len = 4 as k, got 2; take 4"),
     ],
 )
 def test_bad_options_are_refused(problem, options, message):
@@ -300,8 +301,9 @@ def test_the_program_of_a_long_lookback_is_no_larger(problem):
 
     def size(lookback):
         def call(params):
+            border = Lookback(lookback)
             return rnnjax.tbptt(
-                loss_fn, optimizer, params, optimizer.init(params), state, stream, chunk_len=1, lookback=lookback
+                loss_fn, optimizer, params, optimizer.init(params), state, stream, chunk_len=1, border=border
             )
 
         return len(str(jax.make_jaxpr(call)(params)).splitlines())

@@ -1,0 +1,8 @@
+"""Learning online: what crosses the border of a chunk of truncated backpropagation through time, see `rnnjax.tbptt`."""
+
+from rnnjax.online.borders import Border, Cut, Lookback, Read
+from rnnjax.online.diagonal import EProp, SnAp1
+from rnnjax.online.exact import RTRL
+from rnnjax.online.uoro import UORO
+
+__all__ = ["RTRL", "UORO", "Border", "Cut", "EProp", "Lookback", "Read", "SnAp1"]

@@ -1,0 +1,102 @@
+r"""What crosses the border of a chunk: the protocol, and the two borders that carry no trace.
+
+Truncated backpropagation cuts the gradient where a chunk begins: what a parameter did to the state before is lost,
+
+    d loss / d params  =  (within the chunk)  +  d loss / d s_0 @ (d s_0 / d params)        s_0: the state that enters
+
+A border with a trace E, an estimate of ``d s_0 / d params``, puts the second term back. The state that enters a chunk
+passes an identity whose derivative sends what arrives there on into the parameters, and after the chunk the trace is
+brought forward. What runs within the chunk, and the loss, do not change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.checks import check_size
+
+__all__ = ["Border", "Cut", "Lookback", "Read", "Reader", "read_with", "send"]
+
+
+class Read(NamedTuple):
+    """What a cell reads in a chunk."""
+
+    params: Any  # of the cell
+    xs: jax.Array  # [T, *batch, I]
+    resets: jax.Array | None = None  # bool [T, *batch]
+    lengths: jax.Array | None = None  # int [*batch]
+
+
+Reader = Callable[[Any, Any], Read]  # (params, chunk) -> Read; params are those of the loss
+
+
+def read_with(reader: Reader | None, params: Any, chunk: Any) -> Read:
+    """What the reader finds; without one the parameters are the cell's, and the chunk is its input."""
+    return Read(params, chunk) if reader is None else reader(params, chunk)
+
+
+@runtime_checkable
+class Border(Protocol):
+    """What crosses the border of a chunk, as a value; see `rnnjax.tbptt`."""
+
+    def start(self, params: Any, state: Any, chunk: Any) -> Any:
+        """The trace before the first chunk; ``chunk`` is any chunk, or its shapes."""
+        ...
+
+    def enter(self, params: Any, state: Any, trace: Any, chunk: Any) -> Any:
+        """The state, whose derivative goes on into ``params`` through the trace."""
+        ...
+
+    def advance(self, params: Any, state: Any, trace: Any, chunk: Any, run: Callable[[Any, Any], Any], n: Any) -> Any:
+        """The trace after chunk ``n``, where ``run(params, state)`` is the state after it."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Nothing crosses: plain truncation (Williams and Peng, 1990). With chunks of one step, immediate derivatives."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookback:
+    """The gradient goes on through the steps before, which run again: k2 of truncated backpropagation.
+
+    Args:
+        steps: how far back the gradient of a chunk goes, its own steps included: a multiple of ``chunk_len``.
+
+    Raises:
+        ValueError: for a number below one.
+        TypeError: for anything but an int.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", check_size("Lookback", "steps", self.steps))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def send(contract: Callable[[Any, Any], Any], params: Any, state: Any, trace: Any) -> Any:
+    """``state``; its derivative also reaches ``params``, as ``contract(d_state, trace)``."""
+    del contract, params, trace
+    return state
+
+
+def _send_fwd(contract: Any, params: Any, state: Any, trace: Any) -> tuple[Any, Any]:
+    del contract
+    return state, (params, trace)
+
+
+def _send_bwd(contract: Any, kept: Any, d_state: Any) -> tuple[Any, Any, Any]:
+    params, trace = kept
+    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), contract(d_state, trace), params)
+    return d_params, d_state, jax.tree.map(jnp.zeros_like, trace)
+
+
+send.defvjp(_send_fwd, _send_bwd)

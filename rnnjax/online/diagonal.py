@@ -1,0 +1,232 @@
+r"""Influence traces that keep a parameter's effect on its own unit, at the cost of about one more forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import (
+    AffineCell,
+    LinearCell,
+    batch_shape,
+    cast_like,
+    compute_dtype,
+    input_shape,
+    linear_step,
+    project_input,
+    project_state,
+    widen,
+)
+from rnnjax.engines.affine.plan import make_plan
+from rnnjax.engines.affine.program import Refusal
+from rnnjax.online.borders import Reader, read_with, send
+from rnnjax.online.rows import each_step
+
+__all__ = ["EProp", "SnAp1"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SnAp1:
+    r"""The sparse one-step approximation of real-time recurrent learning (Menick et al., 2021).
+
+    Of the influence of a parameter on the state, only that on the unit which reads it is kept. For an affine cell,
+    whose update treats every unit alone, and with ``D`` its derivatives by state, ``zx`` and ``zh``, a step is
+
+        J    = D_state + sum_g D_zh[g] * diag(w_hh[:, g])        for every unit a block of its states
+        e_hh = J @ e_hh + h * D_zh                               [B, H, G H] a state
+        e_ih = J @ e_ih + x * D_zx                               [B, I, G H] a state
+
+    and likewise for biases and what the update reads besides. Where the recurrence is elementwise (`IndRNN`, and all
+    linear cells) nothing is left out, and the border is exact. Elsewhere memory that passes from unit to unit is not
+    seen: `Lookback` is dearer, and better where it reaches.
+
+    A row of the batch holds one copy of the weights for each state of a unit (two for an LSTM).
+
+    Args:
+        cell: an affine cell whose update is pointwise, or a linear cell.
+        reader: as in `RTRL`.
+
+    Raises:
+        TypeError: for any other cell.
+        ValueError: for an affine cell whose update mixes units, as layer normalisation does, or reads a parameter that
+            is not a number a unit.
+    """
+
+    cell: Any
+    reader: Reader | None = None
+    _recurrent = True
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if isinstance(self.cell, type) or not isinstance(self.cell, AffineCell | LinearCell):
+            raise TypeError(f"{name}: cell must be an affine or a linear cell, got {self.cell!r}; RTRL takes any cell.")
+        _check_local(name, self.cell)
+
+    def start(self, params: Any, state: Any, chunk: Any) -> Any:
+        """Zeros: ``[B, *shape]`` for every parameter and every state of a unit."""
+        own = _moving(self.cell, read_with(self.reader, params, chunk).params)
+        rows = math.prod(batch_shape(self.cell, state))
+        return tuple(
+            jax.tree.map(lambda p: jnp.zeros((rows, *p.shape), compute_dtype(p.dtype)), own)
+            for _ in jax.tree.leaves(state)
+        )
+
+    def enter(self, params: Any, state: Any, trace: Any, chunk: Any) -> Any:
+        """See `Border`."""
+        rows = math.prod(batch_shape(self.cell, state))
+        own = read_with(self.reader, params, chunk).params
+
+        def contract(d_state: Any, trace: Any) -> Any:
+            def one(param: jax.Array, *traces: jax.Array | None) -> jax.Array:
+                total = jnp.zeros(param.shape, compute_dtype(param.dtype))
+                for e, d in zip(traces, jax.tree.leaves(d_state), strict=True):
+                    if e is not None:
+                        total = total + jnp.sum(e * _over(d.reshape(rows, -1).astype(e.dtype), e), axis=0)
+                return total
+
+            return jax.tree.map(one, own, *trace, is_leaf=_is_none)
+
+        return send(contract, own, state, trace)
+
+    def advance(self, params: Any, state: Any, trace: Any, chunk: Any, run: Any, n: Any) -> Any:
+        """See `Border`."""
+        del run, n
+        read = read_with(self.reader, params, chunk)
+        cell = self.cell
+        batch = batch_shape(cell, state)
+        rows = math.prod(batch)
+
+        def forward(state: Any, trace: Any, x: jax.Array) -> tuple[Any, Any]:
+            flat = jax.tree.map(lambda a: a.reshape(rows, *a.shape[len(batch) :]), (state, x))
+            new, jacobian, direct = _derivatives(cell, read.params, *flat, recurrent=self._recurrent)
+            trace = tuple(
+                jax.tree.map(
+                    lambda first, *rest, k=k: sum(
+                        (e * _over(jacobian[k][j], e) for j, e in enumerate((first, *rest[:-1]))), rest[-1]
+                    ),
+                    *trace,
+                    direct[k],
+                )
+                for k in range(len(trace))
+            )
+            return jax.tree.map(lambda a, old: a.reshape(old.shape), new, state), trace
+
+        return each_step(cell, forward, read, state, trace)
+
+
+@dataclasses.dataclass(frozen=True)
+class EProp(SnAp1):
+    """Eligibility traces (Bellec et al., 2020): as `SnAp1`, but none passes through ``w_hh``, not even a unit's own.
+
+    Args:
+        cell: as in `SnAp1`.
+        reader: as in `RTRL`.
+    """
+
+    _recurrent = False
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _over(a: jax.Array, e: jax.Array) -> jax.Array:
+    """``a [B, N]`` as a factor of ``e [B, ..., n N]``: column c belongs to unit c modulo N."""
+    a = jnp.tile(a, (1, e.shape[-1] // a.shape[-1]))
+    return a.reshape(a.shape[0], *(1,) * (e.ndim - 2), a.shape[-1])
+
+
+def _derivatives(
+    cell: Any, params: Any, state: Any, x: jax.Array, *, recurrent: bool
+) -> tuple[Any, list[list[jax.Array]], list[Any]]:
+    """The next state, how its leaf k follows leaf j in each unit ``[B, N]``, and how it follows parameters directly."""
+    leaves, treedef = jax.tree.flatten(state)
+    dtype = compute_dtype(leaves[0].dtype)
+    wide = widen(state, dtype)
+
+    def along(function: Any, position: int, arguments: list[jax.Array]) -> list[jax.Array]:
+        tangents = [jnp.full_like(a, j == position) for j, a in enumerate(arguments)]
+        return jax.tree.leaves(jax.jvp(lambda *a: function(list(a)), tuple(arguments), tuple(tangents))[1])
+
+    if isinstance(cell, AffineCell):
+        zx, zh = project_input(cell, params, x, dtype), project_state(cell, params, wide.h, dtype)
+
+        def by_state(leaves: list[jax.Array]) -> Any:
+            return cell.update(params, jax.tree.unflatten(treedef, leaves), zx, zh)[0]
+
+        columns = [along(by_state, j, jax.tree.leaves(wide)) for j in range(len(leaves))]
+        if zh and recurrent:
+            place = next(j for j, leaf in enumerate(leaves) if leaf is state.h)
+
+            def by_gates(zh: list[jax.Array]) -> Any:
+                return cell.update(params, wide, zx, tuple(zh))[0]
+
+            for g, w in enumerate(jnp.split(params.w_hh, cell.num_gates, axis=1)):
+                through = along(by_gates, g, list(zh))
+                own = jnp.diagonal(w).astype(dtype)
+                columns[place] = [d + t * own for d, t in zip(columns[place], through, strict=True)]
+        new = cell.update(params, wide, zx, zh)[0]
+
+        def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
+            zx, zh = project_input(cell, params, x, dtype), project_state(cell, params, state.h, dtype)
+            return [jnp.sum(leaf) for leaf in jax.tree.leaves(cell.update(params, state, zx, zh)[0])]
+
+    else:
+
+        def by_state(leaves: list[jax.Array]) -> Any:
+            return linear_step(cell, params, jax.tree.unflatten(treedef, leaves), x)[0]
+
+        columns = [along(by_state, j, jax.tree.leaves(wide)) for j in range(len(leaves))]
+        new = by_state(jax.tree.leaves(wide))
+
+        def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
+            return [jnp.sum(leaf) for leaf in jax.tree.leaves(linear_step(cell, params, state, x)[0])]
+
+    # A parameter reaches one unit only, so the sum over the units loses nothing.
+    moving = _moving(cell, params)
+    direct = [
+        jax.tree.map(lambda d, m: None if m is None else d.astype(dtype), tree, moving, is_leaf=_is_none)
+        for tree in jax.vmap(jax.jacrev(row), in_axes=(None, 0, 0))(params, wide, x)
+    ]
+    return cast_like(new, state), [list(k) for k in zip(*columns, strict=True)], direct
+
+
+def _check_local(name: str, cell: Any) -> None:
+    """Raises unless the next state of a unit depends on that unit and on its own columns of the parameters alone."""
+    kind = type(cell).__name__
+    state = jax.eval_shape(cell.initial_state)
+    units = {leaf.shape[-1] for leaf in jax.tree.leaves(state)}
+    if len(units) != 1:
+        raise ValueError(f"{name}: all states of {kind} must have one size, got {sorted(units)}; RTRL takes any cell.")
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
+    if isinstance(cell, AffineCell):
+        program = make_plan(cell, params, compute_dtype(state.h.dtype)).program()
+        if isinstance(program, Refusal):
+            raise ValueError(f"{name}: the update of {kind} must treat every unit alone, it {program.reason}")
+    (size,) = units
+    for path, leaf in jax.tree_util.tree_leaves_with_path(_moving(cell, params)):
+        if not leaf.shape or leaf.shape[-1] % size:
+            raise ValueError(
+                f"{name}: every parameter must have a column a unit, {kind} has params{jax.tree_util.keystr(path)} of "
+                f"shape {list(leaf.shape)}; RTRL takes any cell."
+            )
+
+
+def _moving(cell: Any, params: Any) -> Any:
+    """The parameters that the next state depends on, None in place of the others (those that only ``y`` reads)."""
+    state = jax.eval_shape(cell.initial_state)
+    x = jax.ShapeDtypeStruct(input_shape(cell, params.w_ih.shape[0]), jnp.float32)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    jaxpr = jax.make_jaxpr(lambda p, s, x: cell.step(p, s, x)[0])(shapes, state, x).jaxpr
+    wanted = {id(v) for v in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if wanted & {id(v) for v in equation.outvars}:
+            wanted |= {id(v) for v in equation.invars}
+    leaves, treedef = jax.tree.flatten(params)
+    return jax.tree.unflatten(treedef,
+        [leaf if id(v) in wanted else None for leaf, v in zip(leaves, jaxpr.invars, strict=False)]
+    )
