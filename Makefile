@@ -1,5 +1,6 @@
 # make demo    trains a small language model, samples from it, and writes a page that shows it from within
 # make test    lint, types and tests, as the CI runs them
+# make test-gpu  the tests that need an NVIDIA GPU, with a jax that finds it: make test-gpu JAX='jax[cuda13]'
 # make lint    ruff and mypy alone
 # make bench   the quick benchmarks
 # make clean   removes environments and caches; runs/ stays
@@ -14,7 +15,7 @@ NEWEST := .venv-newest
 # Twice quiet: errors alone.
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: test demo lint bench clean test-newest
+.PHONY: test demo lint bench clean test-newest test-gpu
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +41,14 @@ bench: $(VENV)/.installed-bench
 test-newest: $(NEWEST)/.installed
 	$(NEWEST)/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
 	$(NEWEST)/bin/python -m pytest -m quick -n $(WORKERS) --dist worksteal
+
+# One process: the tests share one GPU.
+JAX ?= jax[cuda13]
+test-gpu: $(VENV)/.installed-test
+	@$(VENV)/bin/python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null || \
+	  $(VENV)/bin/python $(PIP_INSTALL) '$(JAX)'
+	$(VENV)/bin/python -c 'import jax; print(*jax.devices())'
+	$(VENV)/bin/python -m pytest -m gpu
 
 clean:
 	rm -rf $(VENV) $(NEWEST) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

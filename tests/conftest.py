@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,20 @@ import pytest
 
 _CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+def _ask_for_gpu(arguments: list[str]) -> bool:
+    """Whether the command line says ``-m gpu``."""
+    words = " ".join(arguments).replace("-m=", "-m ").replace("-mgpu", "-m gpu").split()
+    return ("-m", "gpu") in itertools.pairwise(words)
+
+
+# Tests run on the CPU, but for those marked gpu: asked for, they take what JAX finds. Processes of xdist inherit it.
+ON_GPU = bool(os.environ.setdefault("RNNJAX_TEST_GPU", "1" if _ask_for_gpu(sys.argv) else ""))
+if ON_GPU:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # laws hold for float32, not for TF32
+else:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Test processes share what they compile. With a size limit jax locks the cache; without one, a process can
 # read an entry that another has half written.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
@@ -29,7 +43,8 @@ _FLAGS = {"--xla_backend_optimization_level": "0", "--xla_cpu_parallel_codegen_s
 if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
     _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 _GIVEN = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join([*(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN), _GIVEN]).strip()
+if not ON_GPU:  # there the speed of what is compiled counts
+    os.environ["XLA_FLAGS"] = " ".join([*(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN), _GIVEN]).strip()
 
 import jax  # noqa: E402
 
@@ -41,6 +56,15 @@ gc.set_threshold(100_000, 50, 50)
 # Compilation makes the first example slow, which is no failure; the same examples come in every run.
 hypothesis.settings.register_profile("rnnjax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("rnnjax")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a GPU are skipped where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and jax.default_backend() != "gpu":
+        reason = "JAX finds no GPU" if ON_GPU else "tests run on the CPU unless called with -m gpu"
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

@@ -38,7 +38,16 @@ from rnnjax.engines.affine.plan import Gates, Plan, Seen, make_plan
 from rnnjax.engines.choice import Controls, Engine, Job
 from rnnjax.engines.scan import checkpointed, in_segments, segment_length
 
-__all__ = ["Cotangents", "Finished", "Kept", "Loops", "Operands", "affine_engine", "is_affine"]
+__all__ = [
+    "Cotangents",
+    "Finished",
+    "Kept",
+    "Loops",
+    "Operands",
+    "affine_engine",
+    "is_affine",
+    "weight_cotangent",
+]
 
 
 class Operands(NamedTuple):
@@ -262,14 +271,14 @@ def _finish(plan: Plan, operands: Operands, kept: Kept, d_seen: Seen) -> Finishe
     d_zh = tuple(gate[-1] for gate in d_seen)
     blocks = split_gates(w_ih, plan.cell.num_gates)
     return Finished(
-        _weight_cotangent(xs, d_zx, w_ih, plan.dtype),
-        None if w_hh is None else _weight_cotangent(kept.states.h, d_zh, w_hh, plan.dtype),
+        weight_cotangent(xs, d_zx, w_ih, plan.dtype),
+        None if w_hh is None else weight_cotangent(kept.states.h, d_zh, w_hh, plan.dtype),
         jnp.concatenate([jnp.sum(d, axis=range(d.ndim - 1)) for d in d_zx]),
         functools.reduce(jnp.add, (matmul(d, w.T, plan.dtype) for d, w in zip(d_zx, blocks, strict=True))),
     )
 
 
-def _weight_cotangent(a: jax.Array, d_gates: Gates, w: jax.Array, dtype: Any) -> jax.Array:
+def weight_cotangent(a: jax.Array, d_gates: Gates, w: jax.Array, dtype: Any) -> jax.Array:
     """``sum_t a[t].T @ d[t]`` for every gate: that of ``w [K, G H]`` from ``a [T, *batch, K]``."""
     rows = jnp.moveaxis(a.astype(w.dtype), -1, 0)  # [K, T, *batch]
     if jax.default_backend() == "cpu":

@@ -1,0 +1,349 @@
+r"""The loops of an affine cell as one CUDA kernel each: the engine ``"cuda"``.
+
+A `jax.lax.scan` on a GPU launches a few kernels at every step, and that is its speed, whatever the cell. Here one
+launch runs all steps: blocks keep their part of ``w_hh`` in registers and shared memory, and hand ``h`` (backward: the
+cotangents of the gates) to each other through memory, with no other barrier than the arrival of the numbers. The
+pointwise update and its pull are made of the cell by `cuda_cell`; NVRTC compiles the text when a call is traced, and
+XLA launches it. What multiplies many steps at once, projections and the gradients of weights, stays with XLA.
+
+Where matmuls may round (`jax.default_matmul_precision`), float32 is multiplied in TF32; with ``"highest"`` three
+products in TF32 are added, which is as exact as float32 is. bfloat16 and float16 are accumulated in float32, and all
+leaves of the state but ``h`` stay in float32 from the first step to the last.
+
+A wait has a limit: should a block not come, the others give up after about a second, and all results are NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import matmul
+from rnnjax.engines.affine import cuda_kernels, nvrtc
+from rnnjax.engines.affine.cuda_batching import over_rows
+from rnnjax.engines.affine.cuda_cell import CellText, cell_text
+from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles
+from rnnjax.engines.affine.cuda_trial import passes_trial
+from rnnjax.engines.affine.plan import Plan
+from rnnjax.engines.affine.program import Program, Refusal
+from rnnjax.engines.affine.recurrence import Cotangents, Finished, Kept, Operands, weight_cotangent
+from rnnjax.engines.choice import Job
+
+__all__ = ["CudaLoops", "rank"]
+
+# Names of `jax.default_matmul_precision` under which a float32 is not rounded to TF32.
+_EXACT = {"highest", "float32", "F32_F32_F32", "F64_F64_F64", *(f"BF16_BF16_F32_X{n}" for n in (3, 6, 9))}
+_STORED = ("bfloat16", "float16", "float32")
+
+
+class _States(NamedTuple):
+    h: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaLoops:
+    """Two launches; see `rnnjax.engines.affine.recurrence.Loops`.
+
+    Attributes:
+        card: the GPU; None for the one that JAX runs on.
+        launch: takes a kernel, the shapes of its results, its operands, and which operand becomes which result.
+    """
+
+    card: Card | None = None
+    launch: Callable[..., Any] = cuda_kernels.launch
+
+    def fits(self, plan: Plan, job: Job) -> str:
+        """Whether there is a GPU, a compiler, and kernels for this cell and its sizes."""
+        return _fits(self, plan, job, _exact())
+
+    def segment(self, plan: Plan, operands: Operands) -> int | None:
+        """All steps at once."""
+        del plan, operands
+        return None
+
+    def forward(self, plan: Plan, operands: Operands, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
+        """One launch."""
+        state, H = operands.state, plan.cell.hidden_size
+        steps, batch = operands.xs.shape[0], operands.xs.shape[1:-1]
+        if 0 in (steps, *batch):
+            return state, jnp.zeros((steps, *batch, H), state.h.dtype), _kept(operands, None) if keep else None
+        work = _work(self, plan, operands)
+        zx = _project(plan, operands).reshape(steps, -1, work.text.gates * H)
+        flags, start, fresh = _masks(work, operands)
+
+        def call(w_hh: Any, zx: Any, start: Any, own: Any, flags: Any, fresh: Any) -> tuple[Any, ...]:
+            here = _work(self, plan, operands, zx.shape[1])
+            end, ys, kept = cuda_kernels.run_forward(
+                here.setting, here.forward, w_hh, zx, start, own, flags, fresh,
+                keep=keep, keep_seen=plan.keep_gates, launch=self.launch,
+            )  # fmt: skip
+            return end, ys, *(kept if keep else (None,) * 4)
+
+        run = over_rows(call, (None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, None))
+        end, ys, *kept = run(operands.w_hh, zx, start, work.own(operands), flags, fresh)
+        final = work.unpack(end, state)
+        return final, ys.reshape(steps, *batch, H), _kept(operands, cuda_kernels.Kept(*kept)) if keep else None
+
+    def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
+        """One launch, and the matmuls after it."""
+        steps, batch = operands.xs.shape[0], operands.xs.shape[1:-1]
+        H, dtype = plan.cell.hidden_size, plan.dtype
+        if 0 in (steps, *batch):
+            return _nothing(plan, operands, d_final)
+        work, w_hh = _work(self, plan, operands), _recurrent(operands)
+        before = kept.states.h.reshape(steps, -1, H)
+        seen, s, broken = kept.rest
+        if seen is None:
+            seen = _see(work, _project(plan, operands).reshape(steps, -1, work.text.gates * H), before, w_hh)
+        flags, _, _ = _masks(work, operands)
+
+        def call(w_hh: Any, own: Any, flags: Any, d_end: Any, d_ys: Any, *kept: Any) -> tuple[Any, ...]:
+            here = _work(self, plan, operands, d_ys.shape[1])
+            found = cuda_kernels.Kept(*kept)
+            return cuda_kernels.run_backward(
+                here.setting, here.backward, w_hh, own, flags, found, d_end, d_ys, launch=self.launch
+            )
+
+        run = over_rows(call, (None, None, 1, 1, 1, 1, 1, 2, None), (1, 1, 1, 1, 1))
+        d_ys = d_ys.reshape(steps, -1, H)
+        given = (w_hh, work.own(operands), flags, work.pack(d_final), d_ys, seen, before, s, broken)
+        dz, dx, d_start, d_columns, d_fresh = run(*given)
+        d_fresh_state = None
+        if operands.controls.resets is not None and d_fresh is not None:
+            restarts = _restarts(operands.controls.resets, operands.controls.valid)
+            restart = restarts[-1 if plan.reverse else 0].reshape(-1, 1)
+            d_fresh = d_fresh + jnp.where(restart, d_start, 0)
+            d_start = jnp.where(restart, 0, d_start)
+            d_fresh_state = work.unpack(d_fresh, d_final)
+        d_zx = dz if dx is None else _joined(plan.summed, dz, dx)
+        d_zx, d_zh = (d.reshape(steps, *batch, -1) for d in (d_zx, dz))
+        finished = Finished(
+            weight_cotangent(operands.xs, (d_zx,), operands.w_ih, dtype),
+            weight_cotangent(kept.states.h, (d_zh,), w_hh, dtype),
+            jnp.sum(d_zx.astype(dtype), axis=range(d_zx.ndim - 1)),
+            matmul(d_zx, operands.w_ih.T, dtype),
+        )
+        d_own = work.program.leaves([] if d_columns is None else list(jnp.sum(d_columns, axis=1)))
+        return Cotangents(work.unpack(d_start, d_final), d_own, d_fresh_state, finished)
+
+
+def rank(job: Job) -> float:
+    """Above all others where it fits."""
+    return 40 if job.free else -1
+
+
+def _exact() -> bool:
+    return str(jax.config.jax_default_matmul_precision) in _EXACT  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What one call needs, known before there are arrays."""
+
+    program: Program
+    text: CellText
+    setting: cuda_kernels.Setting
+    forward: Tiles
+    backward: Tiles
+    leaves: tuple[int, ...]  # of the state: h first
+
+    def own(self, operands: Operands) -> jax.Array:
+        """The parameters of the update, ``[NP, H]``."""
+        columns = self.program.columns(operands.own, self.setting.hidden_size, jnp.float32)
+        return jnp.stack(columns) if columns else jnp.zeros((0, self.setting.hidden_size), jnp.float32)
+
+    def pack(self, state: Any) -> jax.Array:
+        """A state as ``[1 + S, B, H]`` in float32."""
+        leaves = jax.tree.leaves(state)
+        rows = [leaves[i].astype(jnp.float32).reshape(-1, self.setting.hidden_size) for i in self.leaves]
+        return jnp.stack(rows)
+
+    def unpack(self, array: jax.Array, like: Any) -> Any:
+        """The opposite, with the shapes and dtypes of ``like``."""
+        leaves, treedef = jax.tree.flatten(like)
+        for row, i in zip(array, self.leaves, strict=True):
+            leaves[i] = row.reshape(leaves[i].shape).astype(leaves[i].dtype)
+        return jax.tree.unflatten(treedef, leaves)
+
+
+@functools.lru_cache(maxsize=512)
+def _prepare(
+    plan: Plan, card: Card, rows: int, param_dtype: str, dtype: str, valid: bool, resets: bool, exact: bool
+) -> _Work | str:
+    """All that depends on neither arrays nor T, or why there is nothing: the end of a sentence."""
+    if not plan.summed:
+        return "needs a cell with a recurrent matrix w_hh"
+    if dtype not in _STORED or param_dtype not in _STORED:
+        return f"needs bfloat16, float16 or float32, got parameters of {param_dtype} and a state of {dtype}"
+    program = plan.program()
+    if isinstance(program, Refusal):
+        return program.reason
+    leaves = jax.tree.leaves(state := jax.eval_shape(lambda: plan.cell.initial_state(())))
+    h = next(i for i, leaf in enumerate(leaves) if leaf is state.h)
+    order = (h, *(i for i in range(len(leaves)) if i != h))
+    text = cell_text(program, plan.summed, h)
+    form = {"bfloat16": "bf16", "float16": "f16"}.get(param_dtype, "tf32x3" if exact else "tf32")
+    H = plan.cell.hidden_size
+    facts = Facts(text.gates, text.seen, text.states, text.own, H, max(rows, 1), form)
+    forward, backward = forward_tiles(facts, card), backward_tiles(facts, card)
+    if forward is None or backward is None:
+        size = f"H = {H} with {text.gates} gates in {param_dtype}"
+        return f"needs recurrent weights that fit into the processors of the GPU, got {size}"
+    setting = cuda_kernels.Setting(text, H, form, dtype, valid, resets, plan.reverse, card)
+    return _Work(program, text, setting, forward, backward, order)
+
+
+def _work(loops: CudaLoops, plan: Plan, operands: Operands, rows: int | None = None) -> _Work:
+    card = loops.card or _card()
+    if isinstance(card, str):
+        raise ValueError(f"unroll: 'cuda' {card}; take implementation=None.")
+    controls = operands.controls
+    work = _prepare(
+        dataclasses.replace(plan, keep_gates=True),
+        card,
+        math.prod(operands.xs.shape[1:-1]) if rows is None else rows,
+        str(_recurrent(operands).dtype),
+        str(operands.state.h.dtype),
+        controls.valid is not None,
+        controls.resets is not None,
+        _exact(),
+    )
+    if isinstance(work, str):
+        raise ValueError(f"unroll: 'cuda' {work}; take implementation=None.")
+    return work
+
+
+@functools.lru_cache(maxsize=1024)
+def _fits(loops: CudaLoops, plan: Plan, job: Job, exact: bool) -> str:
+    card = loops.card
+    if card is None:
+        if job.backend != "gpu":
+            return f"needs an NVIDIA GPU, got the backend {job.backend!r}"
+        found = _card()
+        if isinstance(found, str):
+            return found
+        card = found
+    if job.dtype is None or job.param_dtype is None:
+        return "needs one dtype for the parameters and one for the state"
+    if plan.dtype != jnp.float32:
+        return f"needs a state of float32 or narrower, got {job.dtype}"
+    work = _prepare(
+        plan, card, math.prod(job.batch), str(job.param_dtype), str(job.dtype), job.valid, job.resets, exact
+    )
+    if isinstance(work, str):
+        return work
+    if loops.card is None:
+        try:  # now, so that whoever is refused gets another engine
+            for backward in (False, True):
+                tiles = work.backward if backward else work.forward
+                kernel = cuda_kernels.make_kernel(work.setting, tiles, backward=backward)
+                nvrtc.compile_ptx(kernel.source, kernel.capability)
+        except nvrtc.CompileError as error:
+            warnings.warn(f"{error} XLA runs this cell instead.", stacklevel=2)
+            return "needs kernels that NVRTC compiles"
+    return ""
+
+
+@functools.lru_cache(maxsize=1)
+def _card() -> Card | str:
+    """The GPU that JAX runs on, or what is missing; asked for when a GPU is the default backend, not before."""
+    device = jax.local_devices()[0]
+    if "cuda" not in str(device.client.platform_version).lower():
+        return "needs an NVIDIA GPU"
+    reason = _missing(str(device.compute_capability))
+    if reason:
+        warnings.warn(f"rnnjax: the engine 'cuda' {reason}; XLA runs recurrent cells instead.", stacklevel=2)
+        return reason
+    card = Card(round(10 * float(device.compute_capability)), int(device.core_count))
+    if not passes_trial(CudaLoops(card)):
+        warnings.warn("rnnjax: a trial of the engine 'cuda' failed; XLA runs recurrent cells instead.", stacklevel=2)
+        return "needs a GPU on which its trial gives the right numbers"
+    return card
+
+
+def _missing(capability: str) -> str:
+    if float(capability) < 8.0:
+        return f"needs compute capability 8.0 or higher, got {capability}"
+    compiler, driver = nvrtc.version(), nvrtc.driver_version()
+    if compiler is None:
+        return "needs NVRTC: pip install nvidia-cuda-nvrtc"
+    if driver is not None and driver < compiler:
+        versions = f"got {driver[0]}.{driver[1]} below {compiler[0]}.{compiler[1]}"
+        return f"needs a driver that knows the CUDA version of NVRTC, {versions}"
+    return ""
+
+
+def _project(plan: Plan, operands: Operands) -> jax.Array:
+    """The inputs' part of all gates at once, with the bias: ``[T, *batch, G H]``."""
+    return matmul(operands.xs, operands.w_ih, plan.dtype) + operands.b.astype(plan.dtype)
+
+
+def _recurrent(operands: Operands) -> jax.Array:
+    if operands.w_hh is None:
+        raise ValueError("unroll: 'cuda' needs a cell with a recurrent matrix w_hh; take implementation=None.")
+    return operands.w_hh
+
+
+def _restarts(resets: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return resets if valid is None else resets & valid
+
+
+def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
+    """A byte for every step and row, the state that the first step sees, and that of a restart."""
+    valid, resets, fresh = operands.controls
+    start = work.pack(operands.state)
+    if valid is None and resets is None:
+        return None, start, None
+    steps = operands.xs.shape[0]
+    flags = jnp.uint8(1) if valid is None else valid.astype(jnp.uint8)
+    packed = None
+    if resets is not None:
+        restart = _restarts(resets, valid)
+        flags = flags + 2 * restart.astype(jnp.uint8)
+        packed = jnp.broadcast_to(work.pack(fresh), start.shape)
+        first = restart[-1 if work.setting.reverse else 0]
+        start = jnp.where(first.reshape(-1, 1), packed, start)
+    return flags.reshape(steps, -1), start, packed
+
+
+def _see(work: _Work, zx: jax.Array, h: jax.Array, w_hh: jax.Array) -> jax.Array:
+    """What the update saw, from the states: ``[T, B, NS, H]``."""
+    zh = matmul(h, w_hh, jnp.float32)
+    G, H = work.text.gates, work.setting.hidden_size
+    zx, zh = (z.reshape(*z.shape[:-1], G, H) for z in (zx, zh))
+    seen: list[jax.Array] = []
+    for g, together in enumerate(work.text.summed):
+        x, s = zx[..., g, :], zh[..., g, :]
+        seen += [x + s] if together else [x, s]
+    return jnp.stack(seen, axis=-2).astype(work.setting.dtype)
+
+
+def _joined(summed: Sequence[bool], dz: jax.Array, dx: jax.Array) -> jax.Array:
+    """The cotangents of zx of all gates: of some they are those of zh."""
+    gates = jnp.split(dz, len(summed), axis=-1)
+    apart = iter(jnp.split(dx, len(summed) - sum(summed), axis=-1))
+    return jnp.concatenate([gate if s else next(apart) for gate, s in zip(gates, summed, strict=True)], axis=-1)
+
+
+def _kept(operands: Operands, kept: cuda_kernels.Kept | None) -> Kept:
+    batch = operands.xs.shape[1:-1]
+    if kept is None:
+        return Kept(_States(jnp.zeros((operands.xs.shape[0], *operands.state.h.shape), operands.state.h.dtype)), ())
+    h = kept.h.reshape(kept.h.shape[0], *batch, kept.h.shape[-1])
+    return Kept(_States(h), (kept.seen, kept.s, kept.broken))
+
+
+def _nothing(plan: Plan, operands: Operands, d_final: Any) -> Cotangents:
+    """Of no steps."""
+    weights = (operands.w_ih, _recurrent(operands), operands.b, operands.xs)
+    zeros = [jnp.zeros(leaf.shape, plan.dtype) for leaf in weights]
+    d_own = [jnp.zeros(leaf.shape, plan.dtype) for leaf in operands.own]
+    fresh = None if operands.controls.resets is None else jax.tree.map(jnp.zeros_like, d_final)
+    return Cotangents(d_final, d_own, fresh, Finished(*zeros))

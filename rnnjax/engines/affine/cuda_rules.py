@@ -1,0 +1,199 @@
+"""How the CUDA kernels are cut into blocks: every rule on sizes, with the measurements behind it.
+
+All times are microseconds a step on one H200 (132 processors), T = 1024, LSTM, bfloat16, kernels alone.
+
+* A group of ``rows`` rows of the batch is served by ``padded / units`` blocks, each of which owns ``units`` units with
+  all their gates. The blocks of one group wait for each other, so they must all be on the card at once; groups that
+  find no room wait until others are through, which takes twice the time (H=1024 B=16: 3.78 in two waves, 2.24 in one).
+* Forward, best of those that were tried: 8 rows and 8 units where all blocks then have a processor (H=512 B=16 0.93,
+  against 1.03 with 16 units), else 16 units, then 16 or 32 rows (H=768 B=64: 2.36 with 24 units and 16 rows).
+  All points lie near ``0.78 + 0.0080 x`` for 8 rows and ``0.78 + 0.0113 x`` for more (within 3 % and 10 %), where x is
+  the number of mma instructions that a quarter of a processor executes in a step.
+* Backward: every block reads the cotangents of all gates, so a cluster of blocks shares that work. H=768 B=16: alone
+  2.17 to 2.40, two 1.92 to 2.04, four 1.69 to 1.87, eight 1.81 to 2.08. Small ones are best alone: H=256 0.99 to 1.27
+  against 1.41 to 1.54. At 64 rows: H=512 2.43, H=768 4.67, H=1024 7.83, the weakest part.
+* Of 132 processors, 66 clusters of two and 30 of four fit (not 33).
+* Large blocks are slower than that (H=768 B=16, an early version: 24 units 1.62, 32 2.28), hence a surcharge.
+* 8 warps a block; 6 and 12 are within 5 %, 4 spill (1.74 against 1.34). As many weights as registers hold stay there;
+  three products in TF32 need room for their parts (H=768: with 2 chunks in registers 2.65, with 4 3.70, which spilled).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+__all__ = ["Card", "Facts", "Tiles", "backward_tiles", "forward_tiles"]
+
+_WARPS = 8
+_REGISTERS = 250  # of a thread, at 8 warps
+_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.91}  # the part of the processors that clusters of that size can use
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What is to be known about a GPU.
+
+    Attributes:
+        capability: compute capability, 90 for 9.0.
+        processors: streaming multiprocessors.
+    """
+
+    capability: int
+    processors: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that one block can have (CUDA C++ Programming Guide, technical specifications)."""
+        kib = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
+        return kib.get(self.capability, 99) * 1024
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether blocks can read each other's shared memory."""
+        return self.capability >= 90 and self.capability // 10 != 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the kernels need to know about a cell and a call.
+
+    Attributes:
+        gates: G.
+        seen: numbers that the update sees of its projections: G, and one more for each gate not seen as a sum.
+        states: leaves of the state besides ``h``.
+        own: parameters of the update, one number a unit.
+        hidden_size: H.
+        rows: B, all batch axes in one.
+        format: what is multiplied: ``"bf16"``, ``"f16"``, ``"tf32"`` or ``"tf32x3"``.
+    """
+
+    gates: int
+    seen: int
+    states: int
+    own: int
+    hidden_size: int
+    rows: int
+    format: str
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number that is multiplied."""
+        return 2 if self.format in ("bf16", "f16") else 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """How a kernel is cut.
+
+    Attributes:
+        padded: H with padding.
+        units: of a block.
+        rows: of a group.
+        warps: of a block.
+        resident: chunks of weights that a warp keeps in registers.
+        cluster: blocks of a cluster.
+        groups: of rows.
+        shared_bytes: dynamic shared memory of a block.
+        cost: an estimate, microseconds a step.
+    """
+
+    padded: int
+    units: int
+    rows: int
+    warps: int
+    resident: int
+    cluster: int
+    groups: int
+    shared_bytes: int
+    cost: float
+
+    @property
+    def blocks(self) -> int:
+        """Of the launch."""
+        return self.padded // self.units * self.groups
+
+
+def forward_tiles(facts: Facts, card: Card) -> Tiles | None:
+    """The forward kernel's tiles; None where a group does not fit on the card."""
+    return min(_candidates(facts, card, backward=False), key=lambda tiles: tiles.cost, default=None)
+
+
+def backward_tiles(facts: Facts, card: Card) -> Tiles | None:
+    """The backward kernel's tiles; None where a group does not fit on the card."""
+    return min(_candidates(facts, card, backward=True), key=lambda tiles: tiles.cost, default=None)
+
+
+def _candidates(facts: Facts, card: Card, *, backward: bool) -> Iterator[Tiles]:
+    clusters = (1, 2, 4) if backward and card.has_clusters else (1,)
+    for units in (8, 16, 24, 32, 48, 64):
+        if units % 16 and not backward and facts.gates % 2:  # a gate without partner fills tiles of 16 units
+            continue
+        for rows in (8, 16, 32):
+            if rows > 8 and rows >= 2 * facts.rows:
+                continue
+            for cluster in clusters:
+                tiles = _tiles(facts, card, units, rows, cluster, backward=backward)
+                if tiles is not None:
+                    yield tiles
+
+
+def _tiles(facts: Facts, card: Card, units: int, rows: int, cluster: int, *, backward: bool) -> Tiles | None:
+    chunk = 64 // facts.item_bytes
+    step = _multiple(units * cluster, chunk)  # of cluster too, so that k can be shared out
+    padded = _ceil(facts.hidden_size, step) * step
+    blocks, groups = padded // units, _ceil(facts.rows, rows)
+    if backward and facts.gates * padded // cluster % chunk:
+        return None
+    at_once = int(card.processors * _CLUSTERS[cluster]) // blocks
+    if at_once < 1:
+        return None
+    row_tiles = rows // 8
+    if backward:
+        chunks = facts.gates * padded // cluster // chunk
+        tiles = _ceil(cluster * units, 16)
+        reduce_floats = _WARPS * tiles * 16 * (rows + 2)
+        extra = 32 + (2 * cluster * rows * units * 4 if cluster > 1 else 0)
+    else:
+        chunks = padded // chunk
+        quads, pairs, singles = facts.gates // 4, facts.gates % 4 // 2, facts.gates % 2
+        tiles = units // 8 * (2 * quads + pairs) + units // 16 * singles
+        reduce_floats = units * _WARPS * (quads * (4 * rows + 4) + pairs * (2 * rows + 2) + singles * (rows + 2))
+        extra = 16
+    # A block of few chunks has warps without any; four do then.
+    warps = _WARPS if chunks > 4 else 4
+    reduce_floats = reduce_floats * warps // _WARPS
+    share = _ceil(chunks, warps)
+    pairs_of_thread = _ceil(units * rows, 32 * warps)
+    taken = 26 + pairs_of_thread * (2 * facts.gates + facts.seen + facts.states + facts.own)
+    taken += 4 * row_tiles * share + 4 * tiles * row_tiles * (1 if tiles * row_tiles >= 4 else 2)
+    taken += 18 * pairs_of_thread if backward else 0
+    taken += 80 if facts.format == "tf32x3" else 0
+    resident = min(share, (_REGISTERS - taken) // (8 * tiles))
+    if resident < 1:
+        return None
+    shared = extra + 8 * reduce_floats + (share - resident) * tiles * 2 * warps * 512
+    if shared > card.shared_bytes:
+        return None
+    products = {"bf16": 1, "f16": 1, "tf32": 2, "tf32x3": 6}[facts.format]
+    work = facts.gates * units / 16 * padded / 16 * row_tiles / 4 * products
+    waves = _ceil(groups, at_once)
+    if backward:
+        reading = 0.0011 * facts.gates * padded / cluster * facts.item_bytes / 8 * row_tiles**0.5
+        cost = 0.9 + (0.2 if cluster > 1 else 0) + 0.04 * cluster + 0.008 * work + reading * 0.7
+    else:
+        cost = 0.78 + (0.0080 if rows == 8 else 0.0113) * work
+    cost += 0.03 * max(0, units - 16)
+    return Tiles(padded, units, rows, warps, resident, cluster, groups, shared, cost * waves)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _multiple(a: int, b: int) -> int:
+    """The least common multiple of two sizes of which one is a power of two."""
+    step = a
+    while step % b:
+        step += a
+    return step

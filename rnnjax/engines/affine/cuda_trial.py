@@ -1,0 +1,74 @@
+"""The first thing that kernels do on a card: results that are known otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import affine_step
+from rnnjax.engines.affine.nvrtc import CompileError
+from rnnjax.engines.affine.plan import make_plan
+from rnnjax.engines.affine.recurrence import Loops, Operands
+from rnnjax.engines.affine.xla import XlaLoops
+from rnnjax.engines.choice import Controls
+
+__all__ = ["passes_trial"]
+
+
+class _Params(NamedTuple):
+    w_ih: jax.Array
+    w_hh: jax.Array
+    b: jax.Array
+
+
+class _State(NamedTuple):
+    h: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """A small network whose results are known otherwise."""
+
+    hidden_size: int = 40
+    num_gates = 1
+
+    def init(self, key: Any, input_size: int, dtype: Any = jnp.float32) -> _Params:
+        H = self.hidden_size
+        return _Params(*(jnp.full(shape, 0.1, dtype) for shape in ((input_size, H), (H, H), (H,))))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> _State:
+        return _State(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def update(self, params: Any, state: Any, zx: Any, zh: Any) -> tuple[_State, jax.Array]:
+        h = jnp.tanh(zx[0] + zh[0])
+        return _State(h), h
+
+    step = affine_step
+
+
+def passes_trial(loops: Loops) -> bool:
+    """Runs both loops once, on little, and compares with XLA: whether all that they need is here and in order."""
+    cell = _Cell()
+
+    def run(loops: Any, xs: jax.Array, w_hh: jax.Array) -> Any:
+        params = cell.init(None, 1)
+        plan = make_plan(cell, params, jnp.float32)
+        operands = Operands(xs, params.w_ih, w_hh, params.b, [], cell.initial_state((9,)), Controls())
+        final, ys, kept = loops.forward(plan, operands, keep=True)
+        found = loops.backward(plan, operands, kept, final, jnp.cos(ys))
+        return ys, found.state.h, found.seen
+
+    with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+        xs = jnp.sin(jnp.arange(45, dtype=jnp.float32)).reshape(5, 9, 1)
+        w_hh = jnp.cos(jnp.arange(1600, dtype=jnp.float32)).reshape(40, 40) / 6
+        try:
+            ys, d_h, finished = jax.jit(functools.partial(run, loops))(xs, w_hh)
+            want, want_d_h, (((d_z,),)) = jax.jit(functools.partial(run, XlaLoops()))(xs, w_hh)
+            pairs = [(ys, want), (d_h, want_d_h), (finished.b, jnp.sum(d_z, axis=(0, 1)))]
+            return all(bool(jnp.allclose(got, w, rtol=1e-3, atol=1e-3)) for got, w in pairs)
+        except (jax.errors.JaxRuntimeError, CompileError):
+            return False

@@ -1,0 +1,158 @@
+"""The kernels on the host, through the whole engine, against ``"scan"`` in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.engines import Controls, engine
+from rnnjax.engines.affine import cuda, cuda_kernels, cuda_rules
+from rnnjax.engines.affine.cuda import CudaLoops
+from rnnjax.engines.affine.cuda_rules import Card
+from rnnjax.engines.affine.cuda_trial import passes_trial
+from rnnjax.engines.affine.recurrence import affine_engine
+from tests.engines.cuda import emulator
+from tests.engines.cuda.cells import Custom
+
+pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler here")
+TOLERANCE = {"float32": 3e-6, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}
+
+
+@pytest.fixture
+def emulated():
+    """The engine on an emulated card; what is compiled for one test is of no use to another."""
+
+    def make(card):
+        return affine_engine("emulated", CudaLoops(card, emulator.launch), -1).run
+
+    return make
+
+
+def problem(cell, steps, batch, dtype, *, valid, resets):
+    rng = np.random.default_rng(cell.hidden_size)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32).astype(dtype)  # noqa: E731
+    params = jax.tree.map(
+        lambda p: p + (0.3 * draw(*p.shape)).astype(p.dtype), cell.init(jax.random.key(0), 3, jnp.dtype(dtype))
+    )
+    state, fresh = (
+        jax.tree.map(lambda s: s + 0.5 * draw(*s.shape), cell.initial_state(batch, jnp.dtype(dtype))) for _ in range(2)
+    )
+    xs = draw(steps, *batch, 3)
+    masks = (jnp.asarray(rng.random((steps, *batch)) < 0.7) if valid else None,)
+    masks += (jnp.asarray(rng.random((steps, *batch)) < 0.3) if resets else None,)
+    weights = jax.tree.map(lambda s: draw(*s.shape), (state, jnp.zeros((steps, *batch, cell.hidden_size))))
+    return (params, state, xs, fresh if resets else None), masks, weights
+
+
+def outcome(run, cell, arrays, masks, weights, dtype, **options):
+    """Values and the gradients of parameters, state, xs and the state of restarts."""
+    valid, resets = masks
+    arrays = jax.tree.map(lambda a: a.astype(dtype), arrays)
+
+    def loss(params, state, xs, fresh):
+        final, ys = run(cell, params, state, xs, Controls(valid, resets, fresh), **options)
+        ys = ys if valid is None else jnp.where(valid[..., None], ys, 0)
+        products = jax.tree.map(lambda a, b: jnp.sum(a.astype(jnp.float64) * b), (final, ys), weights)
+        return sum(jax.tree.leaves(products)), (final, ys)
+
+    (_, values), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(*arrays)
+    return values, gradients
+
+
+def compare(run, cell, steps, batch, dtype, *, valid=False, resets=False, reverse=False, remat=None, name=None):
+    case = problem(cell, steps, batch, dtype, valid=valid, resets=resets)
+    with jax.default_matmul_precision("default" if name == "tf32" else "highest"):
+        got = outcome(run, cell, *case, dtype, reverse=reverse, remat=remat)
+    want = outcome(engine("scan").run, cell, *case, jnp.float64, reverse=reverse, remat=None)
+    for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        assert g.shape == w.shape
+        error = np.linalg.norm(np.asarray(g, np.float64) - w) / max(np.linalg.norm(w), 1e-30)
+        assert error <= TOLERANCE[name or dtype], f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
+CASES = {
+    # Rows in two groups, of which one is not full; padding of H; all masks; time in reverse.
+    "lstm": (rnnjax.LSTM(21), 6, (3, 3), "float32", dict(valid=True, resets=True, reverse=True)),
+    # A gate seen apart, a bias within the update, gates computed again, no batch axis.
+    "gru": (rnnjax.GRU(18), 5, (), "float32", dict(resets=True, remat="gates")),
+    "custom": (Custom(35), 5, (9,), "bfloat16", dict(valid=True, resets=True)),
+    "one step": (rnnjax.Elman(8), 1, (2,), "float16", dict(resets=True)),
+    "no step": (rnnjax.GRU(8), 0, (2,), "float32", dict(resets=True)),
+    "tf32": (rnnjax.CoupledLSTM(17), 4, (2,), "float32", dict(name="tf32")),
+}
+
+
+MORE = {"one step", "tf32"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.thorough] if case in MORE else []) for case in CASES]
+)
+def test_values_and_gradients(case, emulated, x64):
+    cell, steps, batch, dtype, options = CASES[case]
+    compare(emulated(Card(90, 132)), cell, steps, batch, dtype, **options)
+
+
+def test_vmap_is_more_rows(emulated):
+    """Over states and inputs, twice; and over weights, one launch after the other."""
+    cell, run = rnnjax.GRU(8), emulated(Card(90, 132))
+    params, state = cell.init(jax.random.key(0), 3), cell.initial_state((2,))
+    xs = jax.random.normal(jax.random.key(1), (2, 3, 4, 2, 3))
+
+    def loss(run, params, state, xs):
+        resets = jnp.zeros((4, 2), bool).at[2, 1].set(True)
+        final, ys = run(cell, params, state, xs, Controls(None, resets, state), reverse=False, remat=None)
+        return jnp.sum(jnp.square(ys)) + jnp.sum(final.h)
+
+    def outcome(run, over_params):
+        one = jax.value_and_grad(lambda *args: loss(run, *args), argnums=(0, 1, 2))
+        if over_params:
+            many = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), params)
+            return jax.jit(jax.vmap(one, (0, None, None)))(many, state, xs[0, 0])
+        return jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (None, None, 0)))(params, state, xs)
+
+    with jax.default_matmul_precision("highest"):
+        for over_params in (False, True):
+            got, want = (outcome(r, over_params) for r in (run, engine("scan").run))
+            jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
+
+
+def test_other_orders_of_warps_and_stores(emulated, x64, monkeypatch):
+    for seed in (2, 3):
+        monkeypatch.setattr(emulator, "SEEDS", [seed])
+        compare(emulated(Card(90, 132)), rnnjax.LSTM(21), 6, (3, 3), "float32", valid=True, resets=True, reverse=True)
+
+
+@pytest.mark.parametrize("units, rows, cluster", [(16, 16, 2), pytest.param(8, 8, 4, marks=pytest.mark.thorough)])
+def test_tiles_of_large_ones(units, rows, cluster, emulated, x64, monkeypatch):
+    """Clusters, two tiles of rows, weights that find no room in registers."""
+
+    def tiles(facts, card, *, backward):
+        k = cluster if backward else 1
+        found = cuda_rules._tiles(facts, card, max(units, 8 if backward else 16), rows, k, backward=backward)
+        chunk = found.warps * 512 * 2 * (4 if not backward else -(-k * units // 16))
+        return found._replace(resident=1, shared_bytes=found.shared_bytes + chunk * (found.resident - 1))
+
+    replace = cuda_rules.dataclasses.replace
+    monkeypatch.setattr(cuda_rules.Tiles, "_replace", lambda self, **new: replace(self, **new), raising=False)
+    monkeypatch.setattr(cuda, "forward_tiles", lambda facts, card: tiles(facts, card, backward=False))
+    monkeypatch.setattr(cuda, "backward_tiles", lambda facts, card: tiles(facts, card, backward=True))
+    card = Card(90, 1000 + units)  # a card of its own, so that nothing prepared for another is taken
+    compare(emulated(card), rnnjax.LSTM(70), 5, (11,), "float32", resets=True)
+
+
+def test_the_trial_sees_wrong_numbers():
+    assert passes_trial(CudaLoops(Card(90, 132), emulator.launch))
+    wrong = CudaLoops(Card(90, 132), lambda kernel, outs, args, aliases: [jnp.zeros(o.shape, o.dtype) for o in outs])
+    assert not passes_trial(wrong)
+
+
+def test_a_block_that_never_comes_ends_in_nan(emulated, monkeypatch):
+    monkeypatch.setattr(cuda_kernels, "_SPIN", 600)
+    monkeypatch.setattr(emulator, "ABSENT", [1])
+    cell = rnnjax.Elman(24, activation="relu")
+    params, state, xs = cell.init(jax.random.key(0), 3), cell.initial_state((2,)), jnp.ones((4, 2, 3))
+    card = Card(90, 7)
+    final, ys = jax.jit(lambda: emulated(card)(cell, params, state, xs, Controls()))()
+    assert np.isnan(final.h).all() and np.isnan(ys[-1]).any()

@@ -1,0 +1,92 @@
+"""The kernels on a GPU: all pointwise cells against ``"scan"`` in float64, and the same bits in every run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.engines import Controls, engine
+from tests.engines.cuda.cells import POINTWISE, Custom
+from tests.engines.cuda.test_emulated import compare, outcome, problem
+
+pytestmark = pytest.mark.gpu
+DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+
+
+@pytest.fixture
+def run():
+    return engine("cuda").run
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("cell", POINTWISE)
+def test_values_and_gradients(cell, name, run, x64):
+    compare(run, POINTWISE[cell], 33, (5,), DTYPES[name], valid=True, resets=True, reverse=True, name=name)
+
+
+SHAPES = [(1, (1,)), (70, (13,)), (224, (3, 20)), (256, (64,)), (512, (16,)), (768, (16,)), (768, (70,)), (1030, (9,))]
+
+
+@pytest.mark.parametrize("size, batch", SHAPES)
+@pytest.mark.parametrize("kind", [rnnjax.LSTM, rnnjax.GRU, Custom])
+def test_shapes(kind, size, batch, run, x64):
+    compare(run, kind(size), 40, batch, "float16", resets=True)
+
+
+def test_long_sequences(run, x64):
+    compare(run, rnnjax.LSTM(256), 3000, (16,), "float32", valid=True)
+
+
+@pytest.mark.parametrize("options", [{}, dict(reverse=True), dict(remat="gates"), dict(remat=7)], ids=str)
+@pytest.mark.parametrize("steps", [0, 1, 2, 30])
+def test_options(steps, options, run, x64):
+    compare(run, rnnjax.GRU(96), steps, (4,), "float32", **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size, rows", [(64, 3), (512, 16), (768, 16), (768, 64), (1024, 16)])
+def test_twenty_runs_give_the_same_bits(size, rows, dtype, run):
+    """A race would show: memory is full of NaN before every run, and every number is compared."""
+    cell = rnnjax.LSTM(size)
+    arrays, masks, weights = problem(cell, 200, (rows,), dtype, valid=True, resets=True)
+    weights = jax.tree.map(lambda a: a.astype(jnp.float32), weights)
+    first = None
+    for _ in range(20):
+        poison()
+        with jax.default_matmul_precision("highest"):
+            found = jax.tree.map(np.asarray, outcome(run, cell, arrays, masks, weights, dtype))
+        assert all(np.isfinite(leaf.astype(np.float32)).all() for leaf in jax.tree.leaves(found))
+        first = first or found
+        for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def poison():
+    """Freed memory, which the next results are made of, full of NaN."""
+    arrays = [jnp.full((2**n,), jnp.nan) for n in range(10, 27)]
+    jax.block_until_ready(arrays)
+    for array in arrays:
+        array.delete()
+
+
+def test_it_is_the_default_and_the_public_functions_reach_it(run):
+    cell = rnnjax.GRU(64)
+    assert "cuda" in rnnjax.implementations(cell)
+    params, state, xs = cell.init(jax.random.key(0), 8), cell.initial_state((4,)), jnp.ones((9, 4, 8))
+    text = jax.jit(lambda p: rnnjax.unroll(cell, p, state, xs)[1]).lower(params).as_text()
+    assert "__gpu$xla.gpu.ptx" in text
+    rows = jax.vmap(lambda x, s: rnnjax.unroll(cell, params, s, x), (1, 0), (0, 1))(xs, state)[1]
+    np.testing.assert_allclose(rows, rnnjax.unroll(cell, params, state, xs)[1], atol=1e-6)
+
+
+def test_two_directions_in_one_program(run):
+    cell = rnnjax.LSTM(128)
+    params, state = cell.init(jax.random.key(0), 8), cell.initial_state((4,))
+    xs = jax.random.normal(jax.random.key(1), (50, 4, 8))
+
+    def both(xs):
+        return [run(cell, params, state, xs, Controls(), reverse=reverse)[1] for reverse in (False, True)]
+
+    for got, want in zip(jax.jit(both)(xs), both(xs)):
+        np.testing.assert_array_equal(got, want)
