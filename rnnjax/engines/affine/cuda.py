@@ -235,7 +235,7 @@ def _fits(loops: CudaLoops, plan: Plan, job: Job, exact: bool) -> str:
     if plan.dtype != jnp.float32:
         return f"needs a state of float32 or narrower, got {job.dtype}"
     work = _prepare(
-        plan, card, math.prod(job.batch), str(job.param_dtype), str(job.dtype), job.valid, job.resets, exact
+        plan, card, math.prod(job.batch), str(job.param_dtype), str(job.dtype), bool(job.valid), job.resets, exact
     )
     if isinstance(work, str):
         return work
@@ -297,7 +297,8 @@ def _restarts(resets: jax.Array, valid: jax.Array | None) -> jax.Array:
 
 def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
     """A byte for every step and row, the state that the first step sees, and that of a restart."""
-    valid, resets, fresh = operands.controls
+    controls = operands.controls
+    valid, resets = controls.valid, controls.resets
     start = work.pack(operands.state)
     if valid is None and resets is None:
         return None, start, None
@@ -307,7 +308,7 @@ def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array
     if resets is not None:
         restart = _restarts(resets, valid)
         flags = flags + 2 * restart.astype(jnp.uint8)
-        packed = jnp.broadcast_to(work.pack(fresh), start.shape)
+        packed = jnp.broadcast_to(work.pack(controls.fresh), start.shape)
         first = restart[-1 if work.setting.reverse else 0]
         start = jnp.where(first.reshape(-1, 1), packed, start)
     return flags.reshape(steps, -1), start, packed
