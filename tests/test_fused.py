@@ -308,3 +308,24 @@ def test_called_without_unroll():
     expected = engine("scan").run(cell, params, state, xs, Controls(valid), reverse=False, remat=None)
     np.testing.assert_allclose(jnp.where(valid[..., None], got[1] - expected[1], 0), 0, atol=1e-6)
     chex.assert_trees_all_close(got[0], expected[0], rtol=1e-5)
+
+
+def test_a_gpu_compiles_few_matmuls(monkeypatch):
+    """Those over all steps take all gates at once there, with the same results."""
+    cell = rnnjax.LSTM(H)
+    params, state = cell.init(jax.random.key(0), I), cell.initial_state((B,))
+    xs = jax.random.normal(jax.random.key(1), (T, B, I))
+
+    def loss(params, xs):
+        final, ys = engine("fused").run(cell, params, state, xs, Controls(), reverse=False, remat=None)
+        return jnp.sum(jnp.square(ys)) + jnp.sum(final.c)
+
+    def matmuls_and_gradients():
+        step = jax.grad(lambda params, xs: loss(params, xs), argnums=(0, 1))
+        return str(jax.make_jaxpr(step)(params, xs)).count("dot_general["), jax.jit(step)(params, xs)
+
+    on_cpu, want = matmuls_and_gradients()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    on_gpu, got = matmuls_and_gradients()
+    assert (on_cpu, on_gpu) == (4 + 1 + 1 + 3 * 4, 1 + 1 + 1 + 3)
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=2e-5, atol=1e-6), got, want)

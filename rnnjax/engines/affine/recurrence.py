@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, cast_like, compute_dtype, matmul, split_gates, widen
-from rnnjax.engines.affine.plan import Gates, Plan, Seen, make_plan
+from rnnjax.engines.affine.plan import Gates, Plan, Seen, make_plan, packs_gates
 from rnnjax.engines.choice import Controls, Engine, Job
 from rnnjax.engines.scan import checkpointed, in_segments, segment_length
 
@@ -270,6 +270,9 @@ def _finish(plan: Plan, operands: Operands, kept: Kept, d_seen: Seen) -> Finishe
     d_zx = tuple(gate[0] for gate in d_seen)
     d_zh = tuple(gate[-1] for gate in d_seen)
     blocks = split_gates(w_ih, plan.cell.num_gates)
+    if packs_gates():
+        d_zx, d_zh = ((jnp.concatenate(gates, axis=-1),) for gates in (d_zx, d_zh))
+        blocks = (w_ih,)
     return Finished(
         weight_cotangent(xs, d_zx, w_ih, plan.dtype),
         None if w_hh is None else weight_cotangent(kept.states.h, d_zh, w_hh, plan.dtype),
