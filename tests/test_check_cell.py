@@ -9,6 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax import affine_step, check_cell
+from rnnjax.traced import name_values
 
 
 class State(NamedTuple):
@@ -51,8 +52,9 @@ class Affine(Plain):
     num_gates = 1
 
     def update(self, params, state, zx, zh):
-        h = jnp.tanh(zx[0] + zh[0])
-        return State(h, 0.5 * state.c), h
+        h, c = jnp.tanh(zx[0] + zh[0]), 0.5 * state.c
+        name_values(h=h, c=c)
+        return State(h, c), h
 
     step = affine_step
 
@@ -130,6 +132,13 @@ class MixesBatch(Plain):
         new, y = super().step(params, state, x)
         h = new.h - new.h.mean(axis=0)
         return new._replace(h=h), y
+
+
+@broken(ValueError, ".step gives the name 'h' to a value that is not h of the new state")
+class MisnamesTheState(Plain):
+    def step(self, params, state, x):
+        name_values(h=state.h)
+        return super().step(params, state, x)
 
 
 @broken(ValueError, ".step mixes the examples of a batch: y differs by")

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,7 @@ import rnnjax
 from rnnjax import interop
 from rnnjax.testing import fast_jit
 from tests.interop import agreement, table
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def blocks(page):
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
+from tests.pages import ROOT, blocks, run_fresh
 
 
 def run(page):
@@ -27,7 +21,7 @@ def run(page):
     given = {"__name__": "page"}
     jax.config.update("jax_disable_most_optimizations", True)  # compiles faster
     try:
-        for code in blocks(page):
+        for code in blocks(f"docs/{page}"):
             exec(compile(code, page, "exec"), given)
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
@@ -185,6 +179,16 @@ def test_the_table_is_made_of_what_was_recorded(tmp_path, monkeypatch, capsys):
     assert page.read_text() == "\n".join(["above", table.BEGIN, table.HEADER + "\n".join(rows), table.END, "below\n"])
     with pytest.raises(ValueError, match="the page must hold the line"):
         table.replace("nothing", "")
+
+
+def test_the_page_of_extensions():
+    """Whole cells, as a stranger writes them; a held gate does what the equation says."""
+    printed = run_fresh(
+        "docs/extending.md",
+        after="import numpy as np; s = jax.nn.sigmoid; nu = s(params.nu); n = values['n'].value;"
+        "np.testing.assert_allclose(closed, nu * n, rtol=1e-6); np.testing.assert_array_equal(y, values['h'].value)",
+    )
+    assert printed.splitlines() == ["('scan', 'fused')", "['z', 'n', 'h'] (2, 16)"]
 
 
 def test_optax_has_both_names():

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import affine_step, check_size, describe, input_shape
+from rnnjax.cell import affine_step, check_size, describe, input_shape, leaf_names
+from rnnjax.traced import observe
 
 __all__ = ["check_cell"]
 
@@ -34,7 +35,8 @@ def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
             value.
         ValueError: ``init`` ignores ``dtype``, a step changes the state's structure, shape or dtype, ``y`` has
             the wrong shape or dtype, ``step`` disagrees with ``update``, a batch is not the same as its examples
-            one by one, or a gradient is not finite. That a parameter has no effect is no error.
+            one by one, what is named like a field of the state is something else, or a gradient is not finite. That
+            a parameter has no effect is no error.
 
     >>> import rnnjax
     >>> rnnjax.check_cell(rnnjax.GRU(4), input_size=3)
@@ -190,22 +192,27 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
         _, ys = jax.lax.scan(functools.partial(cell.step, params), state, xs)
         return jnp.sum(jnp.real(ys))
 
+    def not_same(a: jax.Array, b: jax.Array) -> Any:
+        return a.shape != b.shape or ~jnp.array_equal(a, b, equal_nan=True)
+
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
     def measure(params: Any, start: Any, xs: jax.Array) -> Any:
         # From a state that the cell itself reaches, because not every cell accepts any numbers.
         state, _ = jax.lax.scan(functools.partial(cell.step, params), start, xs[:2])
         x = xs[2]
-        result = cell.step(params, state, x)
+        result, named = observe(cell.step, params, state, x)
         updated = affine_step(cell, params, state, x) if affine else result
         alone = jax.lax.map(lambda row: cell.step(params, *row), (state, x))
         gradients = jax.grad(total, argnums=(0, 1, 2), allow_int=True)(params, start, xs)
-        return result, updated, alone, gradients
+        leaves = dict(zip(leaf_names(result[0]), jax.tree.leaves(result[0]), strict=True))
+        misnamed = {leaf: not_same(seen.value, leaves[leaf]) for leaf, seen in named.items() if leaf in leaves}
+        return result, updated, alone, gradients, misnamed
 
     # Not within `measure`: many random draws of one shape compile once here, and many times there.
     params = cell.init(jax.random.key(0), input_size)
     shape = (3, batch_size, *input_shape(cell, input_size))
     xs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    result, updated, alone, gradients = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
+    result, updated, alone, gradients, misnamed = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
     trouble = _difference(updated, result)
     if trouble:
         raise ValueError(
@@ -218,6 +225,12 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
             f"check_cell: {name}.step mixes the examples of a batch: {trouble} from the same examples one by one; "
             "reduce only over the last axes."
         )
+    for leaf, wrong in misnamed.items():
+        if wrong:
+            raise ValueError(
+                f"check_cell: {name}.step gives the name {leaf!r} to a value that is not {leaf} of the new state; name "
+                "what the state gets, so that who holds it holds the state."
+            )
     for argument, gradient in zip(("params", "state", "xs"), gradients, strict=True):
         for path, leaf in _leaves(gradient):
             if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):

@@ -1,0 +1,49 @@
+"""Runs the code of a page, block after block, in a process that has imported nothing but what the page imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["ROOT", "blocks", "run_fresh"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def blocks(page: str) -> list[str]:
+    """The Python code of a page, given by its path within the project."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+
+
+def run_fresh(page: str, before: dict[str, str] | None = None, after: str = "", cwd: Path = ROOT) -> str:
+    """Runs all blocks of a page in order and fails as they do; returns what they print.
+
+    Args:
+        page: path within the project.
+        before: code that gives what a block takes for granted, by a piece of that block; it sees earlier blocks.
+        after: code that looks at what the blocks leave.
+        cwd: where it runs.
+    """
+    code, before = [], dict(before or {})
+    for number, block in enumerate(blocks(page), 1):
+        code += [(f"before block {number}", before.pop(key)) for key in [k for k in before if k in block]]
+        code.append((f"{page}, block {number}", block))
+    assert not before, f"no block of {page} has {list(before)}"
+    code.append((f"after {page}", after))
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__))], input=json.dumps(code), env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not result.returncode, result.stderr
+    return result.stdout
+
+
+if __name__ == "__main__":
+    sys.modules["__main__"] = page = ModuleType("__main__")  # where pickle looks for the classes of a page
+    for where, text in json.load(sys.stdin):
+        exec(compile(text, where, "exec", dont_inherit=True), page.__dict__)
