@@ -22,6 +22,7 @@ def unroll(
     xs: jax.Array,
     *,
     lengths: jax.Array | None = None,
+    valid: jax.Array | None = None,
     resets: jax.Array | None = None,
     reverse: bool = False,
     implementation: str | None = None,
@@ -38,10 +39,12 @@ def unroll(
         lengths: int ``[*batch]``. Steps at and past a row's length leave its state alone and emit zeros, so
             the final state is that of the last valid step, and length 0 returns the state passed in. What
             stands in the padding of ``xs``, also NaN, reaches no output and no gradient.
+        valid: bool ``[T, *batch]``, a mask of any pattern: padding on the left, gaps. Steps where it is not set are
+            padding, as those past a length are; with ``lengths`` too, a step needs both.
         resets: bool ``[T, *batch]``; a set flag restores ``start_state(cell, params)``, that is ``cell.initial_state``
-            unless the cell learns another, *before* the step it marks.
+            unless the cell learns another, *before* the step it marks. A flag in the padding does nothing.
         reverse: time runs backwards, from each row's last valid step to step 0; ``ys[t]`` still belongs to
-            ``xs[t]``, and padding stays at the end.
+            ``xs[t]``, and padding stays where it is.
         implementation: a name from ``rnnjax.implementations(cell)``; None takes the best one for the cell, the
             backend and the dtype. ``"scan"`` is the reference, and the one that has forward-mode derivatives.
         remat: checkpointing through time. None keeps everything for the backward pass; True keeps the state
@@ -53,7 +56,7 @@ def unroll(
 
     Raises:
         ValueError: for shapes, lengths or resets that do not fit, or an unknown implementation.
-        TypeError: if ``lengths`` are not integers, ``resets`` not bool, ``xs`` not of a floating dtype, ``remat``
+        TypeError: if ``lengths`` are not integers, ``valid`` or ``resets`` not bool, ``xs`` not of a floating dtype, ``remat``
             is of no kind listed, or ``cell`` is a class.
 
     >>> import jax, jax.numpy as jnp, rnnjax
@@ -70,6 +73,8 @@ def unroll(
     _check_params(cell, params, xs)
     if lengths is not None:
         lengths = _check_lengths(lengths, xs.shape[0], batch)
+    if valid is not None:
+        valid = check_resets("unroll", valid, xs.shape[: 1 + len(batch)], name="valid")
     if resets is not None:
         resets = check_resets("unroll", resets, xs.shape[: 1 + len(batch)])
     if remat is not None and not isinstance(remat, (int, str)):
@@ -77,37 +82,31 @@ def unroll(
     if isinstance(remat, int) and not isinstance(remat, bool) and remat < 1:
         raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
     if implementation is not None or isinstance(remat, str):  # what may be refused, before anything is traced
-        given = {"valid": lengths is not None, "resets": resets is not None}
-        choose(make_job(cell, params, state, xs, reverse=reverse, remat=remat, **given), implementation)
-    return _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat, engines())
+        controls = Controls(valid, resets, None, lengths if valid is None else None)
+        choose(make_job(cell, params, state, xs, controls, reverse=reverse, remat=remat), implementation)
+    return _unroll(cell, params, state, xs, lengths, valid, resets, reverse, implementation, remat, engines())
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat", "among"))
-def _unroll(cell, params, state, xs, lengths, resets, reverse, implementation, remat, among):
+def _unroll(cell, params, state, xs, lengths, valid, resets, reverse, implementation, remat, among):
     del among  # where there are other engines, the choice among them may be another
     batch = batch_shape(cell, state)
     steps = xs.shape[: 1 + len(batch)]
-    valid = None
     if lengths is not None:
         lengths = jnp.clip(lengths.astype(jnp.int32), 0, steps[0])  # traced values could not be checked
-        time = jnp.arange(steps[0]).reshape(-1, *(1,) * len(batch))
-        valid = time < lengths  # [T, *batch]
-        if reverse:  # turn the valid part of every row round, and turn the outputs back below
-            order = jnp.where(valid, lengths - 1 - time, time)
-            xs = _reorder(xs, order)
-            resets = None if resets is None else _reorder(resets, order)
+        inside = jnp.arange(steps[0]).reshape(-1, *(1,) * len(batch)) < lengths  # [T, *batch]
+        lengths, valid = (lengths, inside) if valid is None else (None, inside & valid)
+    if valid is not None:
         # Zeros instead of whatever stands in the padding: a NaN would pass through `where` into gradients.
         xs = jnp.where(_as_wide(valid, xs), xs, jnp.zeros((), xs.dtype))
     fresh = None
     if resets is not None:
         fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), start_state(cell, params, batch, None), state)
-    controls = Controls(valid, resets, fresh)
-    in_reverse = reverse and lengths is None
-    state, ys = run(cell, params, state, xs, controls, implementation, reverse=in_reverse, remat=remat)
+    controls = Controls(valid, resets, fresh, lengths)
+    # In reverse, too, masks are enough: from the last step on, the state waits until a row's valid part begins.
+    state, ys = run(cell, params, state, xs, controls, implementation, reverse=reverse, remat=remat)
     if valid is not None:
         ys = jnp.where(_as_wide(valid, ys), ys, jnp.zeros((), ys.dtype))
-        if reverse:
-            ys = _reorder(ys, order)
     return state, ys
 
 
@@ -123,8 +122,7 @@ def run(
     remat: Any = None,
 ) -> tuple[Any, jax.Array]:
     """`unroll` below its checks: what composite cells call for their parts."""
-    given = {"valid": controls.valid is not None, "resets": controls.resets is not None}
-    job = make_job(cell, params, state, xs, reverse=reverse, remat=remat, **given)
+    job = make_job(cell, params, state, xs, controls, reverse=reverse, remat=remat)
     engine = choose(job, implementation)
     if implementation is None:
         engine = split_over_devices(engine, job, params)
@@ -133,10 +131,6 @@ def run(
 
 def _as_wide(mask, array):
     return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
-
-
-def _reorder(array, order):
-    return jnp.take_along_axis(array, _as_wide(order, array), axis=0)
 
 
 def _check_state(cell, state):
@@ -257,13 +251,13 @@ def _check_lengths(lengths, length, batch):
     return array
 
 
-def check_resets(where: str, resets: Any, shape: tuple[int, ...], of: str = "xs") -> jax.Array:
-    """The resets as an array; raises unless they are bool and have ``shape``, that of ``of`` without its features."""
-    resets = jnp.asarray(resets)
-    if resets.dtype != bool:
-        raise TypeError(f"{where}: resets must be bool, got {describe(resets)}; compare with != 0 first.")
-    if resets.shape != shape:
+def check_resets(where: str, flags: Any, shape: tuple[int, ...], of: str = "xs", name: str = "resets") -> jax.Array:
+    """The flags as an array; raises unless they are bool and have ``shape``, that of ``of`` without its features."""
+    flags = jnp.asarray(flags)
+    if flags.dtype != bool:
+        raise TypeError(f"{where}: {name} must be bool, got {describe(flags)}; compare with != 0 first.")
+    if flags.shape != shape:
         raise ValueError(
-            f"{where}: resets must have shape {list(shape)}, as {of} without features, got {describe(resets)}."
+            f"{where}: {name} must have shape {list(shape)}, as {of} without features, got {describe(flags)}."
         )
-    return resets
+    return flags

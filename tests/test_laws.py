@@ -51,7 +51,7 @@ def by_implementation():
         others = [other for other in rnnjax.implementations(row.cell) if other != default]
         found.append(pytest.param(row, [default], None, id=f"{name}-default"))
         if others:
-            laws = None if name in CORE else ["loop", "padding", "resets", "remat"]
+            laws = None if name in CORE else ["loop", "valid", "padding", "resets", "remat"]
             found.append(pytest.param(row, others, laws, id=f"{name}-others"))
     return found
 

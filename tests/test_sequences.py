@@ -91,7 +91,7 @@ def test_reset_on_padding_does_nothing(row, implementation, x64):
 @rows_and_implementations(*CORE)
 def test_reset_comes_before_the_step_it_marks(row, implementation, x64):
     """Pitfall 12: from the marked step on, the numbers are those of a run that starts there."""
-    params, _, xs, lengths, resets = make_problem(row)
+    params, _, xs, lengths, resets = make_problem(row)[:5]
     at = 3
     problem = make_problem(row)._replace(
         lengths=jnp.full_like(lengths, TIME), resets=jnp.zeros_like(resets).at[at, 1].set(True)

@@ -152,7 +152,7 @@ def stale(cell, params, state, xs, controls, *, reverse, remat, calls=itertools.
         (reset_to_the_state_passed_in, "loop"),
         (final_state_of_the_padding, "loop"),
         (no_gradient_of_the_state, "loop"),
-        (always_forward, "loop"),
+        (always_forward, "valid"),
         (resets_in_the_padding, "padding"),
         (resets_by_multiplication, "resets"),
         (ignores_the_state, "scan"),

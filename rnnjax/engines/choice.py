@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,13 @@ class Controls(NamedTuple):
         valid: bool ``[T, *batch]``; where False the state passes unchanged (the output there is masked later).
         resets: bool ``[T, *batch]``; where True the state becomes ``fresh`` before the step.
         fresh: the state that a reset restores; None if and only if ``resets`` is.
+        lengths: int ``[*batch]``, where that is what ``valid`` was made from; else None.
     """
 
     valid: jax.Array | None = None
     resets: jax.Array | None = None
     fresh: Any = None
+    lengths: jax.Array | None = None
 
 
 class Job(NamedTuple):
@@ -56,7 +58,7 @@ class Job(NamedTuple):
         dtype: of the state; None if its leaves differ.
         param_dtype: of the parameters; None if they differ.
         input_dtype: of ``xs``.
-        valid: whether steps are masked.
+        valid: how steps are masked: ``""`` not at all, ``"lengths"`` by the lengths of rows, ``"any"`` somehow.
         resets: whether there are resets.
         reverse: whether time runs from the last step to the first.
         remat: checkpointing through time: None, True, an int or a name.
@@ -71,7 +73,7 @@ class Job(NamedTuple):
     dtype: Any = jnp.dtype("float32")
     param_dtype: Any = jnp.dtype("float32")
     input_dtype: Any = jnp.dtype("float32")
-    valid: bool = False
+    valid: Literal["", "lengths", "any"] = ""
     resets: bool = False
     reverse: bool = False
     remat: bool | int | str | None = None
@@ -83,13 +85,13 @@ def make_job(
     params: Any,
     state: Any,
     xs: jax.Array,
+    controls: Controls | None = None,
     *,
-    valid: bool = False,
-    resets: bool = False,
     reverse: bool = False,
     remat: bool | int | str | None = None,
 ) -> Job:
     """The job of an unroll of these arrays."""
+    valid, resets, _, lengths = controls or Controls()
     return Job(
         cell,
         jax.default_backend(),
@@ -99,8 +101,8 @@ def make_job(
         _common_dtype(state),
         _common_dtype(params),
         jnp.dtype(xs.dtype),
-        valid,
-        resets,
+        "lengths" if lengths is not None else "" if valid is None else "any",
+        resets is not None,
         reverse,
         remat,
         jax.sharding.get_abstract_mesh().empty and getattr(jax.config, "jax_default_device", None) is None,

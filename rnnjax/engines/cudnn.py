@@ -5,7 +5,7 @@ cuDNN knows an LSTM with two biases, batch-major arrays and one flat vector of w
     [w_ih.T | w_hh.T | b_ih | b_hh],   gates i, f, g, o,   b_ih = b,   b_hh = 0
 
 Its equations are those of `rnnjax.LSTM`, so the values agree as far as the precision of its matmuls does: TF32
-unless ``jax.default_matmul_precision("highest")`` is set. Lengths are its own; time is turned round outside.
+unless ``jax.default_matmul_precision("highest")`` is set. Lengths are its own; rows are turned round outside.
 
 It is never the default, since it has no resets, no forward mode, no second derivative and no `vmap`.
 """
@@ -38,6 +38,8 @@ def fits(job: Job) -> str:
         return f"needs an NVIDIA GPU as JAX's default backend, got {job.backend!r}"
     if job.resets:
         return "needs resets to be None, which it cannot do"
+    if job.valid == "any":
+        return "needs lengths and no other mask"
     for name, dtype in (("parameters", job.param_dtype), ("state", job.dtype), ("xs", job.input_dtype)):
         if dtype != jnp.float32:
             return f"needs float32 parameters, state and xs, got {name} of {dtype or 'several dtypes'}"
@@ -99,15 +101,25 @@ def unroll_cudnn(
     weights = pack(params)
 
     def run(state: LSTMState, inputs: _Inputs, reverse: bool = False) -> tuple[LSTMState, jax.Array]:
-        if reverse:
-            inputs = jax.tree.map(lambda a: jnp.flip(a, axis=0), inputs)
-        state, ys = _run(cell, weights, state, inputs)
-        return state, jnp.flip(ys, axis=0) if reverse else ys
+        if not reverse:
+            return _run(cell, weights, state, inputs)
+        xs, valid = inputs
+        state, ys = _run(cell, weights, state, _Inputs(_turned(xs, valid), valid))
+        return state, _turned(ys, valid)
 
     inputs = _Inputs(xs, controls.valid)
     if segment is None:
         return run(state, inputs, reverse)
     return checkpointed(run, state, inputs, segment, reverse)
+
+
+def _turned(array: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """``[T, *batch, N]`` with time turned round: of a row that ends early its valid part, and padding stays behind."""
+    if valid is None:
+        return jnp.flip(array, axis=0)
+    lengths = jnp.sum(valid, axis=0, dtype=jnp.int32)
+    time = jnp.arange(valid.shape[0]).reshape(-1, *(1,) * lengths.ndim)
+    return jnp.take_along_axis(array, jnp.where(valid, lengths - 1 - time, time)[..., None], axis=0)
 
 
 def _run(cell: LSTM, weights: jax.Array, state: LSTMState, inputs: _Inputs) -> tuple[LSTMState, jax.Array]:

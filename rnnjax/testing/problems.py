@@ -38,6 +38,7 @@ class Problem(NamedTuple):
     xs: jax.Array
     lengths: Any  # int [*batch] or None
     resets: Any  # bool [T, *batch] or None
+    valid: Any = None  # bool [T, *batch] or None
 
 
 class Outcome(NamedTuple):
@@ -98,8 +99,8 @@ def param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
 
 
 def plain(problem: Problem) -> Problem:
-    """The same problem without lengths and resets."""
-    return problem._replace(lengths=None, resets=None)
+    """The same problem without lengths, masks and resets."""
+    return problem._replace(lengths=None, resets=None, valid=None)
 
 
 def loss_of(state: Any, ys: jax.Array) -> jax.Array:
@@ -137,13 +138,14 @@ def unroll_problem(
     cell: Any, implementation: str | None, problem: Problem, reverse: bool = False, remat: Any = None
 ) -> tuple[Any, jax.Array]:
     """`rnnjax.unroll` of a problem."""
-    params, state, xs, lengths, resets = problem
+    params, state, xs, lengths, resets, valid = problem
     return unroll(
         cell,
         params,
         state,
         xs,
         lengths=lengths,
+        valid=valid,
         resets=resets,
         reverse=reverse,
         implementation=implementation,
@@ -172,7 +174,7 @@ def with_gradients(
 def _with_gradients(cell: Any, implementation: str | None, reverse: bool, remat: Any) -> Callable[[Problem], Outcome]:
     def loss(differentiable: Any, problem: Problem) -> Any:
         params, state, xs = differentiable
-        arguments = Problem(params, state, xs, problem.lengths, problem.resets)
+        arguments = Problem(params, state, xs, *problem[3:])
         state, ys = unroll_problem(cell, implementation, arguments, reverse, remat)
         return loss_of(state, ys), (state, ys)
 
@@ -190,7 +192,7 @@ def loop(cell: Any, problem: Problem, reverse: bool = False) -> tuple[Any, jax.A
 
 def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, gradients: bool = True) -> Outcome:
     """`loop`, and backpropagation through time written out: from the last step to the first, a pullback each."""
-    params, state, xs, lengths, resets = jax.tree.map(np.asarray, problem)
+    params, state, xs, lengths, resets, valid = jax.tree.map(np.asarray, problem)
     step, pullback = _compiled_step(cell)
     start, start_pullback = jax.vjp(lambda p: start_state(cell, p, (), xs.dtype), problem.params)
     start = jax.tree.map(np.asarray, start)
@@ -205,6 +207,8 @@ def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, grad
         length = xs.shape[0] if lengths is None else int(lengths[index])
         single = _at(state, index)
         for t in reversed(range(length)) if reverse else range(length):
+            if valid is not None and not valid[(t, *index)]:
+                continue
             restart = resets is not None and bool(resets[(t, *index)])
             single = start if restart else single
             done.append((t, single, restart))

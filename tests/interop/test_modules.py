@@ -253,7 +253,7 @@ def test_options_reach_unroll():
     """Learned initial states, resets and lengths, in the axes of each host, against the definition."""
     cell = rnnjax.LearnedState(rnnjax.Elman(4))
     problem = rnnjax.testing.make_problem(cell, batch=(2,), seq_len=5)
-    params, _, xs, lengths, resets = problem
+    params, _, xs, lengths, resets = problem[:5]
     state = rnnjax.start_state(cell, params, (2,))
     want = rnnjax.testing.loop(cell, problem._replace(state=state))
     want_reversed = rnnjax.testing.loop(cell, problem._replace(state=state), reverse=True)
@@ -281,7 +281,7 @@ def test_options_reach_unroll_from_equinox():
     pytest.importorskip("equinox", reason="equinox is not installed on this Python")
     cell = rnnjax.LearnedState(rnnjax.Elman(4))
     problem = rnnjax.testing.make_problem(cell, batch=(2,), seq_len=5)
-    params, _, xs, lengths, resets = problem
+    params, _, xs, lengths, resets = problem[:5]
     layer = interop.equinox_layer(cell, params=params, reverse=True, implementation="scan")
     state = layer.initial_state((2,))
     np.testing.assert_array_equal(state.h, np.broadcast_to(params.start.h, (2, 4)))
@@ -297,7 +297,7 @@ def test_options_reach_unroll_from_haiku():
     hk = pytest.importorskip("haiku", reason="haiku is not installed on this Python")
     cell = rnnjax.LearnedState(rnnjax.Elman(4))
     problem = rnnjax.testing.make_problem(cell, batch=(2,), seq_len=5)
-    params, state, xs, lengths, resets = problem
+    params, state, xs, lengths, resets = problem[:5]
 
     def forward(xs, state, resets):
         layer = interop.haiku_layer(cell, time_major=False, reverse=True)

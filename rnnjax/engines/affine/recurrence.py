@@ -194,11 +194,11 @@ def _unroll(
     by_name = isinstance(remat, str)
     whole = make_plan(cell, params, compute_dtype(state.h.dtype), keep_gates=not by_name)
     weights = (params.w_ih, getattr(params, "w_hh", None), params.b)
-    own = whole.own(params)
+    own, (_, _, fresh, _) = whole.own(params), controls
 
     def run(state: Any, inputs: Any, reverse: bool = False) -> tuple[Any, jax.Array]:
         xs, valid, resets = inputs
-        operands = Operands(xs, *weights, own, state, Controls(valid, resets, controls.fresh))
+        operands = Operands(xs, *weights, own, state, Controls(valid, resets, fresh))
         return _recur(loops, whole.directed(reverse), operands)
 
     inputs = (xs, controls.valid, controls.resets)
