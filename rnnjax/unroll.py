@@ -56,8 +56,8 @@ def unroll(
 
     Raises:
         ValueError: for shapes, lengths or resets that do not fit, or an unknown implementation.
-        TypeError: if ``lengths`` are not integers, ``valid`` or ``resets`` not bool, ``xs`` not of a floating dtype, ``remat``
-            is of no kind listed, or ``cell`` is a class.
+        TypeError: if ``lengths`` are not integers, ``valid`` or ``resets`` not bool, ``xs`` not of a floating dtype,
+            ``remat`` is of no kind listed, or ``cell`` is a class.
 
     >>> import jax, jax.numpy as jnp, rnnjax
     >>> cell = rnnjax.LSTM(hidden_size=5)
