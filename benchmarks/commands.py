@@ -13,6 +13,7 @@ from rich.table import Table
 import rnnjax
 from benchmarks import latency, lm, memory, parts, report, tables
 from benchmarks.contestants import RIVALS
+from benchmarks.gpu import gpu_command
 from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
 from benchmarks.results_file import load_rows, read_json, write_json
@@ -285,15 +286,18 @@ def cpu_command(
     measure_settings("cpu", cells, sizes, rounds, burst_seconds, out)
 
 
-@app.command("gpu")
-def gpu_command(
+app.command("gpu")(gpu_command)
+
+
+@app.command("graphs")
+def graphs_command(
     cells: Cells = "lstm,gru",
     sizes: Shapes = "512,16,512,512 512,64,512,512 512,16,1024,1024 512,16,2048,2048",
     rounds: Rounds = 15,
     burst_seconds: Burst = 0.05,
     out: Out = None,
 ) -> None:
-    """What CUDA graphs, of the body of a loop or of all of it, are worth on this GPU."""
+    """What CUDA graphs, of the body of a loop or of all of it, are worth on this GPU for engines that loop in XLA."""
     measure_settings("gpu", cells, sizes, rounds, burst_seconds, out)
 
 

@@ -74,21 +74,29 @@ def run_grid(
             if reason not in skipped.setdefault(point.cell, {}).values():
                 say(f"without {name}: {reason}")
             skipped[point.cell][name] = reason
+        skipped.setdefault(point.cell, {})
         if file.has(point, {one.name: one.version for one in contestants}, settings.rounds):
             say(f"[{number}/{len(points)}] {point}: already measured")
             continue
         say(f"[{number}/{len(points)}] {point}")
         if point.dtype not in peaks:
             peaks[point.dtype] = matmul_peak(point.dtype)
+        failed: dict[str, str] = {}
         with precision(point.dtype):
             prepared = {one.name: one.prepare(point.mode) for one in contestants}
-            compiled = compile_all(prepared, settings.compile_rounds)
-            memory = {name: one.memory() for name, one in prepared.items()}
+            compiled = compile_all(prepared, settings.compile_rounds, failed)
+            prepared = {name: one for name, one in prepared.items() if name not in failed}
             seconds = interleave(
                 {name: one.call for name, one in prepared.items()},
                 rounds=settings.rounds,
                 burst_seconds=settings.burst_seconds,
+                failed=failed,
             )
+            memory = {name: one.memory() for name, one in prepared.items() if name not in failed}
+        for name, reason in failed.items():
+            say(f"without {name}: {reason}")
+            skipped[point.cell][f"{name}, {point.dtype}"] = reason
+        contestants = [one for one in contestants if one.name not in failed]
         work = flops(problem, point.mode)
         rows = []
         for one in contestants:

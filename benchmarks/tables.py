@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks.gpu import gpu_table
 from benchmarks.report import line, parts_table
 
 __all__ = ["TABLES", "kind_of", "table"]
@@ -16,7 +17,7 @@ def kind_of(document: Document) -> str | None:
     >>> kind_of({"remat": []}), kind_of({"rows": [{"contestant": "torch"}]})
     ('memory', None)
     """
-    keys = {"parts": "parts", "steps": "latency", "remat": "memory", "training": "lm"}
+    keys = {"parts": "parts", "steps": "latency", "remat": "memory", "training": "lm", "gpu": "gpu"}
     found = [kind for key, kind in keys.items() if key in document]
     if not found and any("setting" in row for row in document.get("rows", ())):
         found = ["cpu"]
@@ -108,4 +109,5 @@ TABLES: dict[str, Callable[[Document], str]] = {
     "cpu": _cpu,
     "memory": _memory,
     "lm": _lm,
+    "gpu": gpu_table,
 }

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.contestants.base import Prepared, Problem, array_dtype, precision
+from benchmarks.contestants.base import FAILURES, Prepared, Problem, array_dtype, precision, why
 
 __all__ = ["Stats", "clear_caches", "compile_all", "flops", "interleave", "matmul_peak", "stats"]
 
@@ -29,18 +29,38 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def compile_all(prepared: Mapping[str, Prepared], rounds: int) -> dict[str, Stats | None]:
-    """Seconds to trace and to compile, by turns and from an empty cache; None for what is not compiled."""
+def compile_all(
+    prepared: Mapping[str, Prepared], rounds: int, failed: dict[str, str] | None = None
+) -> dict[str, Stats | None]:
+    """Seconds to trace and to compile, by turns and from an empty cache; None for what is not compiled.
+
+    Args:
+        prepared: the contestants.
+        rounds: how often each is compiled.
+        failed: gets the reason for everyone who cannot, and who is left out then; None lets errors through.
+    """
     found: dict[str, list[float]] = {name: [] for name in prepared}
     for _ in range(rounds):
         for name, one in prepared.items():
-            if one.compile is None:
+            if one.compile is None or name in (failed or ()):
                 continue
             clear_caches()
             start = time.perf_counter()
-            one.compile()
-            found[name].append(time.perf_counter() - start)
-    return {name: stats(values) if values else None for name, values in found.items()}
+            if _can(name, one.compile, failed):
+                found[name].append(time.perf_counter() - start)
+    return {name: stats(values) if values else None for name, values in found.items() if name not in (failed or ())}
+
+
+def _can(name: str, call: Callable[[], Any], failed: dict[str, str] | None) -> bool:
+    """Calls; whether that went well. An error of ours is an error."""
+    try:
+        call()
+    except FAILURES as error:
+        if failed is None or name.startswith("rnnjax"):
+            raise
+        failed[name] = why(error)
+        return False
+    return True
 
 
 def clear_caches() -> None:
@@ -49,7 +69,12 @@ def clear_caches() -> None:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], Any]], *, rounds: int, burst_seconds: float, warmup: int = 2
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    burst_seconds: float,
+    warmup: int = 2,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Stats]:
     """Seconds a call.
 
@@ -58,8 +83,10 @@ def interleave(
         rounds: how often each has its turn.
         burst_seconds: a turn has as many calls as fit in here, at least one.
         warmup: calls before, which are not counted.
+        failed: see `compile_all`.
     """
     repeats: dict[str, int] = {}
+    calls = {name: call for name, call in calls.items() if failed is None or _can(name, call, failed)}
     for name, call in calls.items():
         for _ in range(warmup):
             call()

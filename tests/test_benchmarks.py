@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("rich", reason="the extra lm is not installed")
 
-from benchmarks import grid, memory, parts, report, results_file, run_grid, timing
+from benchmarks import gpu, grid, memory, parts, report, results_file, run_grid, timing
 from benchmarks.commands import app, main, split
 from benchmarks.contestants import RIVALS, build, make_problem
 from benchmarks.contestants.torch_rnn import persistent_is_possible
@@ -238,7 +238,8 @@ def test_a_peak_is_measured(monkeypatch):
         (["--dtype", "int8"], "dtype: there is no 'int8'"),
         (["--dtype", "tf32"], "dtype: tf32 exists on a GPU only; take float32."),
         (["--cells", "lstmm"], "cell: no cell is called 'lstmm'"),
-        (["gpu"], "gpu: measures settings of the GPU, but JAX runs on cpu."),
+        (["gpu"], "gpu: needs a GPU as JAX's backend, got 'cpu'."),
+        (["graphs"], "gpu: measures settings of the GPU, but JAX runs on cpu."),
         (["--grid", "h200"], "run: the grid h200 needs a GPU as JAX's backend, got 'cpu'."),
         (["tables", "nowhere.json"], "results: there is no file 'nowhere.json'"),
     ],
@@ -248,6 +249,49 @@ def test_mistakes_are_said_in_one_sentence(arguments, sentence, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def broken(problem):
+    raise RuntimeError("orthogonal: no such dtype\nand a long story")
+
+
+def test_a_rival_that_fails_ends_nothing(monkeypatch):
+    monkeypatch.setitem(RIVALS, "torch", broken)
+    late = RIVALS["bare scan"]
+
+    def fails_when_called(problem):
+        made = late(problem)
+        made.prepare = lambda mode: types.SimpleNamespace(compile=None, call=lambda: 1 / 0, memory=dict)
+        return made
+
+    monkeypatch.setitem(RIVALS, "bare scan", fails_when_called)
+    settings = run_grid.Settings(("default",), ("torch", "bare scan"), rounds=1, compile_rounds=1, burst_seconds=0)
+    file = run_grid.run_grid([Point("lstm", TINY, "float32", "forward")], settings, command="")
+    assert [row["contestant"] for row in file.rows] == ["rnnjax fused"]
+    reasons = file.header["skipped"]["lstm"]
+    assert reasons["torch"] == "RuntimeError: orthogonal: no such dtype"
+    assert reasons["bare scan, float32"].startswith("ZeroDivisionError: division by zero")
+
+
+def test_steps_on_a_gpu_are_measured(monkeypatch):
+    """On a CPU instead, at two small points of which the budget reaches one; a rival fails, another is missing."""
+    monkeypatch.setitem(RIVALS, "torch", broken)
+    monkeypatch.setattr(gpu, "_resets", lambda steps, rounds: [{"resets": "1 %", "us_per_step": 1.0}])
+    monkeypatch.setattr(gpu, "_language_model", broken)
+    monkeypatch.setattr(gpu.jax, "clear_caches", lambda: None)
+    points = [(Point("gru", TINY, "float32", ""), ("torch", "bare scan"))]
+    found = gpu.measure_gpu(rounds=1, steps=TINY.T, points=lambda steps: iter(points))
+    assert {(row["contestant"], row["mode"]) for row in found["gpu"]} == {
+        (name, mode) for name in ("rnnjax", "bare scan") for mode in grid.MODES
+    }
+    assert all(row["us_per_step"] > 0 and row["floor_us"] >= 0.48 for row in found["gpu"])
+    assert [entry["reason"].split(":")[0] for entry in found["skipped"]] == ["RuntimeError"] * 3
+    table = gpu.gpu_table(found)
+    assert "| gru | float32 | 5 | 2 |" in table and "us_per_step 1.0 (resets)" in table
+    late = gpu.measure_gpu(budget=-1, points=lambda steps: iter(points))
+    assert late["gpu"] == [] and late["not_reached"] == ["gru float32 (4, 2, 3, 5)"]
+    keys = {(p.cell, p.sizes, p.dtype) for p, _ in gpu.gpu_points()}
+    assert len(keys) == 4 * 6 * 3 * 4
 
 
 def test_a_readme_without_markers(tmp_path):

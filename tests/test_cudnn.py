@@ -92,7 +92,7 @@ def test_around_the_call(pretend, batch, reverse, remat, ragged):
     assert_close(got, with_gradients(ROW.cell, "scan", reverse)(problem), 1e-5)
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU as JAX's default backend")
+@pytest.mark.gpu
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("batch", [(3,), ()])

@@ -3,9 +3,31 @@
 from collections.abc import Callable, Sequence
 
 from benchmarks.contestants import bare, equinox_rnn, flax_rnn, haiku_rnn, keras_rnn, ours, torch_rnn
-from benchmarks.contestants.base import Contestant, Outputs, Prepared, Problem, Skip, make_problem, precision
+from benchmarks.contestants.base import (
+    FAILURES,
+    Contestant,
+    Outputs,
+    Prepared,
+    Problem,
+    Skip,
+    make_problem,
+    precision,
+    why,
+)
 
-__all__ = ["RIVALS", "Contestant", "Outputs", "Prepared", "Problem", "Skip", "build", "make_problem", "precision"]
+__all__ = [
+    "FAILURES",
+    "RIVALS",
+    "Contestant",
+    "Outputs",
+    "Prepared",
+    "Problem",
+    "Skip",
+    "build",
+    "make_problem",
+    "precision",
+    "why",
+]
 
 RIVALS: dict[str, Callable[[Problem], Contestant]] = {
     "flax.linen": flax_rnn.make_linen,
@@ -34,4 +56,8 @@ def build(
             made.append(builder())
         except Skip as reason:
             skipped[name] = str(reason)
+        except FAILURES as error:  # of a rival that does not know the dtype, say; an error of ours is one
+            if name not in rivals:
+                raise
+            skipped[name] = why(error)
     return made, skipped

@@ -16,6 +16,7 @@ import rnnjax
 from benchmarks.grid import Point
 
 __all__ = [
+    "FAILURES",
     "Contestant",
     "JaxContestant",
     "Outputs",
@@ -30,7 +31,18 @@ __all__ = [
     "precision",
     "require",
     "version_of",
+    "why",
 ]
+
+
+# What libraries raise where they cannot do something; JAX's own errors are among these.
+FAILURES = (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, MemoryError, ArithmeticError)
+
+
+def why(error: Exception) -> str:
+    """The first line of an error, for the record."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 class Skip(Exception):  # noqa: N818  (no error: the run goes on without this contestant)
