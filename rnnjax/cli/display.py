@@ -53,7 +53,9 @@ class Display(Printer):
         )
 
     def other(self, row: dict[str, Any]) -> None:
-        """Samples."""
+        """Samples, and what any training shows but its end, for which the command has words of its own."""
+        if row["kind"] not in ("sample", "done"):
+            super().other(row)
         if row["kind"] == "sample" and row["text"] and self.console.is_terminal:
             title = f"sample at step {row['step']}"
             self.console.print(Panel(Text(row["text"].strip("\n")), title=title, border_style="dim"))

@@ -26,7 +26,7 @@ class ShuffledBatches:
     example, and completes the last batch with the first examples of the epoch.
 
     With ``lengths``, batches hold sequences of similar lengths (`rnnjax.bucket_by_length`): ``trim`` cuts each to one
-    of at most ``num_buckets`` lengths, and a jitted update compiles as often.
+    of ``boundaries``, and a jitted update compiles once for each of them.
 
     Args:
         arrays: a pytree of arrays with the same leading axis N, one entry an example.
@@ -34,13 +34,15 @@ class ShuffledBatches:
         key: for the order.
         last: ``"drop"`` or ``"fill"``.
         lengths: int ``[N]``, of the sequences, each at least 1.
-        num_buckets: how many lengths batches may have.
+        num_buckets: how many lengths batches may have at most; None is one for every 8 batches of an epoch, up to 8:
+            another length costs a compilation, and is worth it where many batches have it.
         trim: ``(batch, seq_len) -> batch``, which cuts the time axis of the arrays that have one; nothing before
             ``seq_len`` is padding in all rows.
 
     Attributes:
         num_examples: N.
         steps_per_epoch: N / B, rounded down or up as ``last`` says.
+        boundaries: the lengths that batches have, none without ``lengths``.
 
     Raises:
         ValueError: for arrays whose leading axes differ, more rows than examples, an unknown ``last``, or ``lengths``
@@ -63,7 +65,7 @@ class ShuffledBatches:
         key: jax.Array,
         last: str = "drop",
         lengths: Any = None,
-        num_buckets: int = 8,
+        num_buckets: int | None = None,
         trim: Callable[[Any, int], Any] | None = None,
     ) -> None:
         where = "ShuffledBatches"
@@ -93,6 +95,8 @@ class ShuffledBatches:
                 raise ValueError(
                     f"{where}: lengths must have shape [N] with N = {self.num_examples}, got {self.lengths.shape}."
                 )
+            if num_buckets is None:
+                num_buckets = min(8, max(1, self.steps_per_epoch // 8))
             # The same few lengths in every epoch, whatever its batches.
             self.boundaries = bucket_by_length(self.lengths, batch_size, num_buckets=num_buckets).boundaries
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)

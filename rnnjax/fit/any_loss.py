@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnjax.cell import describe
-from rnnjax.data.shuffled import ShuffledBatches
-from rnnjax.fit.progress import Place, Progress, TrainingFailedError
+from rnnjax.checks import describe
+from rnnjax.fit.feed import Feed
+from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
 from rnnjax.programs import kept
-from rnnjax.update import Carry, Info, gradient_step
+from rnnjax.update import Carry, Info, check_arrays, gradient_step
 
-__all__ = ["EVAL_NAMES", "FitProgress", "FitTask"]
+__all__ = ["EVAL_NAMES", "FitTask", "check_loss"]
 
 EXPLOSION = 3.0  # times the scale of the loss, above the first loss
 TRAIN_NAMES = frozenset(
@@ -29,45 +29,21 @@ TRAIN_NAMES = frozenset(
 EVAL_NAMES = frozenset("kind step epoch best best_step reason seconds".split())
 
 
-@dataclasses.dataclass
-class FitProgress(Progress):
-    """Where the training stands."""
-
-    first_loss: float = math.inf  # of the first batch, before any update
-
-
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FitTask(Task):
-    """Any loss; the arguments are those of `rnnjax.fit.fit`."""
+    """Any loss; the fields are arguments of `rnnjax.fit.fit`."""
 
-    def __init__(
-        self,
-        *,
-        loss_fn: Callable[..., Any],
-        params: Any,
-        optimizer: optax.GradientTransformation,
-        batches: Callable[[int], Any],
-        state: Any,
-        evaluate: Callable[[Any], Any] | None,
-        monitor: str,
-        mode: str,
-        key: jax.Array,
-        learning_rate: Callable[[Place], float] | None,
-        limit: float | None,
-    ) -> None:
-        super().__init__()
-        _check_key_argument(loss_fn)
-        self.loss_fn, self.params, self.optimizer, self.batches, self.state = loss_fn, params, optimizer, batches, state
-        self.measure, self.monitor, self.mode, self.key = evaluate, monitor, mode, key
-        self.learning_rate, self.limit = learning_rate, limit
-        self.steps_per_epoch = getattr(batches, "steps_per_epoch", None)
-        self.identity = {
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "monitor": f"{mode} {monitor}",
-            "batches": repr(batches) if isinstance(batches, ShuffledBatches) else "",
-        }
-
-    def progress(self) -> Progress:
-        return FitProgress()
+    loss_fn: Callable[..., Any]
+    params: Any
+    optimizer: optax.GradientTransformation
+    batches: Callable[[int], Any]
+    state: Any
+    measure: Callable[[Any], Any] | None
+    monitor: str
+    mode: str
+    key: jax.Array
+    learning_rate: Callable[[Place], float] | None
+    limit: float | None
 
     def start(self) -> Carry:
         params = jax.tree.map(_array, self.params)
@@ -86,12 +62,17 @@ class FitTask(Task):
     def rate(self, place: Place) -> float | None:
         return None if self.learning_rate is None else float(self.learning_rate(place))
 
+    def more(self) -> bool:
+        return not (isinstance(self.batches, Feed) and self.batches.ended)
+
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
+        batch = self.batches(step)
+        check_arrays("fit", batch=batch)
         found: tuple[Carry, Info] = kept(
             _update, self.loss_fn, self.optimizer, self.state is not None, donate_argnums=(0,)
         )(
             carry,
-            self.batches(step),
+            batch,
             None if rate is None else np.float32(rate),
             # Compiled without a factor as long as there is none: bit for bit what the optimizer alone does.
             None if rate is not None or scale == 1.0 else np.float32(scale),
@@ -115,19 +96,10 @@ class FitTask(Task):
             "steps_per_second": round(interval.steps_per_second, 2),
         }
 
-    def note(self, progress: Progress, interval: Interval) -> None:
-        if interval.step == len(interval.losses) and not math.isfinite(interval.losses[0]):
-            raise TrainingFailedError(
-                f"fit: the loss of the first batch is {interval.losses[0]} before any update, which no learning rate "
-                "can help; look for what is not finite in the batches and the parameters."
-            )
-        if isinstance(progress, FitProgress) and not math.isfinite(progress.first_loss):
-            progress.first_loss = float(interval.losses[0])
-
     def explosion(self, loss: float, progress: Progress) -> str:
         limit = self.limit
         if limit is None:
-            first = progress.first_loss if isinstance(progress, FitProgress) else math.inf
+            first = progress.first_loss
             scale = max(1.0, abs(first), first - min(first, progress.calm_loss))
             limit = first + EXPLOSION * scale
         return f"a loss of {loss:.4g}, above the limit of {limit:.4g}" if loss > limit else ""
@@ -145,9 +117,9 @@ class FitTask(Task):
     def evaluate(self, params: Any) -> dict[str, float] | None:
         if self.measure is None:
             return None
-        found = self.measure(
-            jax.tree.map(jnp.copy, params)
-        )  # whoever keeps them keeps them: the next update reuses ours
+        found = self.measure(jax.tree.map(jnp.copy, params))  # a copy to keep: the next update reuses ours
+        if found is None:
+            raise TypeError("fit: evaluate must return a dict of numbers, or one number, got None; end it with return.")
         metrics = found if isinstance(found, dict) else {"loss": found}
         if self.monitor not in metrics:
             raise ValueError(
@@ -163,6 +135,18 @@ class FitTask(Task):
 
     def bad_evaluation(self, score: float, progress: Progress) -> str:
         return "" if math.isfinite(score) else f"an evaluation whose {self.monitor} is not finite"
+
+    def bad_batch(self, step: int) -> str:
+        if isinstance(self.batches, Feed):  # it is gone
+            return ""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.batches(step)):
+            array = np.asarray(leaf)
+            if not jnp.issubdtype(array.dtype, jnp.inexact) or np.isfinite(array).all():
+                continue
+            first = np.argwhere(~np.isfinite(array))[0].tolist()
+            place = f"{jax.tree_util.keystr(path)}{first or ''}"
+            return f"its batch, batches({step}), holds {array[tuple(first)]}{f' at {place}' if place else ''}"
+        return ""
 
     def eval_row(self, metrics: dict[str, float], progress: Progress, better: bool) -> dict[str, Any]:
         return {"kind": "eval", "step": progress.step, "epoch": progress.epoch, **metrics, "best": better}
@@ -202,10 +186,17 @@ def _with_state(found: Any) -> tuple[Any, ...]:
     return parts[0], None, *parts[1:]
 
 
+def check_loss(loss_fn: Any) -> None:
+    """Raises unless it is a function that takes a ``key``."""
+    if not callable(loss_fn):
+        raise TypeError(f"fit: loss_fn must be a function of (params, batch, *, key), got {describe(loss_fn)}.")
+    _check_key_argument(loss_fn)
+
+
 def _check_metric(who: str, name: str, value: Any, taken: frozenset[str]) -> None:
     if not isinstance(name, str) or name in taken:
         raise ValueError(f"fit: {who} must not call a metric {name!r}, which stands for something else; rename it.")
-    if jnp.shape(value) != ():
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | float | int) or np.shape(value) != ():
         raise ValueError(f"fit: the metric {name!r} of {who} must be one number, got {describe(value)}; take the mean.")
 
 

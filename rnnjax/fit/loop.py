@@ -14,8 +14,8 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ import numpy as np
 
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.checkpoint import Checkpoint, CheckpointError
-from rnnjax.fit.progress import Place, TrainingFailedError
+from rnnjax.fit.progress import Place, Progress, TrainingFailedError
 from rnnjax.fit.task import Interval, Task
-from rnnjax.update import Info
+from rnnjax.update import Carry, Info
 
 __all__ = ["MAX_ROLLBACKS", "Loop", "Plan", "Report"]
 
@@ -55,64 +55,114 @@ class Plan:
     on_time: bool = True
 
 
+class Trouble(NamedTuple):
+    """Why a training goes back."""
+
+    what: str
+    step: int  # where it began, as far as one can tell
+    remedy: str
+    cause: str = ""
+
+    def sentence(self, at: int | None = None) -> str:
+        """What is wrong, where, unless that is known to the reader, and why."""
+        where = "" if self.step == at else f" at step {self.step}"
+        return f"{self.what}{where}{f' ({self.cause})' if self.cause else ''}"
+
+
 class Loop:
     """One training: the fixed things of it in ``task`` and ``plan``, the moving ones in ``carry`` and ``progress``."""
 
     def __init__(self, task: Task, plan: Plan, folder: pathlib.Path | None, report: Report) -> None:
         self.task, self.plan, self.folder, self.report = task, plan, folder, report
-        self.progress = task.progress()
+        self.carry = task.start()
+        self.progress = Progress(calm_loss=task.calm_loss)
         self.history: list[dict[str, Any]] = []
         self.kept: Any = None  # the best parameters, where no folder keeps them
         self.logs = {} if folder is None else {"metrics": folder / "metrics.jsonl", **task.logs}
         self.started = time.monotonic()
+        self.safe = self.anchor = (
+            self.carry,
+            self.progress,
+        )  # the last good interval, the last checkpoint: to go back to
 
     def run(self, resume: bool, should_stop: Callable[[], bool]) -> str:
-        """Trains until the budget is used up; returns ``budget``, ``patience`` or ``stopped``."""
-        task, plan = self.task, self.plan
-        self.carry = task.start()
+        """Trains until the budget is used up; returns ``budget``, ``patience``, ``stopped`` or ``data``."""
         if self.folder is not None:
             self.open_folder(self.folder, resume)
         self.started = time.monotonic() - self.progress.seconds
-        self.snapshot(anchor=True)
-        pending: list[tuple[Info, float | None]] = []
-        mark = (self.progress.step, self.seconds())
-        evaluated, ended = self.due(), self.fraction() >= 1.0
-        while not ended:
-            pending.append(self.one_update())
-            if len(pending) > 2:  # the host stays two updates ahead: enough to hide its work, and clocks stay right
-                pending[-3][0].loss.block_until_ready()
-            ended = self.fraction() >= 1.0
-            looking = plan.on_time and self.due() > evaluated
-            if self.progress.step % plan.log_every and not ended and not looking:
-                continue
+        self.safe = self.anchor = self.copied()
+        for interval in self.intervals():
             stop = should_stop()
-            evaluating = ended or self.due() > evaluated
-            interval = self.interval(pending, mark)
-            pending = []
-            row = task.train_row(interval)
-            task.note(self.progress, interval)
-            trouble = self.trouble(row["loss"], row["grad_norm_max"])
-            if not trouble:
-                self.progress.calm_loss = min(self.progress.calm_loss, row["loss"])
-                self.record(row)
-                if evaluating:
-                    trouble = self.evaluate_and_save()
+            trouble = self.judge(interval)
             if trouble:
                 self.roll_back(interval, trouble)
-                ended = self.fraction() >= 1.0  # steps that were taken back are there to be taken again
-                if ended:
+                if interval.last and self.used_up():  # no time to take again what was taken back
                     self.evaluate_and_save()
             else:
-                self.snapshot(anchor=evaluating)
-            evaluated = self.due()
-            if stop and (trouble or not evaluating):  # an evaluation now would count for patience and schedule
-                self.save(math.nan)
+                self.safe = self.copied()
+                self.anchor = self.safe if interval.evaluate else self.anchor
             if stop:
+                if trouble or not interval.evaluate:  # an evaluation now would count for patience and schedule
+                    self.save(math.nan)
                 return "stopped"
-            if evaluating and plan.patience and self.progress.since_best >= plan.patience:
+            if interval.evaluate and self.plan.patience and self.progress.since_best >= self.plan.patience:
                 return "patience"
-            mark = (self.progress.step, self.seconds())
-        return "budget"
+        return "budget" if self.fraction() >= 1.0 else "data"
+
+    def intervals(self) -> Iterator[Interval]:
+        """Trains, from wherever carry and progress are, and stops at every place where one looks."""
+        plan, update, last = self.plan, self.first_update, self.used_up()
+        while not last:
+            looked, begin = self.due(), (self.progress.step, self.seconds())
+            pending: list[tuple[Info, float | None]] = []
+            while True:
+                pending.append(update())
+                update = self.one_update
+                if len(pending) > 2:  # the host stays two updates ahead: enough to hide its work, and clocks stay right
+                    pending[-3][0].loss.block_until_ready()
+                last = self.used_up()
+                evaluate = last or self.due() > looked
+                if last or self.progress.step % plan.log_every == 0 or (evaluate and plan.on_time):
+                    break
+            yield self.interval(pending, begin, evaluate, last)
+            last = last and self.used_up()  # a roll-back gives updates back
+
+    def judge(self, interval: Interval) -> Trouble | None:
+        """The verdict: what is wrong; or None, once what is right has been recorded, measured and saved."""
+        row, progress = self.task.train_row(interval), self.progress
+        if not math.isfinite(progress.first_loss):
+            progress.first_loss = float(interval.losses[0])
+        if trouble := self.trouble(row, interval):
+            return trouble
+        progress.calm_loss = min(progress.calm_loss, row["loss"])
+        self.record(row)
+        return self.evaluate_and_save() if interval.evaluate else None
+
+    def trouble(self, row: dict[str, Any], interval: Interval) -> Trouble | None:
+        """What is wrong with an interval, or nothing."""
+        if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm_max"]):
+            what = self.task.explosion(row["loss"], self.progress)
+            return Trouble(what, interval.step, self.task.remedy) if what else None
+        bad = ~(np.isfinite(interval.losses) & np.isfinite(interval.norms))
+        step = interval.step - len(bad) + int(np.argmax(bad))  # from 0, as batches are numbered
+        what = "loss" if not np.isfinite(interval.losses[np.argmax(bad)]) else "gradient"
+        cause = self.task.bad_batch(step)
+        if step == 0 and what == "loss":
+            raise TrainingFailedError(
+                f"{self.task.where}: the loss of the first batch is {interval.losses[0]} before any update, which no "
+                f"learning rate can help; {cause or 'look for what is not finite in the batches and the parameters'}."
+            )
+        what = f"a {what} that is not finite"
+        remedy = "mend that batch or mask it, as no learning rate helps" if cause else self.task.remedy
+        return Trouble(what, step + 1, remedy, cause)
+
+    def used_up(self) -> bool:
+        """Whether the budget is, or the data are."""
+        return self.fraction() >= 1.0 or not self.task.more()
+
+    def copied(self) -> tuple[Carry, Progress]:
+        """A copy of the present state; a copy, because updates reuse the buffers of the original."""
+        return jax.tree.map(jnp.copy, self.carry), dataclasses.replace(self.progress)
 
     def seconds(self) -> float:
         """Since the start, earlier parts of a resumed run included."""
@@ -139,7 +189,19 @@ class Loop:
             progress.epoch = progress.step // self.task.steps_per_epoch
         return info, rate
 
-    def interval(self, pending: list[tuple[Info, float | None]], mark: tuple[int, float]) -> Interval:
+    def first_update(self) -> tuple[Info, float | None]:
+        """The update that is compiled, which may take longer than all others together: it is announced."""
+        begin = self.seconds()
+        self.report({"kind": "compiling", "step": self.progress.step, "programs": self.task.programs})
+        info, rate = self.one_update()
+        info.loss.block_until_ready()
+        seconds = self.seconds() - begin
+        self.report({"kind": "compiled", "step": self.progress.step, "seconds": round(seconds, 3)})
+        return info, rate
+
+    def interval(
+        self, pending: list[tuple[Info, float | None]], begin: tuple[int, float], evaluate: bool, last: bool
+    ) -> Interval:
         infos = jax.device_get([info for info, _ in pending])
         seconds = self.seconds()
         return Interval(
@@ -154,22 +216,12 @@ class Loop:
             },
             rate=pending[-1][1],
             seconds=seconds,
-            steps_per_second=(self.progress.step - mark[0]) / max(seconds - mark[1], 1e-9),
+            steps_per_second=(self.progress.step - begin[0]) / max(seconds - begin[1], 1e-9),
+            evaluate=evaluate,
+            last=last,
         )
 
-    def trouble(self, loss: float, grad_norm: float = 0.0) -> str:
-        """What is wrong with an interval, or nothing."""
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            return "a loss or gradient that is not finite"
-        return self.task.explosion(loss, self.progress)
-
-    def snapshot(self, *, anchor: bool = False) -> None:
-        """Keeps a copy of a good state; a copy, because updates reuse the buffers of the original."""
-        self.safe = jax.tree.map(jnp.copy, self.carry), dataclasses.replace(self.progress)
-        if anchor:
-            self.anchor = self.safe
-
-    def roll_back(self, interval: Interval, trouble: str) -> None:
+    def roll_back(self, interval: Interval, trouble: Trouble) -> None:
         """To the last good interval; if that does not help, the next times to the last checkpoint."""
         now, task = self.progress, self.task
         carry, progress = self.safe if now.rollbacks == 0 else self.anchor
@@ -182,7 +234,7 @@ class Loop:
                 "step": interval.step,
                 "to_step": self.progress.step,
                 "lr_scale": self.progress.lr_scale,
-                "reason": trouble,
+                "reason": trouble.sentence(interval.step),
                 "seconds": round(interval.seconds, 3),
             }
         )
@@ -190,22 +242,22 @@ class Loop:
             self.save(math.nan)
             saved = "" if self.folder is None else f" The last good state is saved in {self.folder}."
             raise TrainingFailedError(
-                f"{task.where}: {trouble} at step {interval.step}, for the {self.progress.rollbacks}th time in a row "
-                f"although the learning rate was halved each time; {task.remedy}.{saved}"
+                f"{task.where}: {trouble.sentence()}, for the {self.progress.rollbacks}th time in a "
+                f"row although the learning rate was halved each time; {trouble.remedy}.{saved}"
             )
 
-    def evaluate_and_save(self) -> str:
+    def evaluate_and_save(self) -> Trouble | None:
         """Saves a checkpoint with its metrics, unless they show trouble, which is returned."""
         progress, params = self.progress, self.carry.params
         if not _finite(params):  # a loss is taken before its update: this is the first to see what the last one broke
-            return "parameters that are not finite"
-        if trouble := self.task.bad_params(self.carry, progress):
-            return trouble
+            return Trouble("parameters that are not finite", progress.step, self.task.remedy)
+        if what := self.task.bad_params(self.carry, progress):
+            return Trouble(what, progress.step, self.task.remedy)
         metrics, score = self.task.evaluate(params), math.nan
         if metrics is not None:
             score = self.task.score(metrics)
-            if trouble := self.task.bad_evaluation(score, progress):
-                return trouble
+            if what := self.task.bad_evaluation(score, progress):
+                return Trouble(what, progress.step, self.task.remedy)
             better = score < progress.best_loss
             if better:
                 progress.best_loss, progress.best_step, progress.since_best = score, progress.step, 0
@@ -217,9 +269,13 @@ class Loop:
             self.history.append(row)
             self.record(row)
         progress.rollbacks = 0
-        self.task.evaluated(self)
+        for found in self.task.evaluated(self.carry, progress.step):
+            if isinstance(found, dict):
+                self.report(found)
+            else:
+                self.append(*found)
         self.save(score)
-        return ""
+        return None
 
     def best(self) -> tuple[Any, int]:
         """The parameters of the best evaluation and their step; the newest where nothing was measured."""

@@ -136,9 +136,17 @@ class Printer:
         )
 
     def other(self, row: dict[str, Any]) -> None:
-        """Shows rows of other kinds."""
-        if row["kind"] == "done":
+        """Shows rows of other kinds: compiling, notes, the end."""
+        if row["kind"] == "compiling":
+            times = f", up to {row['programs']} times, once a length of batches" if row["programs"] > 1 else ""
+            self.say(f"compiling the update{times} ...")
+        elif row["kind"] == "compiled":
+            self.write(f"compiled, with its first update, in {row['seconds']:.1f} s")
+        elif row["kind"] == "note":
+            self.say(row["text"])
+        elif row["kind"] == "done":
             why = {"budget": "done", "patience": "no new best for a while, done early", "stopped": "stopped"}
+            why["data"] = "the batches have ended"
             metrics = f": {_metrics(row)}" if _metrics(row) else ""
             best = f", best at step {row['best_step']}{metrics}" if row["best_step"] != row["step"] else metrics
             self.say(f"{duration(row['seconds']):>7}  step {row['step']:>6}  {why[row['reason']]}{best}", "bold")

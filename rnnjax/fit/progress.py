@@ -26,8 +26,10 @@ class Progress:
     since_best: int = 0  # the same, in a row
     lr_scale: float = 1.0
     rollbacks: int = 0  # in a row
+    first_loss: float = math.inf  # of the first batch, before any update
     calm_loss: float = math.inf  # lowest mean training loss of an interval
     metrics_bytes: int = 0
+    samples_bytes: int = 0
 
 
 class Place(NamedTuple):
@@ -43,7 +45,7 @@ class Outcome(NamedTuple):
     """What `fit` returns."""
 
     params: Any  # of the best evaluation, of the end without evaluations
-    reason: str  # "budget", "patience" or "stopped"
+    reason: str  # "budget", "patience", "stopped" or "data" (the batches ended)
     step: int  # at the end
     best_step: int  # that `params` are from
     metrics: dict[str, float]  # of the best evaluation, empty without evaluations

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 import pathlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.update import Carry, Info
-
-if TYPE_CHECKING:
-    from rnnjax.fit.loop import Loop
 
 __all__ = ["Interval", "Task"]
 
@@ -30,39 +29,35 @@ class Interval(NamedTuple):
     rate: float | None  # of the last update
     seconds: float  # since the start of the training
     steps_per_second: float
+    evaluate: bool  # whether an evaluation is due
+    last: bool  # whether the budget is used up
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """What is trained. The loop calls these methods; a task changes nothing of the loop's but what they return.
+    """What is trained: values and functions over values. A task knows nothing of the loop and changes nothing.
 
     Attributes:
         where: opens error messages.
         remedy: what to try when the loss explodes without end.
         steps_per_epoch: None where an epoch has no length.
-        logs: files beside the metrics, which `Loop.append` writes and a resumed run cuts off at its checkpoint; the
-            progress has an attribute ``<name>_bytes`` for each.
+        programs: how often an update is compiled, at most, where that is known.
+        calm_loss: a loss that is no explosion, from the start.
+        logs: files beside the metrics, for the texts of `evaluated`; a resumed run cuts them off at its checkpoint.
         identity: what JSON can hold and a resumed run must have in common with the checkpoint.
     """
 
     where: str = "fit"
     remedy: str = "lower the learning rate or clip the gradient, and start again"
     steps_per_epoch: int | None = None
-
-    def __init__(self) -> None:
-        self.logs: dict[str, pathlib.Path] = {}
-        self.identity: dict[str, Any] = {}
-
-    def progress(self) -> Progress:
-        """The place before the first step."""
-        return Progress()
+    programs: int = 1
+    calm_loss: float = math.inf
+    logs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @abc.abstractmethod
     def start(self) -> Carry:
         """The carry before the first step; its buffers are given up."""
-
-    def rate(self, place: Place) -> float | None:
-        """The learning rate, where the task sets one."""
-        return None
 
     @abc.abstractmethod
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
@@ -72,8 +67,29 @@ class Task(abc.ABC):
     def train_row(self, interval: Interval) -> dict[str, Any]:
         """The line of metrics; ``loss`` and ``grad_norm_max`` must be there."""
 
-    def note(self, progress: Progress, interval: Interval) -> None:  # noqa: B027  (a task may have none to take)
-        """Takes notes of an interval in the progress; a roll-back forgets them."""
+    @abc.abstractmethod
+    def score(self, metrics: dict[str, float]) -> float:
+        """What evaluations are compared by, the lower the better."""
+
+    @abc.abstractmethod
+    def eval_row(self, metrics: dict[str, float], progress: Progress, better: bool) -> dict[str, Any]:
+        """The line of an evaluation, without its clock."""
+
+    def rate(self, place: Place) -> float | None:
+        """The learning rate, where the task sets one."""
+        return None
+
+    def more(self) -> bool:
+        """Whether there is anything left to train on."""
+        return True
+
+    def evaluate(self, params: Any) -> dict[str, float] | None:
+        """The metrics of these parameters; None where nothing is measured."""
+        return None
+
+    def evaluated(self, carry: Carry, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
+        """After an evaluation: texts for the logs, as ``(name, text)``, and rows to report, samples and the like."""
+        return ()
 
     def explosion(self, loss: float, progress: Progress) -> str:
         """What is wrong with a mean loss that is finite, or nothing."""
@@ -83,21 +99,10 @@ class Task(abc.ABC):
         """What is wrong with finite parameters that are about to be evaluated and saved, or nothing."""
         return ""
 
-    def evaluate(self, params: Any) -> dict[str, float] | None:
-        """The metrics of these parameters; None where nothing is measured."""
-        return None
-
-    @abc.abstractmethod
-    def score(self, metrics: dict[str, float]) -> float:
-        """What evaluations are compared by, the lower the better."""
-
     def bad_evaluation(self, score: float, progress: Progress) -> str:
         """What is wrong with an evaluation, or nothing."""
         return "" if math.isfinite(score) else "an evaluation that is not finite"
 
-    @abc.abstractmethod
-    def eval_row(self, metrics: dict[str, float], progress: Progress, better: bool) -> dict[str, Any]:
-        """The line of an evaluation, without its clock."""
-
-    def evaluated(self, loop: Loop) -> None:  # noqa: B027  (the same)
-        """Called before the checkpoint of an evaluation, for samples and the like."""
+    def bad_batch(self, step: int) -> str:
+        """What is wrong with the batch of this step, or nothing; what a loss that is not finite is explained by."""
+        return ""

@@ -6,16 +6,20 @@ import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
-from rnnjax.cell import check_size
-from rnnjax.fit.any_loss import EVAL_NAMES, FitTask
+from rnnjax.checks import check_key, check_size
+from rnnjax.data.shuffled import ShuffledBatches
+from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
+from rnnjax.fit.feed import Feed, as_function
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.progress import Outcome, Place
+from rnnjax.update import check_arrays, check_optimizer, check_trainable
 
 __all__ = ["fit"]
 
@@ -24,7 +28,7 @@ def fit(
     loss_fn: Callable[..., Any],
     params: Any,
     optimizer: optax.GradientTransformation,
-    batches: Callable[[int], Any],
+    batches: Callable[[int], Any] | Iterable[Any],
     *,
     steps: int | None = None,
     epochs: float | None = None,
@@ -68,9 +72,11 @@ def fit(
             as a third.
         params: any pytree of arrays; they are copied.
         optimizer: any optax optimizer; one that asks for it gets ``value``, ``grad`` and ``value_fn`` too.
-        batches: step -> a pytree of arrays, see `ShuffledBatches`; must give the same batch for the same step.
+        batches: step -> a pytree of arrays, see `ShuffledBatches`; must give the same batch for the same step. Or any
+            iterable of batches: one that can be read again (a list, a data loader) is, epoch after epoch; where an
+            iterator or generator ends, the training does. Only a function of the step resumes and rolls back exactly.
         steps: the budget: updates. Exactly one of the three is given.
-        epochs: the budget: passes through the data; needs ``batches.steps_per_epoch``.
+        epochs: the budget: passes through the data; needs ``batches.steps_per_epoch``, or an iterable with a length.
         minutes: the budget: wall-clock time, everything included.
         state: carried from update to update, through the ends of epochs; None for a loss that has none.
         evaluate: ``params -> {"name": number}``, or one number, which is called ``loss``.
@@ -88,8 +94,9 @@ def fit(
             optimizer.
         explosion: a mean loss of an interval above this counts as an explosion. None: more than 3 times
             ``max(1, |first|, first - lowest)`` above the first loss. ``math.inf``: only what is not finite.
-        report: gets every row as it comes: ``train``, ``eval``, ``rollback``, ``checkpoint`` and ``done``; see
-            `Printer`. A context manager is entered and left.
+        report: gets every row as it comes: ``compiling`` and ``compiled`` around the first update, ``train``,
+            ``eval``, ``rollback``, ``checkpoint``, ``note`` and ``done``; see `Printer`. A context manager is entered
+            and left.
         should_stop: True saves a checkpoint and returns.
 
     Returns:
@@ -98,7 +105,7 @@ def fit(
     Raises:
         ValueError: for none or several budgets, numbers out of range, a monitored metric that is missing, a loss that
             is no scalar, or a folder that holds another run.
-        TypeError: if ``loss_fn`` takes no ``key``.
+        TypeError: if ``loss_fn`` takes no ``key``, or an argument is of another kind.
         CheckpointError: if a checkpoint cannot be written or read.
         TrainingFailedError: if the loss exploded `MAX_ROLLBACKS` times in a row.
 
@@ -113,42 +120,58 @@ def fit(
     >>> outcome.reason, outcome.step, round(float(outcome.params["a"]), 2)
     ('budget', 80, 2.0)
     """
+    check_loss(loss_fn)
+    check_optimizer("fit", optimizer)
+    check_arrays("fit", params=params, state=state)
+    check_trainable("fit", params)
+    if key is not None:
+        check_key("fit", key)
+    batches = as_function(batches)
     plan = Plan(
         steps=_steps(steps, epochs, minutes, batches),
         minutes=minutes,
-        evals=evals,
-        patience=patience,
-        log_every=log_every,
+        evals=check_size("fit", "evals", evals),
+        patience=check_size("fit", "patience", patience, least=0),
+        log_every=check_size("fit", "log_every", log_every),
     )
-    check_size("fit", "evals", evals)
-    check_size("fit", "log_every", log_every)
     if mode not in ("min", "max"):
         raise ValueError(f"fit: mode must be 'min' or 'max', got {mode!r}.")
-    if patience < 0 or (patience and evaluate is None):
+    if patience and evaluate is None:
         raise ValueError(
-            f"fit: patience must not be negative and counts evaluations, got {patience}"
-            f"{' without evaluate' if evaluate is None else ''}; pass evaluate=, or patience=0."
+            f"fit: patience counts evaluations, got {patience} without evaluate; pass evaluate=, or patience=0."
         )
     if resume and folder is None:
         raise ValueError("fit: resume goes on with the run of a folder, got folder=None; name the folder.")
+    random_key = jax.random.key(0) if key is None else key
     task = FitTask(
         loss_fn=loss_fn,
         params=params,
         optimizer=optimizer,
         batches=batches,
         state=state,
-        evaluate=evaluate,
+        measure=evaluate,
         monitor=monitor,
         mode=mode,
-        key=jax.random.key(0) if key is None else key,
+        key=random_key,
         learning_rate=learning_rate,
         limit=explosion,
+        steps_per_epoch=getattr(batches, "steps_per_epoch", None),
+        programs=len(getattr(batches, "boundaries", ())) or 1,
+        identity={
+            "key": np.asarray(jax.random.key_data(random_key)).tolist(),
+            "monitor": f"{mode} {monitor}",
+            "batches": repr(batches) if isinstance(batches, ShuffledBatches) else "",
+        },
     )
     root = None if folder is None else pathlib.Path(folder)
     if root is not None:
         _check_folder(root, resume)
     loop = Loop(task, plan, root, report)
     with report if isinstance(report, contextlib.AbstractContextManager) else contextlib.nullcontext():
+        if resume and isinstance(batches, Feed):
+            report(
+                {"kind": "note", "step": 0, "text": "batches of an iterable are not those that would have come next"}
+            )
         reason = loop.run(resume, should_stop)
         found, best_step = loop.best()
         rows = [row for row in loop.history if row["step"] == best_step]
@@ -185,13 +208,11 @@ def _steps(steps: int | None, epochs: float | None, minutes: float | None, batch
     ((name, value),) = given.items()
     if not 0 < value < math.inf:
         raise ValueError(f"fit: {name} must be a number above 0, got {value!r}.")
-    if steps is not None:
-        check_size("fit", "steps", steps)
     if epochs is None:
-        return steps
+        return None if steps is None else check_size("fit", "steps", steps)
     if not (steps_per_epoch := getattr(batches, "steps_per_epoch", None)):
         raise ValueError(
-            f"fit: epochs needs batches with steps_per_epoch, as ShuffledBatches, got {batches!r:.60}; pass "
+            "fit: epochs needs batches with steps_per_epoch, as ShuffledBatches, or an iterable with a length; pass "
             "steps instead."
         )
     return max(1, round(epochs * steps_per_epoch))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,14 +46,6 @@ class Outcome(NamedTuple):
     best_step: int  # of the best checkpoint
     valid_loss: float  # of the best checkpoint, on the whole validation text, in nats
     test_loss: float  # the same on the test text; nan where there is none
-
-
-@dataclasses.dataclass
-class TextProgress(Progress):
-    """Where the training stands, in the text too."""
-
-    cursor: int = 0  # column of the streams at which the next chunk begins
-    samples_bytes: int = 0
 
 
 def update(
@@ -131,10 +123,10 @@ def train(
         CheckpointError: if a checkpoint cannot be written or read.
         TrainingFailedError: if the loss exploded `rnnjax.fit.MAX_ROLLBACKS` times in a row.
     """
-    task, options, budget = _Text(config, paths, corpus), config.train, config.budget
+    task, options, budget = _text_task(config, paths, corpus), config.train, config.budget
     steps = budget.steps
     if budget.epochs is not None:
-        steps = max(1, round(budget.epochs * task.chunks_per_epoch))
+        steps = max(1, round(budget.epochs * task.steps_per_epoch))
     plan = Plan(steps, budget.minutes, options.evals, options.patience, options.log_every, on_time=False)
     loop = Loop(task, plan, paths.root, report)
     reason = loop.run(resume, should_stop)
@@ -151,38 +143,55 @@ def train(
     return Outcome(reason, loop.progress, best_step, valid, test)
 
 
+def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus) -> _Text:
+    options = config.train
+    corpora.require_length(len(corpus.train), options.batch_size, options.chunk_len)
+    mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
+    model = make_model(config.model, len(corpus.vocabulary))
+    state = jax.eval_shape(lambda: model.initial_state((options.batch_size,)))
+    wrong = devices.without_rows(state, options.batch_size)
+    if mesh is not None and wrong:
+        raise ValueError(
+            f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of "
+            f"{options.batch_size}, which cannot be split; take --devices 1."
+        )
+    rows = corpora.streams(corpus.train, options.batch_size)
+    uniform = math.log(max(len(corpus.vocabulary), 2))
+    return _Text(
+        where="train",
+        remedy="lower --lr or --clip and start again",
+        steps_per_epoch=corpora.num_chunks(rows, options.chunk_len),
+        calm_loss=uniform,
+        logs={"samples": paths.samples},
+        config=config,
+        corpus=corpus,
+        mesh=mesh,
+        model=model,
+        optimizer=make_optimizer(config.optimizer),
+        rows=rows,
+        uniform=uniform,
+        key=jax.random.key(options.seed),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Text(Task):
     """A language model and its text."""
 
-    where = "train"
-    remedy = "lower --lr or --clip and start again"
+    config: RunConfig
+    corpus: Corpus
+    mesh: Mesh | None
+    model: LanguageModel
+    optimizer: optax.GradientTransformation
+    rows: np.ndarray  # [B, N], the streams
+    steps_per_epoch: int
+    uniform: float  # loss of a guess
+    key: jax.Array
 
-    def __init__(self, config: RunConfig, paths: RunPaths, corpus: Corpus) -> None:
-        super().__init__()
-        options = config.train
-        corpora.require_length(len(corpus.train), options.batch_size, options.chunk_len)
-        self.config, self.corpus = config, corpus
-        self.mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
-        self.logs = {"samples": paths.samples}
-        self.model = make_model(config.model, len(corpus.vocabulary))
-        state = jax.eval_shape(lambda: self.model.initial_state((options.batch_size,)))
-        wrong = devices.without_rows(state, options.batch_size)
-        if self.mesh is not None and wrong:
-            raise ValueError(
-                f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of "
-                f"{options.batch_size}, which cannot be split; take --devices 1."
-            )
-        self.optimizer = make_optimizer(config.optimizer)
-        self.schedule = schedule(config.optimizer)
-        self.rows = corpora.streams(corpus.train, options.batch_size)
-        self.chunks_per_epoch = corpora.num_chunks(self.rows, options.chunk_len)
-        self.steps_per_epoch = self.chunks_per_epoch
-        self.key = jax.random.key(options.seed)
-        self.uniform = math.log(max(len(corpus.vocabulary), 2))
-        self.symbols = options.batch_size * options.chunk_len  # of one update
-
-    def progress(self) -> Progress:
-        return TextProgress(calm_loss=self.uniform)
+    @property
+    def symbols(self) -> int:
+        """Of one update."""
+        return self.config.train.batch_size * self.config.train.chunk_len
 
     def start(self) -> Carry:
         params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
@@ -198,10 +207,10 @@ class _Text(Task):
         return params if self.mesh is None else jax.device_put(params, self.mesh.devices.flat[0])
 
     def cursor(self, step: int) -> int:
-        return step % self.chunks_per_epoch * self.config.train.chunk_len
+        return step % self.steps_per_epoch * self.config.train.chunk_len
 
     def rate(self, place: Place) -> float:
-        return self.schedule(place)
+        return schedule(self.config.optimizer)(place)
 
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
         """Feeds the next chunk; the state starts afresh at the beginning of the text."""
@@ -211,7 +220,7 @@ class _Text(Task):
         carry, info = update(
             self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1), self.mesh
         )
-        if (step + 1) % self.chunks_per_epoch == 0:
+        if (step + 1) % self.steps_per_epoch == 0:
             carry = carry._replace(state=self.fresh_state())
         return carry, info
 
@@ -231,10 +240,6 @@ class _Text(Task):
             "seconds": round(interval.seconds, 3),
             "symbols_per_second": round(interval.steps_per_second * self.symbols, 1),
         }
-
-    def note(self, progress: Progress, interval: Interval) -> None:
-        if isinstance(progress, TextProgress):
-            progress.cursor = self.cursor(progress.step)
 
     def explosion(self, loss: float, progress: Progress) -> str:
         calm = progress.calm_loss
@@ -257,22 +262,22 @@ class _Text(Task):
         position = {"step": progress.step, "epoch": progress.epoch, "symbols": progress.step * self.symbols}
         return {"kind": "eval", **position, **metrics}
 
-    def evaluated(self, loop: Loop) -> None:
+    def evaluated(self, carry: Carry, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
         """A sample of the present parameters; its key depends on the step alone."""
-        length, step, vocabulary = self.config.train.sample_length, loop.progress.step, self.corpus.vocabulary
+        length, vocabulary = self.config.train.sample_length, self.corpus.vocabulary
         if not length:
             return
         pieces = generate(
             self.model,
-            self.on_one(loop.carry.params),
+            self.on_one(carry.params),
             default_prime(vocabulary),
             key=jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE_KEY), step),
             length=length,
             banned=vocabulary.unknown,
         )
         text = vocabulary.decode(np.concatenate([piece[0] for piece in pieces]))
-        loop.append("samples", f"--- step {step} ---\n{text}\n\n")
-        loop.report({"kind": "sample", "step": step, "text": text})
+        yield "samples", f"--- step {step} ---\n{text}\n\n"
+        yield {"kind": "sample", "step": step, "text": text}
 
     def valid_loss(self, params: Any, limit: int | None) -> float:
         corpus, params = self.corpus, self.on_one(params)

@@ -70,6 +70,13 @@ def test_buckets_cut_padding_alone(last):
     assert last == "fill" or len(left_out) > 10  # not the shortest, again and again
 
 
+@pytest.mark.parametrize(("count", "most"), [(15, 1), (40, 5), (400, 8)])
+def test_few_batches_have_few_lengths(count, most):
+    lengths = np.random.default_rng(2).integers(1, 100, size=4 * count)
+    batches = ShuffledBatches(np.ones(4 * count), 4, key=KEY, lengths=lengths, trim=lambda batch, n: n)
+    assert {batches(step) for step in range(count)} <= set(batches.boundaries) and len(batches.boundaries) == most
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

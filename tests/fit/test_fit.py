@@ -217,7 +217,9 @@ def test_a_finite_explosion_is_seen_and_can_be_allowed():
     rows, start = [], {"w": np.ones(2, np.float32)}
     options = {"steps": 20, "log_every": 5, "report": rows.append}
     outcome = fit(loss_fn, start, optax.sgd(1.1), batches_of(), **options)
-    assert rows[0]["kind"] == "train" and any(row["kind"] == "rollback" for row in rows)
+    assert [row["kind"] for row in rows[:3]] == ["compiling", "compiled", "train"] and any(
+        row["kind"] == "rollback" for row in rows
+    )
     assert "above the limit of 8" in next(row["reason"] for row in rows if row["kind"] == "rollback")
     assert float(jnp.abs(outcome.params["w"]).max()) < 1
     outcome = fit(loss_fn, start, optax.sgd(1.1), batches_of(), explosion=math.inf, **options)
@@ -228,7 +230,7 @@ def test_explosions_without_end_keep_the_last_good_state(tmp_path):
     def loss_fn(params, batch, *, key):
         return jnp.sqrt(0.0 * jnp.sum(params["w"]))  # 0, and its gradient is not finite
 
-    message = rf"fit: .*not finite at step 2, for the {MAX_ROLLBACKS}th time in a row .*; lower the learning rate"
+    message = rf"fit: .*not finite at step 1, for the {MAX_ROLLBACKS}th time in a row .*; lower the learning rate"
     with pytest.raises(TrainingFailedError, match=message) as caught:
         fit(loss_fn, PARAMS, ADAM, batches_of(), steps=9, log_every=2, evals=1, folder=tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -323,6 +325,23 @@ def test_minutes_end_in_time():
         ({"steps": 3, "learning_rate": lambda place: 0.1}, "needs an optimizer with that hyperparameter"),
         ({"steps": 3, "loss_fn": lambda params, batch, *, key: params["w"]}, r"one number as its loss, got f32\[3\]"),
         ({"steps": 3, "loss_fn": lambda params, batch: 0.0}, "must take a keyword argument key"),
+        ({"steps": 3, "loss_fn": 1.0}, "loss_fn must be a function of"),
+        ({"steps": 3, "loss_fn": lambda p, b, *, key: (jnp.sum(p["w"]), 1, 2)}, r"loss or \(loss, metrics\), got 3"),
+        ({"steps": 3, "loss_fn": lambda p, b, *, key: (jnp.sum(p["w"]), 1.0)}, "a float for the dict of metrics"),
+        ({"steps": 3, "evaluate": lambda params: None}, "evaluate must return a dict of numbers, or one number, got N"),
+        ({"steps": 3, "evaluate": lambda params: {"loss": "low"}}, "'loss' of evaluate must be one number, got 'low'"),
+        ({"steps": 3, "optimizer": optax.adam}, "an optax optimizer such as .* got the function adam; call it"),
+        ({"steps": 3, "params": {"b": 0}}, r"params must be floating-point numbers.* got 0 at \['b'\]; make it one"),
+        ({"steps": 3, "params": {"b": "0"}}, r"params must hold arrays of numbers, got '0' at \['b'\]"),
+        ({"steps": 3, "key": 0}, "key must be a key of jax.random, got 0"),
+        ({"steps": np.float32(3)}, "steps must be an int, got"),
+        ({"steps": 3, "batches": DATA}, r"a function of the step or an iterable of batches, got .*f32\[22,3\]"),
+        ({"steps": 3, "batches": (DATA["x"], DATA["y"])}, "a function of the step or an iterable of batches, got"),
+        ({"steps": 3, "batches": 7}, "a function of the step or an iterable of batches, got 7"),
+        ({"steps": 3, "batches": ShuffledBatches}, "must be an instance, got the class ShuffledBatches"),
+        ({"steps": 3, "batches": []}, "batches must hold at least one, got an empty list"),
+        ({"epochs": 3, "batches": iter([DATA])}, "epochs needs batches with steps_per_epoch"),
+        ({"steps": 3, "batches": lambda step: DATA | {"name": np.array(["a"])}}, r"batch must hold .*U1 at \['name'\]"),
         (
             {"steps": 3, "state": np.ones(2), "loss_fn": lambda p, s, b, *, key: (jnp.sum(p["w"]), s[:1])},
             r"a state with the shapes and dtypes of the one it takes, f32\[2\], got f32\[1\]",
@@ -334,6 +353,78 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(options, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         fit(**arguments)
     assert str(caught.value).startswith("fit: ") and "\n" not in str(caught.value)
+
+
+def test_any_iterable_feeds_a_training():
+    """A list is read again and again, a generator once; both train as the function of the step that they stand for."""
+    whole = [batches_of()(step) for step in range(5)]
+    wanted = fit(exact_loss, PARAMS, ADAM, lambda step: whole[step % 5], steps=15)
+
+    class Loader:
+        def __len__(self):
+            return len(whole)
+
+        def __iter__(self):
+            return iter(whole)
+
+    for batches, budget in ((whole, {"steps": 15}), (Loader(), {"epochs": 3}), (iter(whole * 3), {"steps": 15})):
+        found = fit(exact_loss, PARAMS, ADAM, batches, **budget)
+        same(found.params, wanted.params)
+        assert found.reason == "budget" and found.step == 15
+    rows, seen = [], []
+    ended = fit(
+        *(exact_loss, PARAMS, ADAM, (batch for batch in whole * 3)), steps=100, evals=1, log_every=4,
+        evaluate=lambda params: seen.append(params) or 1.0, report=rows.append,
+    )  # fmt: skip
+    assert ended.reason == "data" and ended.step == ended.best_step == 15 and len(seen) == 1
+    same(ended.params, wanted.params)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [4, 8, 12, 15]
+
+
+def test_a_resumed_training_says_once_that_an_iterable_does_not_resume(tmp_path):
+    rows, whole = [], [batches_of()(step) for step in range(5)]
+    fit(exact_loss, PARAMS, ADAM, whole, steps=3, folder=tmp_path)
+    outcome = fit(exact_loss, PARAMS, ADAM, whole, steps=6, folder=tmp_path, resume=True, report=rows.append)
+    (note,) = [row["text"] for row in rows if row["kind"] == "note"]
+    assert "not those that would have come next" in note and outcome.step == 6
+
+
+@pytest.mark.parametrize(
+    ("batches", "cause"),
+    [
+        (lambda step: DATA | {"x": np.where(step == 3, np.nan, X)}, r"holds nan at \['x'\]\[0, 0\]"),
+        (lambda step: np.float32(np.inf if step == 3 else 1), "holds inf"),
+    ],
+)
+def test_a_batch_that_is_not_finite_is_named(batches, cause):
+    def loss_fn(params, batch, *, key):
+        return jnp.sum(params["w"] ** 2) + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch))
+
+    message = (
+        f"fit: a loss that is not finite at step 4{cause}, for the 8th time in a row .*; mend that batch or mask it"
+    )
+    rows = []
+    with pytest.raises(TrainingFailedError, match=message):
+        fit(loss_fn, PARAMS, optax.sgd(1e-3), batches, steps=20, log_every=5, report=rows.append)
+    assert "at step 4" in next(row["reason"] for row in rows if row["kind"] == "rollback")
+    with pytest.raises(
+        TrainingFailedError, match=r"the loss of the first batch is nan before any update.*batches\(0\)"
+    ):
+        fit(loss_fn, PARAMS, optax.sgd(1e-3), lambda step: np.float32(np.nan), steps=20)
+
+
+def test_the_first_update_is_announced_before_it_is_compiled():
+    rows, order = [], []
+
+    def loss_fn(params, batch, *, key):
+        order.append([row["kind"] for row in rows])
+        return exact_loss(params, batch, key=key)
+
+    lengths = np.arange(22) + 1
+    batches = batches_of(lengths=lengths, trim=lambda batch, n: batch, num_buckets=3)
+    fit(loss_fn, PARAMS, ADAM, batches, steps=2, report=rows.append)
+    assert order[0] == ["compiling"] and rows[1]["kind"] == "compiled" and rows[1]["seconds"] > 0
+    assert rows[0]["programs"] == len(batches.boundaries) == 3
 
 
 def test_a_folder_holds_one_run(tmp_path):
