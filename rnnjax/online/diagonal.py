@@ -227,6 +227,6 @@ def _moving(cell: Any, params: Any) -> Any:
         if wanted & {id(v) for v in equation.outvars}:
             wanted |= {id(v) for v in equation.invars}
     leaves, treedef = jax.tree.flatten(params)
-    return jax.tree.unflatten(treedef,
-        [leaf if id(v) in wanted else None for leaf, v in zip(leaves, jaxpr.invars, strict=False)]
+    return jax.tree.unflatten(
+        treedef, [leaf if id(v) in wanted else None for leaf, v in zip(leaves, jaxpr.invars, strict=False)]
     )

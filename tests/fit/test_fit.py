@@ -402,7 +402,9 @@ def test_a_batch_that_is_not_finite_is_named(batches, cause):
 
     what = rf"a loss that is not finite at step 4 \(its batch, batches\(3\), {cause}\)"
     rows = []
-    with pytest.raises(TrainingFailedError, match=f"fit: {what}, for the 8th time in a row .*; mend that batch or mask"):
+    with pytest.raises(
+        TrainingFailedError, match=f"fit: {what}, for the 8th time in a row .*; mend that batch or mask"
+    ):
         fit(loss_fn, PARAMS, optax.sgd(1e-3), batches, steps=20, log_every=5, evals=1, report=rows.append)
     assert "at step 4" in next(row["reason"] for row in rows if row["kind"] == "rollback")
     with pytest.raises(

@@ -229,9 +229,7 @@ def test_uoro_in_tbptt_takes_a_network(x64):
 
     def norms(border):
         optimizer = summed()
-        result = rnnjax.tbptt(
-            loss_fn, optimizer, params, optimizer.init(params), state, xs, chunk_len=4, border=border
-        )
+        result = rnnjax.tbptt(loss_fn, optimizer, params, optimizer.init(params), state, xs, chunk_len=4, border=border)
         return np.asarray(result.info.grad_norm)
 
     cut, uoro = norms(Cut()), norms(UORO(jax.random.key(0)))
