@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import rnnjax
-from rnnjax.saving import write_atomic
+from rnnjax.files import write_atomic
 
 __all__ = ["DataError", "Options", "fail", "finish", "parse", "run", "say"]
 

@@ -1,5 +1,7 @@
 """rnnjax: recurrent networks in JAX, in pure functions."""
 
+from rnnjax import _start  # noqa: F401  # isort: skip  (before all others: what Ctrl-C does while they load)
+
 from rnnjax import decoding, fit, online, topologies
 from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step, start_state
 from rnnjax.cells import (

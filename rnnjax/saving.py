@@ -1,16 +1,15 @@
 r"""`save` and `load`: a cell and its parameters in one safetensors file, which every framework reads; nothing runs.
 
 The file holds the arrays by readable names (``layers[0].w_ih``) in their own dtypes, and in its metadata the ``repr``
-of the cell. Beside the two stands what other files of arrays need too: names, checks, and writing in one move.
+of the cell and digests of all of these. Beside the two stands what other files of arrays need too: names and checks.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import pathlib
-import tempfile
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,45 +17,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.arrays import ArraysFile, seal, write_arrays
 from rnnjax.cell import describe
 from rnnjax.cells import cell_from_repr
+from rnnjax.files import CheckpointError, FileWarning, open_regular
 
 __all__ = [
     "CheckpointError",
-    "decode",
-    "encode",
     "input_size_of",
     "load",
     "named_arrays",
     "restore",
     "save",
-    "write_atomic",
 ]
 
-_FORMAT = "1"  # of the metadata; a file with another number is from a newer version
+_FORMAT = "2"  # of the metadata, with digests
+_UNSEALED = "1"  # without digests
 _PROBES = (10_007, 10_009)  # two input sizes that nobody has
-_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "F8_E4M3": jnp.float8_e4m3fn,
-    "F8_E5M2": jnp.float8_e5m2,
-    "C64": np.complex64,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-
-
-class CheckpointError(ValueError):
-    """What was saved cannot be written or read; the message says which and what to do."""
 
 
 def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
@@ -70,7 +47,6 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     Raises:
         ValueError: if ``params`` are not those of the cell; it names the first leaf that disagrees.
         OSError: if the file cannot be written.
-        ModuleNotFoundError: if safetensors is not installed.
 
     >>> import pathlib, tempfile, jax, rnnjax
     >>> cell = rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(2)), residual=False)
@@ -97,7 +73,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
         "rebuild": "yes" if _rebuilds(cell) else "no",
         "input_size": str(input_size),
     }
-    write_atomic(pathlib.Path(path), encode(arrays, metadata, where="save"))
+    write_arrays(pathlib.Path(path), arrays, seal(arrays, metadata))
 
 
 def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
@@ -112,20 +88,18 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
         The cell, and its parameters with the dtypes of the file.
 
     Raises:
-        ValueError: if the file is truncated or damaged, holds no description of a cell, or one that cannot be made
-            here, or if an array is missing, left over, or of another shape than the cell's; the first one is named.
+        ValueError: if the file is truncated, edited or damaged, holds no description of a cell, or one that cannot be
+            made here, or if an array is missing, left over, or of another shape than the cell's; the first is named.
         FileNotFoundError: if there is no such file.
-        ModuleNotFoundError: if safetensors is not installed.
+
+    Warns:
+        UserWarning: if the file holds no digests, so that damage cannot be seen; what `save` writes holds them.
     """
     file = pathlib.Path(path)
     where = f"load: {file}"
     if not file.is_file():
         raise FileNotFoundError(f"load: there is no file {str(file)!r}; name one that rnnjax.save has written.")
-    arrays, metadata = decode(file.read_bytes(), where=where)
-    if metadata.get("rnnjax.format", _FORMAT) != _FORMAT:
-        raise CheckpointError(
-            f"{where} must be of format {_FORMAT}, got {metadata['rnnjax.format']!r}; install a newer rnnjax."
-        )
+    arrays, metadata = _read(file, where)
     described = metadata.get("cell", "an unknown cell")
     if cell is None:
         cell = _described_cell(where, metadata)
@@ -148,6 +122,23 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
     return cell, jax.tree.map(jnp.asarray, params)
 
 
+def _read(path: pathlib.Path, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and the metadata of a file, checked against its digests."""
+    with open_regular(path.resolve(), "load") as raw:
+        file = ArraysFile(raw, os.fstat(raw.fileno()).st_size, where=where)
+        found = file.metadata.get("rnnjax.format", _UNSEALED)
+        if found not in (_FORMAT, _UNSEALED):
+            raise CheckpointError(f"{where} must be of format {_FORMAT}, got {found!r}; install a newer rnnjax.")
+        if file.sealed or found == _FORMAT:
+            return file.read_sealed(), file.metadata
+        warnings.warn(
+            f"{where} holds no checksums, so damage would not be noticed; load it and save it again to add them.",
+            FileWarning,
+            stacklevel=3,
+        )
+        return file.read_all(), file.metadata
+
+
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a pytree as host arrays, by readable path: ``{"layers[0].w_ih": ...}``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -155,7 +146,7 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def restore(
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     like: Any,
     *,
     prefix: str = "",
@@ -190,7 +181,8 @@ def restore(
                 f"{where}: leaf {name!r} is {describe(array)}, but {owner} has {describe(leaf)}; {advice}."
             )
         filled.append(array)
-    if left_over := sorted(n for n in arrays.keys() - wanted if n.startswith(f"{prefix}." if prefix else "")):
+    own = (f"{prefix}.", f"{prefix}[") if prefix else ""
+    if left_over := sorted(name for name in arrays.keys() - wanted if name.startswith(own)):
         raise CheckpointError(f"{where}: leaf {left_over[0]!r} is none of {owner}'s; {advice}.")
     return jax.tree_util.tree_unflatten(structure, filled)
 
@@ -217,75 +209,6 @@ def input_size_of(cell: Any, arrays: Mapping[str, np.ndarray]) -> int:
                 if found >= 1 and found == int(found):
                     return int(found)
     return 1
-
-
-def encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, where: str) -> bytes:
-    """The bytes of a safetensors file.
-
-    Raises:
-        ModuleNotFoundError: if safetensors is not installed.
-    """
-    _safetensors(where)
-    from safetensors.numpy import save
-
-    # `np.ascontiguousarray` alone would turn a number into an array of one axis.
-    contiguous = {n: a if a.flags.c_contiguous else np.ascontiguousarray(a) for n, a in arrays.items()}
-    return save(contiguous, dict(metadata))
-
-
-def decode(data: bytes, *, where: str, advice: str = "write it again") -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays by name, of every dtype, and the metadata of a safetensors file.
-
-    Args:
-        data: the bytes of the file.
-        where: opens the error message.
-        advice: closes it.
-
-    Raises:
-        CheckpointError: if the bytes are truncated, damaged or something else.
-        ModuleNotFoundError: if safetensors is not installed.
-    """
-    safetensors = _safetensors(where)
-    try:
-        parts = safetensors.deserialize(data)
-        # `deserialize` has checked the header, and keeps the metadata in it to itself.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        arrays = {
-            name: np.frombuffer(bytes(part["data"]), _DTYPES[part["dtype"]]).reshape(part["shape"])
-            for name, part in parts
-        }
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"{where} is truncated or damaged ({reason}); {advice}.") from error
-    return arrays, dict(header.get("__metadata__") or {})
-
-
-def write_atomic(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file in one move, so that it is either the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _safetensors(where: str) -> Any:
-    try:
-        import safetensors
-    except ModuleNotFoundError as error:
-        if error.name != "safetensors":
-            raise
-        raise ModuleNotFoundError(
-            f"{where}: safetensors is needed, which is not installed; pip install 'rnnjax[lm]'.", name=error.name
-        ) from None
-    return safetensors
 
 
 def _check_cell(where: str, cell: Any) -> None:

@@ -122,7 +122,7 @@ def test_a_file_is_one_module_and_shadows_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cell_from_name("random.py:Mine", 4) == cell_from_name(f"{tmp_path}/random.py:Mine", 4)
     assert "Mine" not in vars(sys.modules.get("random", random))
-    with pytest.raises(ValueError, match=r"'broken.py' cannot be run: ModuleNotFoundError"):
+    with pytest.raises(ValueError, match=r"'broken.py' cannot be run, line 1: ModuleNotFoundError"):
         cell_from_name("broken.py:Mine", 4)
 
 

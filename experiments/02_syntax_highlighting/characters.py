@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments import common
-from rnnjax.saving import write_atomic
+from rnnjax.files import write_atomic
 
 from .baselines import NgramTable, scores
 from .model import Settings, build, train

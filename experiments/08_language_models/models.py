@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 
 from experiments import lru_block
-from rnnjax.lm.run import ModelOptions, make_model
+from rnnjax.lm.options import ModelOptions
+from rnnjax.lm.run import make_model
 
 __all__ = ["CELLS", "TOLERANCE", "count_parameters", "same_size", "solve_size"]
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from experiments import common
 from rnnjax.lm import Corpus, OptimizerOptions, TextOptions, load_corpus
 from rnnjax.lm.baselines import unigram, witten_bell
-from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.lm.run import RunPaths
 from rnnjax.lm.train import train
 
 from . import models

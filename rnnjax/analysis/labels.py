@@ -8,13 +8,14 @@ quotes or of one), which a network cannot.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
-import pathlib
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from rnnjax.checks import did_you_mean
+from rnnjax.user_code import load_module
 
 __all__ = ["LABELS", "Label", "label_from_name", "label_text", "register_label"]
 
@@ -170,20 +171,10 @@ def label_from_name(name: str) -> Label:
     filename, colon, attribute = name.rpartition(":")
     if not colon or not filename.endswith(".py"):
         raise ValueError(
-            f"label: no label is called {name!r}; known: {', '.join(LABELS)}, or path/to/file.py:function."
+            f"label: no label is called {name!r}{did_you_mean(name, LABELS) or ';'} known: {', '.join(LABELS)}, or "
+            "path/to/file.py:function."
         )
-    path = pathlib.Path(filename).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"label: there is no file {filename!r}.")
-    spec = importlib.util.spec_from_file_location(f"rnnjax_label_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"label: {filename!r} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"label: {filename!r} cannot be run: {type(error).__name__}: {error}.") from error
-    function = getattr(module, attribute, None)
+    function = getattr(load_module(filename, "label"), attribute, None)
     if not callable(function):
         raise ValueError(f"label: {filename!r} must have a function {attribute!r} from a text to an array, got none.")
     return Label(attribute, (function.__doc__ or "").strip().split("\n")[0], function, binary=None)

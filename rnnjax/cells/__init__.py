@@ -16,7 +16,7 @@ from rnnjax.cells.minimal import MinGRU, MinGRUParams, MinGRUState, MinLSTM, Min
 from rnnjax.cells.minimal_rnn import MinimalRNN, MinimalRNNParams, MinimalRNNState
 from rnnjax.cells.multiplicative import MILSTM, MIRNN, MILSTMParams, MIRNNParams, MIRNNState
 from rnnjax.cells.projected_lstm import ProjectedLSTM, ProjectedLSTMParams
-from rnnjax.cells.registry import CELLS, cell_from_name, cell_from_repr, describable
+from rnnjax.cells.registry import CELLS, cell_file, cell_from_name, cell_from_repr, describable
 from rnnjax.cells.slstm import SLSTM, SLSTMParams, SLSTMState
 from rnnjax.cells.sru import SRU, SRUParams, SRUState
 
@@ -80,6 +80,7 @@ __all__ = [
     "SLSTMState",
     "SRUParams",
     "SRUState",
+    "cell_file",
     "cell_from_name",
     "cell_from_repr",
     "describable",

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import hashlib
-import importlib.util
 import math
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -33,8 +30,9 @@ from rnnjax.cells.projected_lstm import ProjectedLSTM
 from rnnjax.cells.slstm import SLSTM
 from rnnjax.cells.sru import SRU
 from rnnjax.checks import did_you_mean, short
+from rnnjax.user_code import load_module, user_line
 
-__all__ = ["CELLS", "cell_from_name", "cell_from_repr", "describable"]
+__all__ = ["CELLS", "cell_file", "cell_from_name", "cell_from_repr", "describable"]
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -81,7 +79,7 @@ def cell_from_name(spec: str, hidden_size: int) -> Cell:
 
     Raises:
         TypeError: if ``spec`` is no string.
-        ValueError: for an unknown name or an option the cell does not take.
+        ValueError: for an unknown name or an option the cell does not take, or a file that raises anything.
         FileNotFoundError: if the file of a ``file.py:Class`` does not exist.
 
     >>> cell_from_name("elman(activation='relu', recurrent_init=Identity())", 8)  # doctest: +ELLIPSIS
@@ -102,6 +100,8 @@ def cell_from_name(spec: str, hidden_size: int) -> Cell:
     try:
         return make(hidden_size=hidden_size, **options)
     except TypeError as error:
+        if user_line(error):
+            raise  # of the user's own code, not of its arguments
         fields: list[str] = [f.name for f in dataclasses.fields(make)] if dataclasses.is_dataclass(make) else []
         known = f" Its options: {', '.join(f for f in fields if f != 'hidden_size')}." if fields else ""
         reason = str(error).removesuffix(".")
@@ -210,25 +210,21 @@ def _number(word: str) -> float:
     return math.inf if word == "inf" else math.nan
 
 
+def cell_file(spec: str) -> pathlib.Path | None:
+    """The file of Python code that a cell's name stands for, where it is a ``file.py:Class``; nothing is run.
+
+    >>> cell_file("cells/mine.py:Mine(leak=0.5)").name
+    'mine.py'
+    """
+    name = spec.partition("(")[0].strip()
+    return pathlib.Path(name.rpartition(":")[0]).resolve() if ".py:" in name else None
+
+
 def _from_file(name: str) -> Callable[..., Cell]:
     filename, _, attribute = name.rpartition(":")
-    path = pathlib.Path(filename).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"cell: there is no file {filename!r}.")
-    # Registered under a name of its own, so that its dataclasses resolve annotations and pickle, and read once, so
-    # that two cells of it are equal.
-    module_name = f"rnnjax_cell_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise ValueError(f"cell: {filename!r} is not a Python file.")
-        sys.modules[module_name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[module_name])
-        except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
-            del sys.modules[module_name]
-            raise ValueError(f"cell: {filename!r} cannot be run: {type(error).__name__}: {error}.") from error
-    module = sys.modules[module_name]
-    if not hasattr(module, attribute):
-        raise ValueError(f"cell: {filename!r} has no class {attribute!r}.")
-    return getattr(module, attribute)
+    module = load_module(filename, "cell")
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        kinds = [word for word, value in vars(module).items() if isinstance(value, type)]
+        raise ValueError(f"cell: {filename!r} has no class {attribute!r}{did_you_mean(attribute, kinds) or '.'}")
+    return found

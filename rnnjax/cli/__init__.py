@@ -2,83 +2,208 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import importlib
-import logging
+import importlib.util
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from rnnjax._start import INTERRUPTED, leave, leave_when_interrupted
+from rnnjax.files import FileWarning
+from rnnjax.text.shown import shown
+from rnnjax.user_code import user_line
 
 __all__ = ["COMMANDS", "main"]
 
-# A command is a function of the same name, with a hyphen for an underscore, in this module; its docstring is the help.
+
+class Command(NamedTuple):
+    """A function of the same name, with a hyphen for an underscore; its docstring is the help."""
+
+    module: str
+    summary: str  # the first line of the help
+
+
 COMMANDS = {
-    "train": "rnnjax.cli.train",
-    "sample": "rnnjax.cli.language_model",
-    "eval": "rnnjax.cli.language_model",
-    "info": "rnnjax.cli.language_model",
-    "export": "rnnjax.cli.export",
-    "convert": "rnnjax.cli.convert",
-    "cells": "rnnjax.cli.analysis",
-    "color": "rnnjax.cli.analysis",
-    "ablate": "rnnjax.cli.analysis",
-    "gradflow": "rnnjax.cli.dynamics",
-    "lyapunov": "rnnjax.cli.dynamics",
-    "fixedpoints": "rnnjax.cli.dynamics",
-    "report": "rnnjax.cli.report",
+    "train": Command("rnnjax.cli.train", "Train a language model on text."),
+    "sample": Command(
+        "rnnjax.cli.language_model",
+        "Write text in the manner of a trained run, symbol by symbol, to standard output.",
+    ),
+    "eval": Command(
+        "rnnjax.cli.language_model",
+        "Measure how well a trained run predicts text: mean loss a symbol in nats, bits and perplexity.",
+    ),
+    "info": Command(
+        "rnnjax.cli.language_model", "Show what a run is: its options, text, parameters, checkpoints and losses."
+    ),
+    "export": Command("rnnjax.cli.export", "Write a trained model for other programs."),
+    "convert": Command(
+        "rnnjax.cli.convert", "Convert recurrent weights between files of torch, Keras and rnnjax, exactly."
+    ),
+    "cells": Command(
+        "rnnjax.cli.analysis",
+        "Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.",
+    ),
+    "color": Command(
+        "rnnjax.cli.analysis", "Show a text in the colours of a unit: blue is low, white the middle, orange high."
+    ),
+    "ablate": Command(
+        "rnnjax.cli.analysis",
+        "Hold units at a constant and measure the loss, overall and where a label holds, and the closing symbol.",
+    ),
+    "gradflow": Command(
+        "rnnjax.cli.dynamics",
+        "Measure how the gradient of the loss shrinks on its way back through time, with the cut of the training.",
+    ),
+    "lyapunov": Command(
+        "rnnjax.cli.dynamics",
+        "Measure the Lyapunov exponents along a text: at what rates a small change of the state dies out or grows.",
+    ),
+    "fixedpoints": Command(
+        "rnnjax.cli.dynamics",
+        "Find the states at which the network rests while its input stands still, and whether they are stable.",
+    ),
+    "report": Command(
+        "rnnjax.cli.report",
+        "Write a page that shows a trained run from within; it opens from disk, with no server and no network.",
+    ),
 }
+_NEEDED = ("matplotlib", "rich", "typer")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; bad input ends with one sentence on standard error and exit code 2."""
-    try:
-        import matplotlib  # noqa: F401
-        import orbax.checkpoint  # noqa: F401
-        import rich  # noqa: F401
-        import safetensors  # noqa: F401
-        import typer
-    except ModuleNotFoundError as error:
-        _complain(f"the command line needs {error.name}, which is not installed; pip install 'rnnjax[lm]'.")
-        sys.exit(2)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments is None:
+        leave_when_interrupted()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # not all streams have an encoding
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name in _NEEDED:
+        if importlib.util.find_spec(name) is None:
+            _complain(f"the command line needs {name}, which is not installed; pip install 'rnnjax[lm]'.")
+            sys.exit(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FileWarning)
+        others = warnings.showwarning
 
-    # Failures reach the user as one sentence of ours; orbax would log a traceback beside it.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    from jax.errors import JaxRuntimeError
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, FileWarning):
+                _complain(f"warning: {message}")
+            else:
+                others(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    """The exit code."""
+    import typer
 
     from rnnjax.fit.progress import TrainingFailedError
+
+    usage_error: Any = typer.BadParameter.__mro__[2]  # whatever is wrong with options; not all versions export it
+    try:
+        app = _app(words)
+        with _interruptible():
+            return int(app(args=words, prog_name="rnnjax", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output left, as `| head` does
+        sys.stderr.close()
+        return 0
+    except usage_error as error:
+        _complain(getattr(error, "format_message", error.__str__)())
+        return 2
+    except MemoryError:
+        _complain("there is not enough memory; lower --hidden, --batch-size or --chunk-len.")
+        return 2
+    except TrainingFailedError as error:
+        _complain(str(error))
+        return 1
+    except Exception as error:  # code of the user may raise anything, and what it raises is its own
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        _complain(sentence)
+        return 2
+
+
+def _sentence(error: Exception) -> str | None:
+    """What is wrong, where it is not this program; None for what should not have happened."""
+    from jax.errors import JaxRuntimeError
+
+    if place := user_line(error):
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{place[0]}, line {place[1]}: {type(error).__name__}: {what:.300}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror}." if error.strerror else str(error)
+    if isinstance(error, ValueError | TypeError | ModuleNotFoundError):  # the last: a framework that is not installed
+        return str(error)
+    if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return "the device has not enough memory; lower --hidden, --batch-size or --chunk-len."
+    return None
+
+
+def _app(words: list[str]) -> Any:
+    """The commands, of which only the one that is asked for is imported."""
+    import typer
+
+    from rnnjax.cli.options import common_options
 
     app = typer.Typer(
         help="Recurrent networks in JAX: train a language model on any text, sample from it, look inside, and convert "
         "weights from and to other frameworks.",
-        no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for name, module in COMMANDS.items():
-        app.command(name)(getattr(importlib.import_module(module), name.replace("-", "_")))
+
+    app.callback(invoke_without_command=True)(common_options)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        function: Callable[..., Any] = _nothing
+        if name == asked:
+            function = getattr(importlib.import_module(command.module), name.replace("-", "_"))
+        app.command(name, help=None if name == asked else command.summary)(function)
+    return app
+
+
+def _nothing() -> None:
+    """Stands for the commands that are not asked for."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is an exception again; one that falls into a callback, where it would be lost, comes once more."""
+    if signal.getsignal(signal.SIGINT) is not leave:
+        yield
+        return
+    others = sys.unraisablehook
+
+    def once_more(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            others(unraisable)
+
+    sys.unraisablehook = once_more
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="rnnjax")
-    except BrokenPipeError:  # the reader of the output left, as `| head` does
-        sys.stderr.close()
-        sys.exit(0)
-    except MemoryError:
-        _complain("there is not enough memory; lower --hidden, --batch-size or --chunk-len.")
-        sys.exit(2)
-    except OSError as error:
-        _complain(f"{error.filename or 'output'}: {error.strerror}." if error.strerror else str(error))
-        sys.exit(2)
-    except (ValueError, TypeError, ModuleNotFoundError) as error:  # the last: a framework that is not installed
-        _complain(str(error))
-        sys.exit(2)
-    except JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        _complain("the device has not enough memory; lower --hidden, --batch-size or --chunk-len.")
-        sys.exit(2)
-    except TrainingFailedError as error:
-        _complain(str(error))
-        sys.exit(1)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, leave)
+        sys.unraisablehook = others
 
 
 def _complain(sentence: str) -> None:
-    print(f"rnnjax: {sentence}", file=sys.stderr)
+    from rnnjax.cli.options import spoken
+
+    print(f"rnnjax: {shown(' '.join(spoken(sentence).split()))}", file=sys.stderr)

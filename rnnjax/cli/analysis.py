@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -24,20 +23,19 @@ from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
 from rnnjax.analysis.units import parse_unit
-from rnnjax.lm.run import Run, open_run
+from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
+from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.lm.run import Run, open_run, own_text
 from rnnjax.text.corpus import load_corpus
 from rnnjax.text.sources import open_sources
 from rnnjax.text.vocabulary import Vocabulary
 
-__all__ = ["RunText", "ablate", "cells", "color", "echo_json", "echo_table", "read_text_of", "symbol_model"]
+__all__ = ["RunText", "ablate", "cells", "color", "read_text_of", "symbol_model"]
 
-RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 TextArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="TEXT", help="Files (also gzip), folders, - for standard input. None: the validation text."),
 ]
-Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Symbols = Annotated[int, typer.Option(help="At most so many symbols of the text, from its start; 0 for all.")]
 Out = Annotated[pathlib.Path | None, typer.Option(help="Also draw a picture into this file (.png, .pdf, .svg).")]
 _HELD = 3  # units that `cells --ablate` holds, one by one
@@ -60,6 +58,7 @@ def cells(
     streams: _Streams = 16,
     out: Out = None,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.
@@ -72,7 +71,7 @@ def cells(
     [bold]rnnjax cells runs/demo other.py --label mine.py:in_loop --ablate[/bold]
     """
     chosen = [label_from_name(name) for name in (label or LABELS)]
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model, source = symbol_model(opened), read_text_of(opened, text, symbols)
     known, left_out = {}, []
     for one in chosen:
@@ -102,18 +101,18 @@ def cells(
             }
         )
         return
-    typer.echo(f"{source.name}, {len(source.ids):,} symbols, {len(next(iter(found.values())).units):,} units\n")
+    echo(f"{source.name}, {len(source.ids):,} symbols, {len(next(iter(found.values())).units):,} units\n")
     if len(found) == 1:
         _echo_ranking(next(iter(found.values())), top)
     else:
         _echo_best(found)
     if left_out:
-        typer.echo(f"\nIn half of this text always the same, so left out: {', '.join(left_out)}.")
+        echo(f"\nIn half of this text always the same, so left out: {', '.join(left_out)}.")
     for name, results in effects.items():
-        typer.echo(f"\nheld at their mean, with the label {name}:")
+        echo(f"\nheld at their mean, with the label {name}:")
         _echo_ablation(results)
     if out is not None:
-        typer.echo(f"\npicture {out}")
+        echo(f"\npicture {out}")
 
 
 def color(
@@ -124,6 +123,7 @@ def color(
     length: Annotated[int, typer.Option(help="Symbols to show; 0 for all.", min=0)] = 2000,
     out: Out = None,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
 ) -> None:
     """Show a text in the colours of a unit: blue is low, white the middle, orange high.
 
@@ -132,7 +132,7 @@ def color(
 
     [bold]rnnjax color runs/demo some.py --unit L1.c.137[/bold]
     """
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
     if not unit:
@@ -148,8 +148,8 @@ def color(
     console = Console(highlight=False, soft_wrap=True)
     legend = f"{unit}: blue {middle - reach:.3g}, white {middle:.3g}, orange {middle + reach:.3g}"
     if console.color_system is None or console.no_color:
-        typer.echo(legend.replace("blue", "0 is").replace("white", "4 to 5").replace("orange", "9"))
-        typer.echo(_digits(shown, (values - middle) / reach))
+        echo(legend.replace("blue", "0 is").replace("white", "4 to 5").replace("orange", "9"))
+        echo(_digits(shown, (values - middle) / reach))
     else:
         console.print(Text(legend))
         console.print(_colored(shown, (values - middle) / reach), end="")
@@ -168,6 +168,7 @@ def ablate(
     symbols: Symbols = 100_000,
     streams: _Streams = 16,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Hold units at a constant and measure the loss, overall and where a label holds, and the closing symbol.
@@ -175,7 +176,7 @@ def ablate(
     [bold]rnnjax ablate runs/demo --unit L1.c.137 --label quote[/bold]
     """
     one = label_from_name(label)
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
     if not unit:
@@ -193,7 +194,7 @@ def ablate(
         rows = [_ablation_json(result) for result in results]
         echo_json({"run": str(run), "text": source.name, "symbols": len(source.ids), "label": label, "units": rows})
         return
-    typer.echo(f"{source.name}, {len(source.ids):,} symbols, label {label}\n")
+    echo(f"{source.name}, {len(source.ids):,} symbols, label {label}\n")
     _echo_ablation(results)
 
 
@@ -238,11 +239,9 @@ def read_text_of(run: Run, text: Sequence[str] | None, limit: int) -> RunText:
             corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
         name, ids, starts, before = described, corpus.test, corpus.test_starts, nothing
     else:
-        if "-" in options.paths:
-            raise ValueError("cells: the text of this run came from standard input and is gone; name a text.")
-        corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
+        corpus = load_corpus(own_text(run.config, "cells"), vocabulary=run.vocabulary, unknown=unknown)
         if corpus.sha256 != run.provenance.get("sha256"):
-            typer.echo(
+            echo(
                 f"The text has changed since the training ({corpus.sources}): this is not the validation text of the "
                 "run, and may hold what it was trained on.",
                 err=True,
@@ -298,7 +297,7 @@ def _echo_ranking(found: LabelSearch, top: int) -> None:
     middle = ("balanced accuracy", "threshold") if found.binary else ()
     echo_table(("unit", "where it holds" if found.binary else "sign", score, "first half", *middle, "p"), rows)
     what = f"holds after {100 * found.share:.1f} % of the symbols" if found.binary else f"mean {found.share:.3g}"
-    typer.echo(
+    echo(
         f"\n{found.label}: {what}. Bar: {found.bar:.4f}, the best of all units on {len(found.control)} shifted labels."
         + (f" {score} exact to {max(unit.error for unit in best):.4f}." if found.binary else "")
     )
@@ -324,7 +323,7 @@ def _echo_ablation(results: list[Ablation]) -> None:
         pairs = zip(one.before, one.after, strict=True)
         rows.append((name, *(change(before, after) for before, after in pairs)))
     echo_table(("unit", "loss", "label holds", "does not", "P(closing) at its end", "P(closing) within"), rows)
-    typer.echo("\nLosses in nats a symbol.")
+    echo("\nLosses in nats a symbol.")
 
 
 def _search_json(found: LabelSearch, top: int, effects: list[Ablation] | None) -> dict[str, Any]:
@@ -374,17 +373,3 @@ def _colored(text: str, shares: np.ndarray) -> Text:
         if character == "\n":
             page.append("\n")
     return page.append("\n") if text[-1:] != "\n" else page
-
-
-def echo_json(data: Any) -> None:
-    """Prints JSON."""
-    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
-
-
-def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns of text, the numbers right-aligned; of the same width on a terminal and in a pipe."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    number = [all(cell.lstrip("-")[:1].isdigit() or not cell for cell in column) for column in zip(*rows, strict=True)]
-    for row in (header, *rows):
-        parts = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, number or [False] * len(row)))
-        typer.echo("  ".join(parts).rstrip())

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
+from rnnjax.arrays import read_arrays
+from rnnjax.cli.output import echo
 from rnnjax.interop._common import layers_of
 from rnnjax.interop._keras_files import read_model, read_weights
 from rnnjax.interop.files import load_torch, save_keras, save_torch
 from rnnjax.interop.keras import from_keras, to_keras
 from rnnjax.interop.torch import from_torch, to_torch
-from rnnjax.saving import decode, load, named_arrays, save
+from rnnjax.saving import load, named_arrays, save
 
 __all__ = ["convert"]
 
@@ -94,7 +96,7 @@ def convert(
                 options: Any = {"activation": activation, "reset_after": reset_after, "merge": merge}
                 cell, params = from_keras(source, name=name or None, **options)
                 moves["keras"] = _moves_of_keras(cell, params, _names_in(source, name))
-            typer.echo(f"{source} ({origin}): {cell!r}")
+            echo(f"{source} ({origin}): {cell!r}")
             if goal == "rnnjax":
                 save(target, cell, params)
             elif goal == "torch":
@@ -107,7 +109,7 @@ def convert(
         raise ValueError(str(error)) from error
     for kind, found in moves.items():
         _print_moves(found, kind)
-    typer.echo(f"{target} ({goal})  {target.stat().st_size:,} bytes")
+    echo(f"{target} ({goal})  {target.stat().st_size:,} bytes")
 
 
 def _kind_of_source(path: pathlib.Path) -> str:
@@ -116,7 +118,7 @@ def _kind_of_source(path: pathlib.Path) -> str:
     if path.suffix != ".safetensors":
         pickle = " (a .pt file holds code; write it by safetensors.torch.save_file)" if ".pt" in path.suffix else ""
         raise ValueError(f"convert: SRC must end in .safetensors, .keras or .weights.h5, got {path.name!r}{pickle}.")
-    _, metadata = decode(path.read_bytes(), where=f"convert: {path}")
+    _, metadata = read_arrays(path.resolve(), where=f"convert: {path}")
     return "rnnjax" if "rnnjax.format" in metadata else "torch"
 
 
@@ -152,7 +154,7 @@ def _sources(
 
 
 def _moves_from_torch(path: pathlib.Path, params: Any, prefix: str | None, activation: Any) -> list[_Move]:
-    arrays, _ = decode(path.read_bytes(), where=f"convert: {path}")
+    arrays, _ = read_arrays(path.resolve(), where=f"convert: {path}")
     arrays = {
         name: array
         for name, array in arrays.items()

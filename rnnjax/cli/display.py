@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from rnnjax.fit.printer import Printer, duration
-from rnnjax.lm.run import BudgetOptions
+from rnnjax.lm.options import BudgetOptions
 
 __all__ = ["Display", "nats"]
 

@@ -17,16 +17,10 @@ from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_ly
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.cell import start_state
-from rnnjax.cli.analysis import (
-    Checkpoint,
-    Json,
-    RunArgument,
-    TextArgument,
-    echo_json,
-    echo_table,
-    read_text_of,
-    symbol_model,
-)
+from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
+from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
+from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.fit.folder import remember
 from rnnjax.lm.run import open_run
 
 __all__ = ["fixedpoints", "gradflow", "lyapunov"]
@@ -46,17 +40,18 @@ def gradflow(
     max_lag: Annotated[int, typer.Option(help="Steps back; at most half the length.", min=1)] = 200,
     out: _Picture = None,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure how the gradient of the loss shrinks on its way back through time, with the cut of the training.
 
     [bold]rnnjax gradflow runs/demo[/bold]
     """
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     ids = _pieces(read_text_of(opened, text, 0).ids, length + 1, batch_size)
     flow = symbol_gradient_flow(model, ids, max_lag=min(max_lag, length // 2), chunk_len=opened.config.train.chunk_len)
-    path = run / "gradflow.png" if out is None else out
+    path = _picture(run, "gradflow.png") if out is None else out
     plot_gradient_flow(flow, layers=flow.by_layer.shape[1] > 1).savefig(path)
     lags = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= len(flow.lags)]
     if as_json:
@@ -86,8 +81,8 @@ def gradflow(
         ],
     )
     if flow.lost is not None:
-        typer.echo(f"\nChunks of {flow.chunk_len} steps cut off {100 * flow.lost:.1f} % of it, summed over the lags.")
-    typer.echo(f"picture {path}")
+        echo(f"\nChunks of {flow.chunk_len} steps cut off {100 * flow.lost:.1f} % of it, summed over the lags.")
+    echo(f"picture {path}")
 
 
 def lyapunov(
@@ -99,6 +94,7 @@ def lyapunov(
     batch_size: _Batch = 2,
     out: _Picture = None,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure the Lyapunov exponents along a text: at what rates a small change of the state dies out or grows.
@@ -107,7 +103,7 @@ def lyapunov(
     """
     if warmup >= length:
         raise ValueError(f"--warmup: must be below --length, {length}, got {warmup}.")
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     ids = _pieces(read_text_of(opened, text, 0).ids, length, batch_size)
     spectrum = lyapunov_spectrum(
@@ -118,7 +114,7 @@ def lyapunov(
         num_exponents=min(count, state_size(model.cell)),
         warmup=warmup,
     )
-    path = run / "lyapunov.png" if out is None else out
+    path = _picture(run, "lyapunov.png") if out is None else out
     plot_lyapunov(spectrum).savefig(path)
     dimension = kaplan_yorke_dimension(spectrum.exponents)
     if as_json:
@@ -133,8 +129,8 @@ def lyapunov(
             for k, (value, wide) in enumerate(zip(spectrum.exponents, spread, strict=True), 1)
         ],
     )
-    typer.echo(f"\nKaplan-Yorke dimension {dimension:.2f} from {len(spectrum.exponents)} exponents, in nats a symbol.")
-    typer.echo(f"picture {path}")
+    echo(f"\nKaplan-Yorke dimension {dimension:.2f} from {len(spectrum.exponents)} exponents, in nats a symbol.")
+    echo(f"picture {path}")
 
 
 def fixedpoints(
@@ -145,13 +141,14 @@ def fixedpoints(
     steps: Annotated[int, typer.Option(help="Of Adam, from every start.", min=0)] = 500,
     out: _Picture = None,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Find the states at which the network rests while its input stands still, and whether they are stable.
 
     [bold]rnnjax fixedpoints runs/demo --symbol e[/bold]
     """
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     ids = read_text_of(opened, text, 20_000).ids
     x = _held_input(model, ids, symbol, opened.vocabulary.symbols)
@@ -162,7 +159,7 @@ def fixedpoints(
     # Newton's steps need the square of the state's size in memory and its cube in time.
     polish = 30 if state_size(model.cell) <= 1100 else 0
     found = find_fixed_points(model.cell, model.params, chosen, x, steps=steps, polish_steps=polish)
-    path = run / "fixedpoints.png" if out is None else out
+    path = _picture(run, "fixedpoints.png") if out is None else out
     if len(found.points):
         plot_fixed_points(found, states=np.asarray(flatten_state(model.cell, visited))).savefig(path)
     rows = []
@@ -176,11 +173,11 @@ def fixedpoints(
         echo_json({"run": str(run), "points": points, "picture": str(path) if points else None})
         return
     if not rows:
-        typer.echo(f"None of {starts} searches came to rest; take more --steps, or another --symbol.")
+        echo(f"None of {starts} searches came to rest; take more --steps, or another --symbol.")
         return
     echo_table(("point", "kind", "speed", "largest |eigenvalue|", "searches"), rows)
-    typer.echo(f"\nspeed is |s - F(s, x)|^2 / 2; {int(found.hits.sum())} of {starts} searches ended in these points.")
-    typer.echo(f"picture {path}")
+    echo(f"\nspeed is |s - F(s, x)|^2 / 2; {int(found.hits.sum())} of {starts} searches ended in these points.")
+    echo(f"picture {path}")
 
 
 def _held_input(model: SymbolModel, ids: np.ndarray, symbol: str, symbols: tuple[str, ...]) -> jax.Array:
@@ -196,3 +193,9 @@ def _pieces(ids: np.ndarray, length: int, batch_size: int) -> np.ndarray:
     if len(ids) < length:
         raise ValueError(f"--length: the text has {len(ids):,} symbols, and {length:,} are needed; take less.")
     return text_pieces(ids, length, batch_size)
+
+
+def _picture(run: pathlib.Path, name: str) -> pathlib.Path:
+    """The file of a picture in the folder of a run, which knows it as ours."""
+    remember(run, [name])
+    return run / name

@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import typer
 
 from rnnjax.cell import start_state
+from rnnjax.cli.options import Checkpoint, RunArgument, TrustCode
+from rnnjax.cli.output import echo
+from rnnjax.files import write_json
 from rnnjax.interop.exporting import export_functions
 from rnnjax.lm.export import DESCRIPTION, describe_run, make_folder
 from rnnjax.lm.export import export as write
-from rnnjax.lm.run import Run, open_run, write_json
+from rnnjax.lm.run import Run, open_run
 
 __all__ = ["export", "export_stablehlo"]
 
 
 def export(
-    run: Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    run: RunArgument,
     folder: Annotated[pathlib.Path, typer.Argument(metavar="DST", help="Folder to write; made if it is not there.")],
     format: Annotated[
         str, typer.Option(help="safetensors: the arrays; stablehlo: the model as functions that need only jax.")
@@ -28,7 +31,8 @@ def export(
         str, typer.Option(help="With stablehlo: where it is to run, as cpu,cuda,tpu. By default as here.")
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
-    checkpoint: Annotated[str, typer.Option(help="best (lowest validation loss) or last.")] = "best",
+    checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a trained model for other programs.
 
@@ -44,14 +48,14 @@ def export(
         raise ValueError(
             "--platforms: only functions are made for a platform; leave it out, or say --format stablehlo."
         )
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     if format == "safetensors":
         paths = write(opened, folder, force=force)
     else:
         names = tuple(name.strip() for name in platforms.split(",")) if platforms else None
         paths = export_stablehlo(opened, folder, platforms=names, force=force)
     for path in paths:
-        typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+        echo(f"{path}  {path.stat().st_size:,} bytes")
 
 
 def export_stablehlo(

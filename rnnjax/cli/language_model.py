@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 import pathlib
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
@@ -18,14 +17,27 @@ import numpy as np
 import typer
 
 from rnnjax.cell import check_size
+from rnnjax.cells import cell_file
 from rnnjax.cli.display import nats
-from rnnjax.fit.checkpoint import find_checkpoints
+from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
+from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.printer import duration
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
-from rnnjax.lm.run import Run, make_model, open_run, read_config
+from rnnjax.lm.run import (
+    Run,
+    check_code,
+    compare_identity,
+    make_model,
+    open_run,
+    own_text,
+    read_config,
+    run_identity,
+)
 from rnnjax.lm.sample import default_prime, generate, stream_text
 from rnnjax.text.corpus import load_corpus
+from rnnjax.text.shown import shown
 from rnnjax.text.sources import open_sources, read_symbols
 from rnnjax.text.vocabulary import count_symbols
 
@@ -33,13 +45,10 @@ __all__ = ["eval", "info", "sample"]
 
 _Parts = dict[str, tuple[np.ndarray, np.ndarray | None]]  # ids and document starts of texts, by name
 SEPARATOR = "-" * 40
-_RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
-_Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def sample(
-    run: _RunArgument,
+    run: RunArgument,
     prime: Annotated[str, typer.Option(help="Text to go on from; it is printed first. None: a new line.")] = "",
     prime_file: Annotated[
         pathlib.Path | None, typer.Option(help="File to go on from, of any length; it is not printed.")
@@ -62,7 +71,8 @@ def sample(
         str,
         typer.Option(help="Prime symbols that the model does not know: error, skip, or replace by its unknown symbol."),
     ] = "error",
-    checkpoint: _Checkpoint = "best",
+    checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
 ) -> None:
     r"""Write text in the manner of a trained run, symbol by symbol, to standard output.
 
@@ -70,7 +80,7 @@ def sample(
     [bold]rnnjax sample runs/book --length 100000 --seed 1 > text.txt[/bold]
     [bold]rnnjax sample runs/book --count 5 --stop "."[/bold]
     """
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     vocabulary = opened.vocabulary
     ids = _prime_ids(opened, prime, prime_file, unknown)
     if seed is not None and not 0 <= seed < 1 << 31:
@@ -96,7 +106,7 @@ def sample(
     check_size("--count", "the number of samples", count)
     first = one_sample(0)  # checks the options before anything is printed
     if seed is None:
-        typer.echo(f"seed {used_seed}", err=True)
+        echo(f"seed {used_seed}", err=True)
     pieces = (
         itertools.chain(
             [f"\n{SEPARATOR}\n{prime}" if number else prime],
@@ -131,10 +141,11 @@ def _prime_ids(run: Run, prime: str, prime_file: pathlib.Path | None, unknown: s
 
 def _print_all(pieces: Iterator[str]) -> None:
     """Prints pieces as they come; a reader that leaves, as ``| head`` does, ends it without complaint."""
+    terminal = sys.stdout.isatty()
     try:
         for piece in pieces:
-            typer.echo(piece, nl=False)
-        if sys.stdout.isatty():
+            typer.echo(shown(piece) if terminal else piece, nl=False)
+        if terminal:
             typer.echo()
     except BrokenPipeError:
         # What is buffered would be flushed, and fail again, when the interpreter ends.
@@ -142,7 +153,7 @@ def _print_all(pieces: Iterator[str]) -> None:
 
 
 def eval(
-    run: _RunArgument,
+    run: RunArgument,
     text: Annotated[
         list[str] | None,
         typer.Argument(
@@ -163,8 +174,9 @@ def eval(
             "has an unknown symbol, else skipped; they are counted."
         ),
     ] = None,
-    checkpoint: _Checkpoint = "best",
-    as_json: _Json = False,
+    checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
+    as_json: Json = False,
 ) -> None:
     """Measure how well a trained run predicts text: mean loss a symbol in nats, bits and perplexity.
 
@@ -173,7 +185,7 @@ def eval(
     [bold]rnnjax eval runs/book[/bold]                    validation and test text of the run
     [bold]rnnjax eval runs/book other.txt --json[/bold]   a text of your own
     """
-    opened = open_run(run, checkpoint=checkpoint)
+    opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     if unknown is None:
         unknown = "skip" if opened.vocabulary.unknown is None else "replace"
     parts, missing = _read_foreign(opened, tuple(text), unknown) if text else _read_own(opened, unknown)
@@ -186,13 +198,13 @@ def eval(
         results.append({"text": name, "state": f"cold, windows of {window}", **_numbers(cold)})
     if as_json:
         step = opened.meta.get("step")
-        _print_json({"run": str(run), "step": step, "unknown_symbols": missing, "results": results})
+        echo_json({"run": str(run), "step": step, "unknown_symbols": missing, "results": results})
         return
     if missing:
         done = {"replace": "replaced by the unknown symbol", "skip": "left out"}[unknown]
-        typer.echo(f"Symbols that the model does not know: {missing:,}; they were {done}.", err=True)
+        echo(f"Symbols that the model does not know: {missing:,}; they were {done}.", err=True)
     level = opened.vocabulary.level
-    _print_table(
+    echo_table(
         ("text", "state", f"nats/{level}", f"bits/{level}", "perplexity", "predictions"),
         [
             (r["text"], r["state"], f"{r['loss']:.4f}", f"{r['bits']:.4f}", f"{r['perplexity']:.4g}", f"{r['count']:,}")
@@ -207,12 +219,10 @@ def _numbers(result: Evaluation) -> dict[str, Any]:
 
 def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
     """The validation and test text of the run, read again, and how many of their symbols are the unknown one."""
-    options = run.config.text
-    if "-" in options.paths:
-        raise ValueError("eval: the text of this run came from standard input and is gone; name a text.")
+    options = own_text(run.config, "eval")
     corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
     if corpus.sha256 != run.provenance.get("sha256"):
-        typer.echo(
+        echo(
             f"The text has changed since the training ({corpus.sources}): these are not the validation and test text "
             "of the run, and may hold what it was trained on.",
             err=True,
@@ -241,49 +251,63 @@ def _read_foreign(run: Run, paths: tuple[str, ...], unknown: str) -> tuple[_Part
     return {described: (corpus.test, corpus.test_starts)}, missing
 
 
-def info(run: _RunArgument, as_json: _Json = False) -> None:
+def info(run: RunArgument, trust_code: TrustCode = False, as_json: Json = False) -> None:
     """Show what a run is: its options, text, parameters, checkpoints and losses."""
-    facts = _describe(run)
+    facts = _describe(run, trust_code)
     if as_json:
-        _print_json(facts)
+        echo_json(facts)
         return
     for group, values in facts["options"].items():
-        typer.echo(f"{group}: {_inline(values) if isinstance(values, dict) else values}")
-    typer.echo(f"provenance: {_inline(facts['provenance'])}")
-    typer.echo(f"vocabulary: {facts['vocabulary']['size']} symbols, level {facts['vocabulary']['level']}\n")
+        echo(f"{group}: {_inline(values) if isinstance(values, dict) else values}")
+    echo(f"provenance: {_inline(facts['provenance'])}")
+    echo(f"vocabulary: {facts['vocabulary']['size']} symbols, level {facts['vocabulary']['level']}\n")
     rows = [*facts["parameters"], {"name": "total", "shape": "", "dtype": "", **facts["total"]}]
-    _print_table(
+    echo_table(
         ("parameter", "shape", "dtype", "count", "bytes"),
         [(p["name"], str(p["shape"]), p["dtype"], f"{p['count']:,}", f"{p['bytes']:,}") for p in rows],
     )
-    typer.echo(f"\nlayers: {', '.join(facts['layers'])}")
+    echo(f"\nlayers: {', '.join(facts['layers'])}")
     for kind in ("train", "eval", "done"):
         if facts["last"][kind]:
-            typer.echo(f"last {kind}: {_inline(facts['last'][kind])}")
+            echo(f"last {kind}: {_inline(facts['last'][kind])}")
     if facts["best"]:
-        typer.echo(f"best: step {facts['best']['step']}, validation {nats(facts['best']['val_loss'])} a symbol")
+        echo(f"best: step {facts['best']['step']}, validation {nats(facts['best']['val_loss'])} a symbol")
     if facts["seconds"] is not None:
-        typer.echo(f"training time: {duration(facts['seconds'])}")
+        echo(f"training time: {duration(facts['seconds'])}")
     for saved in facts["checkpoints"]:
-        typer.echo(f"checkpoint: step {saved['step']}, validation {nats(saved['val_loss'])}, {saved['path']}")
+        echo(f"checkpoint: step {saved['step']}, validation {nats(saved['val_loss'])}, {saved['path']}")
     if not facts["checkpoints"]:
-        typer.echo("checkpoint: none yet")
+        echo("checkpoint: none yet")
 
 
-def _describe(run: pathlib.Path) -> dict[str, Any]:
-
+def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
+    """All that is known; what the files say of each other is compared, and code is run only where it is trusted."""
     paths, config, provenance, vocabulary = read_config(run)
-    model = make_model(config.model, len(vocabulary))
-    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))
+    saved = find_checkpoints(paths.checkpoints)
+    like, layers = None, [f"{config.model.cell}, not run without --trust-code"]
+    if trust_code or cell_file(config.model.cell) is None:
+        check_code(config, provenance, run, trust_code)
+        model = make_model(config.model, len(vocabulary))
+        like, layers = jax.eval_shape(model.init, jax.random.key(0)), [repr(cell) for cell in model.stack.cells]
+    shapes: dict[str, Any] = {}
+    if saved:
+        with open_checkpoint(saved[-1].path) as stored:
+            compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, saved[-1].path)
+            shapes = {k.removeprefix("params."): v for k, v in stored.shapes.items() if k.startswith("params.")}
+        if like is not None:
+            restore(shapes, like, where=f"info: {saved[-1].path}")
+    if like is not None:
+        leaves = jax.tree_util.tree_leaves_with_path(like)
+        shapes = {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}
     parameters = [
         {
-            "name": jax.tree_util.keystr(path).lstrip("."),
+            "name": name,
             "shape": list(leaf.shape),
             "dtype": str(leaf.dtype),
             "count": leaf.size,
             "bytes": leaf.size * leaf.dtype.itemsize,
         }
-        for path, leaf in leaves
+        for name, leaf in shapes.items()
     ]
     rows = read_metrics(paths.metrics) if paths.metrics.is_file() else []
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("train", "eval", "done")}
@@ -292,7 +316,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
         "options": config.to_json(),
         "provenance": provenance,
         "vocabulary": {"level": vocabulary.level, "size": len(vocabulary)},
-        "layers": [repr(cell) for cell in model.stack.cells],
+        "layers": layers,
         "parameters": parameters,
         "total": {name: sum(p[name] for p in parameters) for name in ("count", "bytes")},
         "best": min(measured, key=lambda row: (row["val_loss"], row["step"]), default=None),
@@ -300,7 +324,7 @@ def _describe(run: pathlib.Path) -> dict[str, Any]:
         "seconds": rows[-1]["seconds"] if rows else None,
         "checkpoints": [
             {"path": str(c.path), "step": c.step, "val_loss": c.val_loss if math.isfinite(c.val_loss) else None}
-            for c in find_checkpoints(paths.checkpoints)
+            for c in saved
         ],
     }
 
@@ -309,19 +333,3 @@ def _inline(values: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {value!r}" if isinstance(value, str) else f"{name} {value}" for name, value in values.items()
     )
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns of text, the numbers right-aligned; of the same width on a terminal and in a pipe."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    number = [all(cell[:1].isdigit() or not cell for cell in column) for column in zip(*rows, strict=True)]
-    for row in (header, *rows):
-        cells = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, number, strict=True)
-        )
-        typer.echo("  ".join(cells).rstrip())

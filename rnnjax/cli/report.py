@@ -11,11 +11,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from rnnjax.analysis.labels import LABELS, label_from_name
 from rnnjax.analysis.recording import leaves_of
-from rnnjax.cli.analysis import Checkpoint, read_text_of, symbol_model
+from rnnjax.cli.analysis import read_text_of, symbol_model
+from rnnjax.cli.options import Checkpoint, TrustCode
+from rnnjax.cli.output import echo
+from rnnjax.files import write_atomic
+from rnnjax.fit.folder import remember
 from rnnjax.lm.run import Run, open_run
 from rnnjax.report import STEPS, ReportOptions, ReportText, collect_run, page, page_size
 from rnnjax.report.choose import asked_units
-from rnnjax.saving import write_atomic
 
 __all__ = ["report"]
 
@@ -47,6 +50,7 @@ def report(
     ] = 16,
     megabytes: Annotated[float, typer.Option(help="Size of the file, at most.", min=0.2)] = 5.0,
     checkpoint: Checkpoint = "best",
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a page that shows a trained run from within; it opens from disk, with no server and no network.
 
@@ -60,7 +64,7 @@ def report(
     [bold]rnnjax report runs/demo[/bold]
     [bold]rnnjax report runs/lstm runs/gru --text book.txt --units L1.c.137 --out compare.html[/bold]
     """
-    opened = [open_run(run, checkpoint=checkpoint) for run in runs]
+    opened = [open_run(run, checkpoint=checkpoint, trust_code=trust_code) for run in runs]
     path = opened[0].paths.root / "report.html" if out is None else out
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
@@ -84,12 +88,14 @@ def report(
             progress.update(task, completed=len(STEPS) + 1, description=f"{name}: done")
     content = page(data).encode("utf-8")
     write_atomic(path, content)
+    if out is None:
+        remember(path.parent, [path.name])
     for one in data:
-        typer.echo(
+        echo(
             f"{one['name']}: {one['count']:,} symbols of {one['text']['name']}, values of {len(one['units']):,} of "
             f"{one['total']:,} units"
         )
-    typer.echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
+    echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
 
 
 def _divide(runs: list[Run], names: list[str]) -> list[tuple[str, ...]]:

@@ -9,13 +9,9 @@ import importlib.util
 import json
 import math
 import os
-import pathlib
-import platform
-import shutil
 import signal
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
@@ -24,42 +20,24 @@ from rich.console import Console
 
 from rnnjax.cells import CELLS
 from rnnjax.cli.display import Display, nats
-from rnnjax.cli.presets import PRESETS, preset_options
-from rnnjax.cpu import reuse_memory
+from rnnjax.cli.options import TrustCode
+from rnnjax.cli.presets import PRESETS
+from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
+from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
 from rnnjax.lm.baselines import compute_baselines
-from rnnjax.lm.devices import choose_devices, prepare_devices, without_rows
+from rnnjax.lm.options import ModelOptions, TrainOptions
 from rnnjax.lm.plots import loss_curve, read_metrics
-from rnnjax.lm.run import (
-    BudgetOptions,
-    ModelOptions,
-    RunConfig,
-    RunPaths,
-    TrainOptions,
-    make_model,
-    read_config,
-    write_json,
-)
+from rnnjax.lm.run import RunPaths, make_model
 from rnnjax.lm.train import Outcome
 from rnnjax.lm.train import train as run_training
 from rnnjax.text import corpus as corpora
-from rnnjax.text.corpus import Corpus, TextOptions, load_corpus
+from rnnjax.text.corpus import Corpus
 
 __all__ = ["train"]
 
-GROUPS: dict[str, Any] = {
-    "model": ModelOptions,
-    "optimizer": OptimizerOptions,
-    "train": TrainOptions,
-    "budget": BudgetOptions,
-    "text": TextOptions,  # last: what is wrong elsewhere is better told by the others
-}
-BUDGETS = {field.name for field in dataclasses.fields(BudgetOptions)}
-# What a resumed run may change: how long, and how often one looks. All else would be another run.
-RESUMABLE = BUDGETS | {"evals", "eval_symbols", "patience", "sample_length", "log_every", "devices"}
-DEFAULT_MINUTES = 5.0
 _CELL_HELP = f"{', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: elman(activation=relu); file.py:Cell."
 BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there on
 
@@ -83,8 +61,15 @@ def train(
         typer.Argument(help="Files (also gzip), folders, - for standard input. None: Python's standard library."),
     ] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; by default runs/ and the time.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that is in that folder.")] = False,
-    resume: Annotated[str | None, typer.Option(help="Folder of a run to go on with, where it stopped.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run there, at the first checkpoint.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of a run to go on with, where it stopped. A larger budget stretches the schedule of the "
+            "learning rate over the whole."
+        ),
+    ] = None,
+    trust_code: TrustCode = False,
     preset: Annotated[str | None, typer.Option(help=f"Start from these options: {', '.join(PRESETS)}.")] = None,
     steps: Annotated[int | None, _budget(help="Budget: updates.")] = None,
     epochs: Annotated[float | None, _budget(help="Budget: passes through the training text.")] = None,
@@ -148,10 +133,13 @@ def train(
     console = Console(highlight=False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard: tensorboardX is not installed; pip install 'rnnjax[tensorboard]'.")
-    if resume is not None:
-        paths, config, corpus, provenance = _resume(resume, values, given)
-    else:
-        paths, config, corpus, provenance = _start(values, given)
+    with contextlib.ExitStack() as stack:
+        started = begin(values, given, stack) if resume is None else go_on(resume, values, given, stack)
+        _train(started, console, resume is not None, tensorboard)
+
+
+def _train(started: Started, console: Console, resume: bool, tensorboard: bool) -> None:
+    paths, config, corpus, provenance = started[:4]
     model = make_model(config.model, len(corpus.vocabulary))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
     steps_per_epoch = corpora.num_chunks(corpora.streams(corpus.train, config.train.batch_size), config.train.chunk_len)
@@ -164,6 +152,8 @@ def train(
             f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s, {len(corpus.vocabulary)} symbols; train "
             f"{len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
         )
+        for note in started.notes:
+            display.say(note)
         count_devices = config.train.devices
         split = f", the batch split over {count_devices} devices" if count_devices > 1 else ""
         display.say(
@@ -171,136 +161,29 @@ def train(
             f"{config.train.batch_size} x {config.train.chunk_len}, on {provenance['device']}{split}; run folder "
             f"{paths.root}"
         )
-        thread = None
-        if baselines or (baselines is None and corpus.n_symbols <= BASELINE_SYMBOLS):
+        thread, wanted = None, config.train.baselines
+        if wanted or (wanted is None and corpus.n_symbols <= BASELINE_SYMBOLS):
             thread = _start_baselines(corpus, paths, display)
         with _stop_on_signal() as should_stop, _tensorboard(tensorboard, paths) as write:
 
             def report(row: dict[str, Any]) -> None:
+                if row["kind"] == "checkpoint" and started.replaced is not None:
+                    started.replaced.finish()
                 display(row)
                 write(row)
 
             outcome = run_training(
-                config, paths, corpus, resume=resume is not None, report=report, should_stop=should_stop
+                config,
+                paths,
+                corpus,
+                resume=resume,
+                report=report,
+                should_stop=should_stop,
+                code=provenance.get("code"),
             )
         if thread is not None and outcome.reason != "stopped":
             thread.join()
         _conclude(outcome, paths, display)
-
-
-def _start(values: dict[str, Any], given: set[str]) -> tuple[RunPaths, RunConfig, Corpus, dict[str, Any]]:
-    """A new run: everything is checked before anything of an old one is removed."""
-    if values["preset"] is not None:
-        values |= {k: v for k, v in preset_options(values["preset"]).items() if k not in given}
-    if given & BUDGETS:
-        values |= dict.fromkeys(BUDGETS - given)
-    elif all(values[name] is None for name in BUDGETS):
-        values["minutes"] = DEFAULT_MINUTES
-    config = _config(values)
-    root = pathlib.Path(values["out"] or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
-    occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
-    if occupied and not values["force"]:
-        raise ValueError(
-            f"--out: {root} exists already; take another folder, --resume {root}, or --force to replace it."
-        )
-    paths = RunPaths(root)
-    if occupied and (not root.is_dir() or (foreign := paths.foreign())):
-        what = f"holds {foreign[0]}" if root.is_dir() else "is a file"
-        raise ValueError(f"--force: {root} {what}, which no run wrote, so it is left alone; take another folder.")
-    for name in config.text.paths if occupied else ():
-        if pathlib.Path(name).is_relative_to(root.absolute()):
-            raise ValueError(f"--force: the text {name} lies in {root}, which would be removed; copy it out first.")
-    config = _with_devices(config)
-    corpus = load_corpus(config.text)
-    corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
-    make_model(config.model, len(corpus.vocabulary))
-    if occupied:
-        shutil.rmtree(root)
-    root.mkdir(parents=True, exist_ok=True)
-    provenance = _provenance(corpus)
-    write_json(paths.vocabulary, corpus.vocabulary.to_json())
-    write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
-    return paths, config, corpus, provenance
-
-
-def _resume(root: str, values: dict[str, Any], given: set[str]) -> tuple[RunPaths, RunConfig, Corpus, dict[str, Any]]:
-    """The options of the run, with those changes that leave it the same run."""
-    paths, old, provenance, vocabulary = read_config(root)
-    for name in sorted(given & {"out", "force", "preset"}):
-        raise ValueError(f"--{name}: does not go together with --resume, which stays in its folder; leave it out.")
-    stored = {k: v for group in GROUPS for k, v in dataclasses.asdict(getattr(old, group)).items()}
-    asked = {k: values[k] for k in given & stored.keys()}
-    if "fractions" in asked:
-        asked["fractions"] = _fractions(values["fractions"])
-    for name in sorted(asked.keys() - RESUMABLE):
-        if asked[name] != stored[name]:
-            raise ValueError(
-                f"--resume: {root} was trained with --{name.replace('_', '-')} {stored[name]}, got {asked[name]}; "
-                "leave it out to go on, or start a new run."
-            )
-    if asked.keys() & BUDGETS:
-        asked = dict.fromkeys(BUDGETS) | asked
-    config = _config(stored | {k: v for k, v in asked.items() if k in RESUMABLE})
-    config = _with_devices(config)
-    if "text" in given:
-        config = dataclasses.replace(config, text=dataclasses.replace(config.text, paths=_absolute(values["text"])))
-    elif "-" in config.text.paths:
-        raise ValueError(f"--resume: {root} read its text from standard input; rnnjax train - --resume {root} < TEXT.")
-    corpus = load_corpus(config.text)
-    if corpus.sha256 != provenance["sha256"] or corpus.vocabulary != vocabulary:
-        raise ValueError(
-            f"--resume: the text has changed since {root} was started ({provenance['sources']}, "
-            f"{provenance['n_symbols']:,} symbols then, {corpus.n_symbols:,} now); restore it or start a new run."
-        )
-    write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
-    return paths, config, corpus, provenance
-
-
-def _with_devices(config: RunConfig) -> RunConfig:
-    """With the number of devices that the batch is split over in the place of 0."""
-    train = config.train
-    reuse_memory()
-    prepare_devices(train.devices, train.batch_size)
-    count = choose_devices(train.devices, train.batch_size)
-    if count > 1 and not train.devices:
-        state = jax.eval_shape(lambda: make_model(config.model, 1).initial_state((train.batch_size,)))
-        count = 1 if without_rows(state, train.batch_size) else count
-    return dataclasses.replace(config, train=dataclasses.replace(train, devices=count))
-
-
-def _config(values: dict[str, Any]) -> RunConfig:
-    values = dict(values)
-    if "text" in values:  # from the command line rather than from a config
-        values |= {"paths": _absolute(values["text"] or ()), "rows": values["batch_size"]}
-        values["fractions"] = _fractions(values["fractions"])
-    groups = {name: kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for name, kind in GROUPS.items()}
-    return RunConfig(**groups)
-
-
-def _absolute(names: Iterable[str]) -> tuple[str, ...]:
-    """Paths that still hold when the run goes on from another folder."""
-    return tuple(name if name == "-" else os.path.abspath(name) for name in names)
-
-
-def _fractions(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"--fractions: must be three numbers like 0.9,0.05,0.05, got {text!r}.") from error
-
-
-def _provenance(corpus: Corpus) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "sha256": corpus.sha256,
-        "sources": corpus.sources,
-        "n_symbols": corpus.n_symbols,
-        "n_bytes": corpus.n_bytes,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": f"{device.device_kind} ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
 
 
 def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threading.Thread | None:

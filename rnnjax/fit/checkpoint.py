@@ -1,41 +1,49 @@
-r"""Checkpoints: arrays and a few numbers, written by orbax; a half-written one never counts.
+r"""Checkpoints: arrays and a few numbers in one file, written in one move; a half-written one never counts.
 
-A run keeps its checkpoints in one folder, named ``step_00001200_val_1.4321``: the newest, from which training goes on,
-and the one with the lowest validation loss. Arrays are saved from the host by name (``params.stack.layers[0].w_ih``),
-so a checkpoint made on one kind of device loads on any other, and no code is stored or executed.
+A run keeps its checkpoints in one folder, named ``step_00001200_val_1.4321.safetensors``: the newest, from which
+training goes on, and the one with the lowest validation loss. Arrays are saved from the host by name
+(``params.stack.layers[0].w_ih``), so a checkpoint made on one kind of device loads on any other; no code is stored or
+executed, nothing is allocated that the file does not hold, and every array and number is checked by its digest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+import os
 import pathlib
 import re
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from rnnjax.saving import CheckpointError, named_arrays, restore
+from rnnjax.arrays import ArraysFile, seal, write_arrays
+from rnnjax.files import CheckpointError, check_kind, first_line, open_regular, parse_json
+from rnnjax.saving import named_arrays, restore
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Stored",
     "best",
     "find_checkpoints",
     "load",
     "named_arrays",
     "of_step",
+    "open_checkpoint",
     "prune",
     "restore",
     "save",
 ]
 
-_NAME = re.compile(r"step_(\d+)(?:_val_(-?\d+\.\d+))?")
+ENDING = ".safetensors"
+_NAME = re.compile(r"step_([0-9]{1,18})(?:_val_(-?[0-9]+\.[0-9]+))?\.safetensors")
+_OLD_NAME = re.compile(r"step_[0-9]+(_val_-?[0-9]+\.[0-9]+)?")  # of a folder: how checkpoints once were
+_HALF_WRITTEN = re.compile(r"\.step_[0-9]+.*\.safetensors\..*")  # by `write_atomic`
+_META = "rnnjax.checkpoint"  # key of the metadata
 
 
 class Checkpoint(NamedTuple):
@@ -60,42 +68,43 @@ def save(
 
     Raises:
         CheckpointError: if the disk is full or the folder cannot be written.
-        ModuleNotFoundError: if orbax is not installed; so do all others here that touch checkpoints.
     """
-    ocp = _orbax()
     suffix = f"_val_{val_loss:.4f}" if math.isfinite(val_loss) else ""
-    path = folder.absolute() / f"step_{step:08d}{suffix}"
+    path = folder.absolute() / f"step_{step:08d}{suffix}{ENDING}"
+    record = {**meta, "step": step, "val_loss": val_loss if suffix else None}
     arrays = named_arrays(tree)
-    record = {
-        **meta,
-        "step": step,
-        "val_loss": val_loss if suffix else None,
-    }
-    record["sha256"] = _digest(arrays, record)
     try:
-        if path.exists():  # half-written by a killed run, or the same step again after one
-            shutil.rmtree(path)
-        items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(record))
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path, items)
-    except (OSError, ValueError, RuntimeError) as error:
-        for part in folder.glob(f"{path.name}*"):
-            shutil.rmtree(part, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, arrays, seal(arrays, {_META: json.dumps(record)}))
+    except (OSError, TypeError, ValueError) as error:
+        advice = "free some space there and resume" if isinstance(error, OSError) else "resume without it"
         raise CheckpointError(
-            f"checkpoint: step {step} cannot be written to {folder} ({_first_line(error)}); free some space there and "
-            "resume: the checkpoint before it is unharmed."
+            f"checkpoint: step {step} cannot be written to {folder} ({first_line(error).rstrip('.')}); {advice}: the "
+            "checkpoint before it is unharmed."
         ) from error
     return Checkpoint(path, step, val_loss)
 
 
 def find_checkpoints(folder: pathlib.Path) -> list[Checkpoint]:
-    """The complete checkpoints of a folder, oldest first; half-written ones are passed over."""
-    ocp = _orbax()
-    found = []
-    for path in folder.glob("step_*"):
-        match = _NAME.fullmatch(path.name)
-        if match and ocp.utils.is_checkpoint_finalized(path.absolute()):
-            found.append(Checkpoint(path, int(match[1]), float(match[2] or math.inf)))
+    """The complete checkpoints of a folder, oldest first; half-written ones are passed over.
+
+    Raises:
+        CheckpointError: if one of that name is a link or no file, or all are of a version that wrote folders.
+    """
+    if not check_kind(folder, "checkpoint", "folder"):
+        return []
+    found, old = [], None
+    for path in sorted(folder.iterdir()):
+        if match := _NAME.fullmatch(path.name):
+            check_kind(path, "checkpoint")
+            found.append(Checkpoint(path.absolute(), int(match[1]), float(match[2] or math.inf)))
+        elif _OLD_NAME.fullmatch(path.name):
+            old = path
+    if old is not None and not found:
+        raise CheckpointError(
+            f"checkpoint: {old} was written by another version of rnnjax, as a folder; start a new run, or go on with "
+            "that version."
+        )
     return sorted(found, key=lambda checkpoint: (checkpoint.step, math.isinf(checkpoint.val_loss)))
 
 
@@ -121,9 +130,61 @@ def prune(folder: pathlib.Path, best_step: int | None = None) -> None:
     if checkpoints:
         chosen = of_step(checkpoints, best_step) if best_step is not None else None
         keep = {checkpoints[-1].path, (chosen or best(checkpoints)).path}
-        for path in folder.glob("step_*"):
-            if path not in keep:
-                shutil.rmtree(path, ignore_errors=True)
+        half_written = [path for path in folder.iterdir() if _HALF_WRITTEN.fullmatch(path.name)]
+        for path in [*(found.path for found in checkpoints if found.path not in keep), *half_written]:
+            path.unlink(missing_ok=True)
+
+
+class Stored:
+    """A checkpoint that stands open; `meta` are its numbers, which have been checked."""
+
+    def __init__(self, file: ArraysFile) -> None:
+        self._file = file
+        file.read_sealed(())
+        try:
+            meta = parse_json(file.metadata[_META].encode(), file.where)
+            self.meta: dict[str, Any] = dict(meta)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file.where} is no checkpoint of rnnjax ({error!r:.80}).") from error
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What the arrays are, by name, before any of them is read."""
+        return {name: jax.ShapeDtypeStruct(info.shape, info.dtype) for name, info in self._file.infos.items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+        return self._file.read_sealed()
+
+    def tree(self, like: Any, prefix: str = "") -> Any:
+        """The arrays in the structure of ``like``, or a part of it; shapes are compared before anything is read.
+
+        Raises:
+            CheckpointError: naming the first leaf that is missing, left over, or differs in shape or dtype; or if one
+                does not match its digest.
+        """
+        shapes, where = self.shapes, self._file.where
+        restore(shapes, like, prefix=prefix, where=where)
+        names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+        names = [prefix + name if prefix else name.lstrip(".") for name in names]
+        return restore(self._file.read_sealed(names), like, prefix=prefix, where=where)
+
+
+@contextmanager
+def open_checkpoint(path: pathlib.Path) -> Iterator[Stored]:
+    """Opens a checkpoint.
+
+    Raises:
+        CheckpointError: if it is truncated, edited or no checkpoint at all.
+    """
+    where = f"checkpoint: {path}"
+    try:
+        file = open_regular(path, "checkpoint")
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read ({error.strerror}).") from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        yield Stored(ArraysFile(file, size, where=where, advice="remove that file to use the checkpoint before it"))
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -132,68 +193,5 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
         CheckpointError: if it is truncated, edited or no checkpoint at all.
     """
-    ocp = _orbax()
-    items = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(), meta=ocp.args.JsonRestore())
-    try:
-        with _checkpointer() as checkpointer:
-            restored = checkpointer.restore(path.absolute(), items)
-        arrays, meta = dict(restored["arrays"]), dict(restored["meta"])
-        whole = meta.pop("sha256", None) == _digest(arrays, meta)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint: {path} cannot be read, it is truncated or damaged ({_first_line(error)}); "
-            "remove that folder to use the checkpoint before it."
-        ) from error
-    if not whole:
-        raise CheckpointError(
-            f"checkpoint: the contents of {path} do not match their checksum, it was edited or damaged; "
-            "remove that folder to use the checkpoint before it."
-        )
-    return arrays, meta
-
-
-@contextmanager
-def _checkpointer() -> Iterator[Any]:
-    """An orbax checkpointer that fails quietly.
-
-    When one array fails, orbax closes its event loop while others are under way, and those print a traceback each
-    when they come back. After a failure such reports are dropped, and only such.
-    """
-    ocp = _orbax()
-    report = sys.unraisablehook
-
-    def without_late_ones(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = without_late_ones
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        yield checkpointer
-    sys.unraisablehook = report
-
-
-def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _orbax() -> Any:
-    try:
-        import orbax.checkpoint as ocp
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("orbax"):
-            raise
-        raise ModuleNotFoundError(
-            "checkpoint: orbax-checkpoint is not installed; pip install 'rnnjax[lm]', or train without a folder.",
-            name=error.name,
-        ) from error
-    return ocp
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    with open_checkpoint(path) as stored:
+        return stored.arrays(), stored.meta

@@ -8,10 +8,10 @@ one of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +23,8 @@ import numpy as np
 
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.checkpoint import Checkpoint, CheckpointError
+from rnnjax.fit.folder import own_folder, remember, written
+from rnnjax.fit.logs import Log
 from rnnjax.fit.progress import Place, Progress, TrainingFailedError
 from rnnjax.fit.task import Interval, Task
 from rnnjax.update import Carry, Info
@@ -78,12 +80,19 @@ class Loop:
         self.progress = Progress(calm_loss=task.calm_loss)
         self.history: list[dict[str, Any]] = []
         self.kept: Any = None  # the best parameters, where no folder keeps them
-        self.logs = {} if folder is None else {"metrics": folder / "metrics.jsonl", **task.logs}
+        paths = {} if folder is None else {"metrics": folder / "metrics.jsonl", **task.logs}
+        self.logs = {name: Log(path, task.where) for name, path in paths.items()}
         self.started = time.monotonic()
         self.safe = self.anchor = (
             self.carry,
             self.progress,
         )  # the last good interval, the last checkpoint: to go back to
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """The folder belongs to this training alone as long as the context lasts; `run` needs it."""
+        with contextlib.nullcontext() if self.folder is None else own_folder(self.folder, self.task.where):
+            yield
 
     def run(self, resume: bool, should_stop: Callable[[], bool]) -> str:
         """Trains until the budget is used up; returns ``budget``, ``patience``, ``stopped`` or ``data``."""
@@ -226,8 +235,7 @@ class Loop:
         now, task = self.progress, self.task
         carry, progress = self.safe if now.rollbacks == 0 else self.anchor
         self.carry = jax.tree.map(jnp.copy, carry)
-        lengths = {f"{name}_bytes": getattr(now, f"{name}_bytes") for name in self.logs}
-        self.progress = dataclasses.replace(progress, rollbacks=now.rollbacks + 1, lr_scale=now.lr_scale / 2, **lengths)
+        self.progress = dataclasses.replace(progress, rollbacks=now.rollbacks + 1, lr_scale=now.lr_scale / 2)
         self.record(
             {
                 "kind": "rollback",
@@ -286,8 +294,9 @@ class Loop:
         if not found:
             return self.carry.params, self.progress.step
         chosen = (checkpoints.of_step(found, step) if measured else None) or checkpoints.best(found)
-        arrays, like = checkpoints.load(chosen.path)[0], self.carry.params
-        return _placed(checkpoints.restore(arrays, like, prefix="params", where=str(chosen.path)), like), chosen.step
+        like = self.carry.params
+        with checkpoints.open_checkpoint(chosen.path) as stored:
+            return _placed(stored.tree(like, "params"), like), chosen.step
 
     def record(self, row: dict[str, Any]) -> None:
         """Writes a row to the metrics and reports it."""
@@ -297,10 +306,7 @@ class Loop:
     def append(self, name: str, text: str) -> None:
         """Writes to one of the logs, such that a resumed run can cut off what it will write again."""
         if name in self.logs:
-            data = text.encode("utf-8", errors="replace")
-            with open(self.logs[name], "ab") as file:
-                file.write(data)
-            setattr(self.progress, f"{name}_bytes", getattr(self.progress, f"{name}_bytes") + len(data))
+            self.logs[name].append(text)
 
     def save(self, score: float) -> None:
         """Writes a checkpoint, where there is a folder for it."""
@@ -309,46 +315,56 @@ class Loop:
         if self.folder is None:
             return
         folder = self.folder / "checkpoints"
-        meta = {"progress": _plain(dataclasses.asdict(progress)), **self.task.identity}
+        logs = {name: log.mark for name, log in self.logs.items()}
+        meta = {"progress": _plain(dataclasses.asdict(progress)), "logs": logs, **self.task.identity}
         saved = checkpoints.save(folder, _without_keys(self.carry), meta, step=progress.step, val_loss=score)
         checkpoints.prune(folder, progress.best_step if math.isfinite(progress.best_loss) else None)
+        remember(self.folder, [f"checkpoints/{saved.path.name}"])
         self.report({"kind": "checkpoint", "step": progress.step, "path": str(saved.path)})
 
     def open_folder(self, folder: pathlib.Path, resume: bool) -> None:
         """Takes up the newest checkpoint, and cuts off the logs there: what follows comes again, the same bytes."""
+        marks = {name: Log(log.path, log.where).mark for name, log in self.logs.items()}  # of empty ones
         if found := checkpoints.find_checkpoints(folder / "checkpoints"):
             if not resume:
                 raise ValueError(
                     f"{self.task.where}: {folder} holds checkpoints already; resume, or take another folder."
                 )
-            self.load(found[-1])
+            marks = self.load(found[-1])
+        else:
+            ours = written(folder)
+            for log in self.logs.values():
+                if log.path.name not in ours and log.path.exists() and log.path.stat().st_size:
+                    raise ValueError(
+                        f"{self.task.where}: {folder} holds {log.path.name}, which no run wrote; take another folder."
+                    )
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for name, path in self.logs.items():
-            path.touch()
-            length = min(getattr(self.progress, f"{name}_bytes"), path.stat().st_size)
-            setattr(self.progress, f"{name}_bytes", length)
-            os.truncate(path, length)
-        rows = (json.loads(line) for line in self.logs["metrics"].read_text(encoding="utf-8").splitlines())
+        remember(folder, [log.path.relative_to(folder).as_posix() for log in self.logs.values()])
+        for name, log in self.logs.items():
+            log.cut(marks[name])
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
-            for row in rows
-            if row["kind"] == "eval"
+            for row in self.logs["metrics"].rows()
+            if row.get("kind") == "eval"
         ]
 
-    def load(self, saved: Checkpoint) -> None:
-        arrays, meta = checkpoints.load(saved.path)
-        for name, value in self.task.identity.items():
-            if meta.get(name) != value:
-                raise ValueError(
-                    f"{self.task.where}: {self.folder} holds another run, whose {name} is {meta.get(name)}, got "
-                    f"{value}; go on with the same, or take another folder."
-                )
-        stored = checkpoints.restore(arrays, _without_keys(self.carry), where=str(saved.path))
-        self.carry = _placed(stored, self.carry)
+    def load(self, saved: Checkpoint) -> dict[str, Any]:
+        """Takes up a checkpoint; returns the marks of the logs."""
+        with checkpoints.open_checkpoint(saved.path) as stored:
+            meta = stored.meta
+            for name, value in self.task.identity.items():
+                if meta.get(name) != value:
+                    raise ValueError(
+                        f"{self.task.where}: {self.folder} holds another run, whose {name} is {meta.get(name)}, got "
+                        f"{value}; go on with the same, or take another folder."
+                    )
+            self.carry = _placed(stored.tree(_without_keys(self.carry)), self.carry)
         known: dict[str, Any] = {k: math.inf if v is None else v for k, v in meta.get("progress", {}).items()}
-        if known.keys() != {field.name for field in dataclasses.fields(self.progress)}:
+        names = {field.name for field in dataclasses.fields(self.progress)}
+        if known.keys() != names or meta.get("logs", {}).keys() != self.logs.keys():
             raise CheckpointError(f"checkpoint: {saved.path} was written by another version; start a new run.")
         self.progress = type(self.progress)(**known)
+        return meta["logs"]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import optax
 
+from rnnjax.checks import check_choice, check_real, check_size
 from rnnjax.fit.progress import Place
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer", "schedule"]
@@ -57,23 +58,22 @@ class OptimizerOptions:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("optimizer", self.optimizer, tuple(OPTIMIZERS)),
-            ("schedule", self.schedule, SCHEDULES),
-            ("clip-by", self.clip_by, ("norm", "value")),
-        ):
-            if value not in known:
-                raise ValueError(f"--{name}: must be one of {', '.join(known)}, got {value!r}.")
-        for name, number, low, high in (
-            ("lr", self.lr, 0.0, math.inf),
-            ("warmup", self.warmup, 0.0, 1.0),
-            ("decay", self.decay, 0.0, 1.0),
-            ("decay-from", self.decay_from, 0, math.inf),
-            ("clip", self.clip, 0.0, math.inf),
-            ("weight-decay", self.weight_decay, 0.0, math.inf),
-        ):
-            if not low <= number <= high or math.isinf(number) or (name in ("lr", "decay") and number <= 0):
-                raise ValueError(f"--{name}: must lie between {low:g} and {high:g}, got {number:g}.")
+        where = "OptimizerOptions"
+        check_choice(where, "optimizer", self.optimizer, tuple(OPTIMIZERS))
+        check_choice(where, "schedule", self.schedule, SCHEDULES)
+        check_choice(where, "clip_by", self.clip_by, ("norm", "value"))
+        object.__setattr__(self, "decay_from", check_size(where, "decay_from", self.decay_from, least=0))
+        for name, bounds in _BOUNDS.items():
+            object.__setattr__(self, name, check_real(where, name, getattr(self, name), **bounds))
+
+
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "lr": {"above": 0.0},
+    "warmup": {"least": 0.0, "most": 1.0},
+    "decay": {"above": 0.0, "most": 1.0},
+    "clip": {"least": 0.0},
+    "weight_decay": {"least": 0.0},
+}
 
 
 def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:

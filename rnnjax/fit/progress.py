@@ -28,8 +28,6 @@ class Progress:
     rollbacks: int = 0  # in a row
     first_loss: float = math.inf  # of the first batch, before any update
     calm_loss: float = math.inf  # lowest mean training loss of an interval
-    metrics_bytes: int = 0
-    samples_bytes: int = 0
 
 
 class Place(NamedTuple):

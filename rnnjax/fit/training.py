@@ -86,7 +86,8 @@ def fit(
         patience: stop after so many evaluations without a new best; 0 never stops early.
         log_every: updates between lines of metrics; explosions are looked for as often, and ``should_stop`` is asked.
         key: for a random loss; None is ``jax.random.key(0)``.
-        folder: where to keep ``metrics.jsonl`` and the newest and the best checkpoint; None keeps all in memory.
+        folder: where to keep ``metrics.jsonl`` and the newest and the best checkpoint; None keeps all in memory. One
+            process owns it as long as it trains.
         resume: go on from the newest checkpoint of the folder, or start if there is none; only the budget and how
             often one looks may differ from before.
         learning_rate: `Place` -> the learning rate, for an optimizer with that hyperparameter, as
@@ -106,7 +107,7 @@ def fit(
         ValueError: for none or several budgets, numbers out of range, a monitored metric that is missing, a loss that
             is no scalar, or a folder that holds another run.
         TypeError: if ``loss_fn`` takes no ``key``, or an argument is of another kind.
-        CheckpointError: if a checkpoint cannot be written or read.
+        CheckpointError: if a checkpoint cannot be written or read, or another process trains in the folder.
         TrainingFailedError: if the loss exploded `MAX_ROLLBACKS` times in a row.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -167,7 +168,8 @@ def fit(
     if root is not None:
         _check_folder(root, resume)
     loop = Loop(task, plan, root, report)
-    with report if isinstance(report, contextlib.AbstractContextManager) else contextlib.nullcontext():
+    screen = report if isinstance(report, contextlib.AbstractContextManager) else contextlib.nullcontext()
+    with screen, loop.owned():
         if resume and isinstance(batches, Feed):
             report(
                 {"kind": "note", "step": 0, "text": "batches of an iterable are not those that would have come next"}

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import input_shape, start_state
+from rnnjax.files import write_atomic
 from rnnjax.interop._common import require
-from rnnjax.saving import input_size_of, named_arrays, write_atomic
+from rnnjax.saving import input_size_of, named_arrays
 from rnnjax.unroll import unroll
 
 __all__ = ["SUFFIX", "export_cell", "export_functions"]

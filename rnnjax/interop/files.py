@@ -7,11 +7,12 @@ import pathlib
 import tempfile
 from typing import Any, Literal
 
+from rnnjax.arrays import read_arrays, write_arrays
+from rnnjax.files import write_atomic
 from rnnjax.interop._common import layers_of, require
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import from_torch, to_torch
 from rnnjax.networks import Bidirectional, BidirectionalParams, Directions
-from rnnjax.saving import decode, encode, write_atomic
 
 __all__ = ["load_torch", "save_keras", "save_torch"]
 
@@ -34,7 +35,6 @@ def load_torch(
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated or damaged, or as `from_torch` raises.
-        ModuleNotFoundError: if safetensors is not installed.
 
     >>> import tempfile, jax, rnnjax
     >>> lstm = rnnjax.LSTM(4)
@@ -47,7 +47,7 @@ def load_torch(
     file = pathlib.Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"load_torch: there is no file {str(file)!r}; name a safetensors file.")
-    arrays, _ = decode(file.read_bytes(), where=f"load_torch: {file}")
+    arrays, _ = read_arrays(file.resolve(), where=f"load_torch: {file}")
     return from_torch(arrays, kind=kind, nonlinearity=nonlinearity, prefix=prefix)
 
 
@@ -64,10 +64,9 @@ def save_torch(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     Raises:
         ValueError: as `to_torch` does.
         OSError: if the file cannot be written.
-        ModuleNotFoundError: if safetensors is not installed.
     """
     arrays = to_torch(cell, params, as_numpy=True)
-    write_atomic(pathlib.Path(path), encode(arrays, {"format": "pt"}, where="save_torch"))
+    write_arrays(pathlib.Path(path), arrays, {"format": "pt"})
 
 
 def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 from typing import Any
@@ -12,10 +11,14 @@ from typing import Any
 import jax
 
 import rnnjax
+from rnnjax.arrays import decode, encode, seal
+from rnnjax.cells import cell_file
+from rnnjax.files import CheckpointError, check_kind, read_json, read_regular, write_atomic, write_json
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.run import ModelOptions, Run, make_model, write_json
+from rnnjax.lm.options import ModelOptions
+from rnnjax.lm.run import Run, make_model
 from rnnjax.networks import Stack
-from rnnjax.saving import CheckpointError, decode, encode, named_arrays, restore, write_atomic
+from rnnjax.saving import named_arrays, restore
 from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = ["ARRAYS", "DESCRIPTION", "describe_run", "export", "load_export", "make_folder"]
@@ -43,9 +46,10 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
         OSError: if it cannot be written.
     """
     root = make_folder(folder, force=force)
-    data = encode(named_arrays(run.params), {"rnnjax": rnnjax.__version__}, where="export")
+    arrays = named_arrays(run.params)
+    data = encode(arrays, seal(arrays, {"rnnjax": rnnjax.__version__}))
     write_atomic(root / ARRAYS, data)
-    write_json(root / DESCRIPTION, {**describe_run(run), "sha256": hashlib.sha256(data).hexdigest()})
+    write_json(root / DESCRIPTION, {**describe_run(run), "arrays": hashlib.sha256(data).hexdigest()})
     return [root / ARRAYS, root / DESCRIPTION]
 
 
@@ -93,18 +97,20 @@ def load_export(
     """
     root = pathlib.Path(folder)
     for name in (DESCRIPTION, ARRAYS):
-        if not (root / name).is_file():
+        if not check_kind(root / name, "load_export"):
             raise FileNotFoundError(f"load_export: {root} must hold {name}, got none; write it with rnnjax export.")
     try:
-        description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(root / DESCRIPTION, "load_export")
         options = ModelOptions(**description["model"])
         vocabulary = Vocabulary.from_json(description["vocabulary"])
-        digest = description["sha256"]
+        digest = description["arrays"]
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"load_export: {root / DESCRIPTION} is truncated or damaged ({error}); export the run again."
         ) from error
-    data = (root / ARRAYS).read_bytes()
+    data = read_regular(root / ARRAYS, "load_export")
     arrays, _ = decode(data, where=f"load_export: {root / ARRAYS}", advice="export the run again")
     model = _make_model(options, len(vocabulary), stack)
     params = restore(arrays, jax.eval_shape(model.init, jax.random.key(0)), where=str(root / ARRAYS))
@@ -119,7 +125,7 @@ def _make_model(options: ModelOptions, vocab_size: int, stack: Stack | None) -> 
     if stack is not None:
         standard = make_model(dataclasses.replace(options, cell="lstm"), vocab_size)
         return dataclasses.replace(standard, stack=stack)
-    if ".py:" in options.cell:
+    if cell_file(options.cell) is not None:
         raise ValueError(
             f"load_export: the cell of this model is in a file of its own, {options.cell!r}, which is not run from "
             "here; pass stack=rnnjax.Stack(...) made of it."

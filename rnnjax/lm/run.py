@@ -1,10 +1,7 @@
-"""A run: its options, its folder, and how to open one that was trained."""
+"""A run: its folder, what lies in it, and how to open one that was trained."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -12,161 +9,29 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import rnnjax
-from rnnjax.cell import check_size
-from rnnjax.cells import cell_from_name
-from rnnjax.fit.checkpoint import CheckpointError, best, find_checkpoints, load, restore
-from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.cells import cell_file, cell_from_name
+from rnnjax.files import CheckpointError, check_kind, digest, read_json, write_json
+from rnnjax.fit.checkpoint import Checkpoint, best, find_checkpoints, open_checkpoint
+from rnnjax.fit.folder import aside_of
 from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.lm.options import ModelOptions, RunConfig
 from rnnjax.networks import Stack
-from rnnjax.saving import write_atomic
 from rnnjax.text.corpus import TextOptions
 from rnnjax.text.vocabulary import Vocabulary
+from rnnjax.user_code import code_digest
 
 __all__ = [
-    "BudgetOptions",
-    "ModelOptions",
     "Run",
-    "RunConfig",
     "RunPaths",
-    "TrainOptions",
+    "check_code",
+    "compare_identity",
     "make_model",
     "open_run",
+    "own_text",
     "read_config",
-    "write_json",
+    "run_identity",
+    "write_config",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Which network.
-
-    Attributes:
-        cell: name of a cell, see `rnnjax.cell_from_name`.
-        layers: L.
-        hidden: H of every layer.
-        embed: size of the symbol embedding; 0 for one-hot inputs; -1 picks: H where tied, else 128 up to 256 symbols
-            and 256 above. One-hot inputs learn much slower: a vector of norm 1 through a Glorot matrix hardly moves
-            a gate at first.
-        tie: whether the output uses the embedding's weights.
-        dropout: rate, see `LanguageModel`.
-        dtype: of the matmuls, ``float32`` or ``bfloat16``.
-    """
-
-    cell: str = "lstm"
-    layers: int = 1
-    hidden: int = 512
-    embed: int = -1
-    tie: bool = False
-    dropout: float = 0.0
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        check_size("--layers", "the number of layers", self.layers)
-        check_size("--hidden", "the hidden size", self.hidden)
-        if self.embed < -1:
-            raise ValueError(f"--embed: must be -1 (automatic), 0 (one-hot) or a size, got {self.embed}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout: must be at least 0 and below 1, got {self.dropout:g}.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"--dtype: must be float32 or bfloat16, got {self.dtype!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """How the text is fed, and how often things are looked at.
-
-    Attributes:
-        batch_size: B, parallel streams of text.
-        chunk_len: T, symbols between updates, and as far as gradients reach.
-        seed: of initialisation, dropout and samples.
-        log_every: updates between lines of metrics; explosions are looked for as often.
-        evals: evaluations, each with a checkpoint and a sample, spread evenly over the budget.
-        eval_symbols: at most so many symbols of the validation text are used while training (the last evaluation
-            always uses all of them); 0 for all.
-        patience: stop after so many evaluations without a new best; 0 never stops early.
-        sample_length: symbols of the sample at each evaluation; 0 for none.
-        devices: that the batch is split over, see `rnnjax.lm.devices`; 0 for a number that fits. A run's folder holds
-            the number that was taken (1 where it is older than this option), so that it goes on as it began.
-    """
-
-    batch_size: int = 32
-    chunk_len: int = 64
-    seed: int = 0
-    log_every: int = 20
-    evals: int = 20
-    eval_symbols: int = 100_000
-    patience: int = 0
-    sample_length: int = 300
-    devices: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_len", "log_every", "evals"):
-            check_size(f"--{name.replace('_', '-')}", "the value", getattr(self, name))
-        if self.seed >= 2**31:
-            raise ValueError(f"--seed: must be below {2**31}, got {self.seed}.")
-        for name in ("seed", "eval_symbols", "patience", "sample_length", "devices"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class BudgetOptions:
-    """How long to train: exactly one of the three is set.
-
-    Attributes:
-        steps: updates.
-        epochs: passes through the training text.
-        minutes: of wall-clock time, everything included. The learning rate then follows the clock, so two such
-            runs differ; the other two budgets are exactly repeatable.
-    """
-
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        given = {f"--{k}": v for k, v in dataclasses.asdict(self).items() if v is not None}
-        if len(given) != 1:
-            what = "none" if not given else " and ".join(given)
-            raise ValueError(f"train: give exactly one of --steps, --epochs and --minutes as the budget, got {what}.")
-        ((name, value),) = given.items()
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: must be a number above 0, got {value:g}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """All options of a run, in groups."""
-
-    text: TextOptions
-    model: ModelOptions
-    optimizer: OptimizerOptions
-    train: TrainOptions
-    budget: BudgetOptions
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dicts; `from_json` is the inverse."""
-        return {"rnnjax": rnnjax.__version__, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> RunConfig:
-        """The config that `to_json` wrote.
-
-        Raises:
-            ValueError: if a group or option is missing, unknown or out of range.
-        """
-        kinds = {
-            "text": TextOptions,
-            "model": ModelOptions,
-            "optimizer": OptimizerOptions,
-            "train": TrainOptions,
-            "budget": BudgetOptions,
-        }
-        try:
-            return cls(**{name: kind(**data[name]) for name, kind in kinds.items()})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"config: the file does not hold a run's options ({error}).") from error
 
 
 class RunPaths(NamedTuple):
@@ -219,20 +84,21 @@ class RunPaths(NamedTuple):
         """Folder of TensorBoard's events."""
         return self.root / "tensorboard"
 
-    def foreign(self) -> list[str]:
-        """Names in the folder that no run has written."""
-        own = {
-            path.name
-            for path in (
-                *(self.config, self.vocabulary, self.metrics, self.samples, self.baselines),
-                *(self.checkpoints, self.curve, self.log, self.tensorboard),
-            )
-        } | {"gradflow.png", "lyapunov.png", "fixedpoints.png", "report.html"}  # of the commands of these names
-        names = sorted(path.name for path in self.root.iterdir())
-        foreign = [name for name in names if name not in own and not name.startswith(tuple(f".{n}." for n in own))]
-        if self.config.is_file() and b'"rnnjax"' not in self.config.read_bytes():
-            foreign.insert(0, self.config.name)  # somebody else's settings
-        return foreign
+    def check(self) -> None:
+        """Refuses links, pipes and devices where a run has its files.
+
+        Raises:
+            CheckpointError: naming the first.
+        """
+        for path in (self.checkpoints, self.tensorboard):
+            check_kind(path, "run", "folder")
+        files = (self.config, self.vocabulary, self.metrics, self.samples, self.baselines, self.curve, self.log)
+        for path in (*files, *(self.root / name for name in PICTURES)):
+            check_kind(path, "run")
+
+
+# Of the commands of these names.
+PICTURES = ("gradflow.png", "lyapunov.png", "fixedpoints.png", "report.html")
 
 
 class Run(NamedTuple):
@@ -248,7 +114,7 @@ class Run(NamedTuple):
 
 
 def make_model(options: ModelOptions, vocab_size: int) -> LanguageModel:
-    """The network that the options describe.
+    """The network that the options describe; a cell in a file of Python code is run.
 
     Raises:
         ValueError: for an unknown cell or sizes that do not fit.
@@ -262,9 +128,9 @@ def make_model(options: ModelOptions, vocab_size: int) -> LanguageModel:
     return LanguageModel(vocab_size, Stack(cells), embed, options.tie, options.dropout, options.dtype)
 
 
-def write_json(path: pathlib.Path, data: Any) -> None:
-    """Writes a JSON file by `write_atomic`."""
-    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8"))
+def write_config(paths: RunPaths, config: RunConfig, provenance: dict[str, Any]) -> None:
+    """Writes the options and the provenance of a run."""
+    write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
 
 
 def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict[str, Any], Vocabulary]:
@@ -272,46 +138,142 @@ def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict
 
     Raises:
         FileNotFoundError: if there is no such run.
-        ValueError: if its files are damaged.
+        ValueError: if its files are damaged or edited, or links.
     """
     paths = RunPaths(pathlib.Path(root))
+    paths.check()
     if not paths.config.is_file():
         raise FileNotFoundError(
-            f"run: there is no run in {str(root)!r}, {paths.config.name} is missing; train one first."
+            f"run: there is no run in {str(root)!r}, {paths.config.name} is missing; train one first{_aside(paths)}."
         )
     try:
-        data = json.loads(paths.config.read_text(encoding="utf-8"))
+        data = read_json(paths.config, "run")
         config = RunConfig.from_json(data["options"])
-        provenance = {key: data["provenance"][key] for key in ("sha256", "sources", "n_symbols", "device")}
-        provenance |= data["provenance"]
-        vocabulary = Vocabulary.from_json(json.loads(paths.vocabulary.read_text(encoding="utf-8")))
+        provenance = dict(data["provenance"])
+        for name, kind in {"sha256": str, "sources": str, "n_symbols": int, "device": str}.items():
+            if not isinstance(provenance[name], kind):
+                raise TypeError(f"{name} must be of kind {kind.__name__}, got {provenance[name]!r:.80}")
+        vocabulary = Vocabulary.from_json(read_json(paths.vocabulary, "run"))
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(f"run: the files of {str(root)!r} are damaged: {error}") from error
+        raise CheckpointError(f"run: the files of {str(root)!r} are damaged: {error}") from error
     return paths, config, provenance, vocabulary
 
 
-def open_run(root: str | os.PathLike[str], *, checkpoint: str = "best") -> Run:
+def _aside(paths: RunPaths) -> str:
+    aside = aside_of(pathlib.Path(os.path.realpath(paths.root)))
+    return f", or move back the one that was to be replaced, {aside}" if aside.exists() else ""
+
+
+def run_identity(config: RunConfig, provenance: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a checkpoint has in common with the files beside it: digests of options, text, symbols and code."""
+    return {
+        "options": digest(config.identity()),
+        "text": provenance["sha256"],
+        "vocabulary": digest(vocabulary.to_json()),
+        "code": provenance.get("code"),
+    }
+
+
+def compare_identity(meta: dict[str, Any], identity: dict[str, Any], root: pathlib.Path, path: pathlib.Path) -> None:
+    """Raises the CheckpointError of a checkpoint that was written with other options, text or symbols beside it."""
+    names = {"options": "config.json", "text": "config.json", "code": "config.json", "vocabulary": "vocabulary.json"}
+    for key, value in identity.items():
+        if meta.get(key) != value:
+            raise CheckpointError(
+                f"run: {root / names[key]} and {path} do not belong together: the {key} are not those of the "
+                "training; restore the file."
+            )
+
+
+def check_code(config: RunConfig, provenance: dict[str, Any], root: object, trust_code: bool) -> None:
+    """Refuses a cell that is Python code in a file, unless it is trusted and still what was trained with.
+
+    Raises:
+        CheckpointError: saying which file, and what to do.
+    """
+    path = cell_file(config.model.cell)
+    if path is None:
+        return
+    if not trust_code:
+        raise CheckpointError(
+            f"run: the cell of {str(root)!r} is Python code in {path}, which a run folder alone does not start; if you "
+            "trust that file, say so with trust_code=True."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"run: there is no file {str(path)!r}, which the cell of {str(root)!r} is in.")
+    if code_digest(path) != provenance.get("code"):
+        raise CheckpointError(
+            f"run: the code in {path} is not what {str(root)!r} was trained with; restore that file, or train anew."
+        )
+
+
+def own_text(config: RunConfig, where: str) -> TextOptions:
+    """The text of a run, to be read again.
+
+    Raises:
+        ValueError: if it came from where nothing stays: standard input, a pipe or a device.
+    """
+    for name in config.text.paths:
+        path = pathlib.Path(name)
+        if name == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
+            what = "standard input" if name == "-" else f"{name}, a pipe or device"
+            raise ValueError(f"{where}: the text of this run came from {what}, and is gone; name a text.")
+    return config.text
+
+
+def open_run(root: str | os.PathLike[str], *, checkpoint: str = "best", trust_code: bool = False) -> Run:
     """Opens a trained run on whatever device is there.
+
+    Nothing in the folder is executed, and options, symbols and checkpoint are compared by their digests.
 
     Args:
         root: the run's folder.
         checkpoint: ``"best"`` (lowest validation loss) or ``"last"``.
+        trust_code: run the file of Python code that the run's cell is in, if it is of that kind; it must be the very
+            file that the training used.
 
     Raises:
         FileNotFoundError: if there is no such run or it has no checkpoint yet.
-        ValueError: if its files are damaged or do not belong together.
+        ValueError: if its files are damaged, edited or do not belong together, or its cell is code and not trusted.
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"run: checkpoint must be 'best' or 'last', got {checkpoint!r}.")
     paths, config, provenance, vocabulary = read_config(root)
+    chosen = _choose(paths, checkpoint)
+    try:
+        return _open(paths, config, provenance, vocabulary, chosen, trust_code)
+    except CheckpointError:
+        if chosen.path.exists():
+            raise
+        # A training that goes on has written a newer one and removed this meanwhile.
+        return _open(paths, config, provenance, vocabulary, _choose(paths, checkpoint), trust_code)
+
+
+def _choose(paths: RunPaths, checkpoint: str) -> Checkpoint:
     found = find_checkpoints(paths.checkpoints)
     if not found:
-        raise FileNotFoundError(f"run: {str(root)!r} has no complete checkpoint yet; go on with --resume {root}.")
-    chosen = found[-1] if checkpoint == "last" else best(found)
-    arrays, meta = load(chosen.path)
-    model = make_model(config.model, len(vocabulary))
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    params = restore(arrays, like, prefix="params", where=str(chosen.path))
+        raise FileNotFoundError(
+            f"run: {str(paths.root)!r} has no complete checkpoint yet; go on with its training{_aside(paths)}."
+        )
+    return found[-1] if checkpoint == "last" else best(found)
+
+
+def _open(
+    paths: RunPaths,
+    config: RunConfig,
+    provenance: dict[str, Any],
+    vocabulary: Vocabulary,
+    chosen: Checkpoint,
+    trust_code: bool,
+) -> Run:
+    with open_checkpoint(chosen.path) as stored:
+        compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, chosen.path)
+        check_code(config, provenance, paths.root, trust_code)
+        model = make_model(config.model, len(vocabulary))
+        params = stored.tree(jax.eval_shape(model.init, jax.random.key(0)), "params")
+        meta = stored.meta
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        raise CheckpointError(f"run: the parameters in {chosen.path} are not finite; remove that folder.")
+        raise CheckpointError(f"run: the parameters in {chosen.path} are not finite; remove that file.")
     return Run(paths, config, provenance, vocabulary, model, jax.device_put(params), meta)

@@ -24,7 +24,8 @@ from rnnjax.fit.task import Interval, Task
 from rnnjax.lm import devices
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
-from rnnjax.lm.run import RunConfig, RunPaths, make_model
+from rnnjax.lm.options import RunConfig
+from rnnjax.lm.run import RunPaths, make_model, run_identity
 from rnnjax.lm.sample import default_prime, generate
 from rnnjax.programs import kept
 from rnnjax.text import corpus as corpora
@@ -107,6 +108,7 @@ def train(
     resume: bool = False,
     report: Report = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
+    code: str | None = None,
 ) -> Outcome:
     """Trains until the budget is used up, and leaves metrics, samples and checkpoints in the run's folder.
 
@@ -117,33 +119,37 @@ def train(
         resume: go on from the newest checkpoint, or start if there is none yet.
         report: gets every row of the metrics, samples besides, as they come.
         should_stop: asked at every line of metrics; True saves a checkpoint and returns.
+        code: the digest of the file that the cell's code is in, if it is in one.
 
     Raises:
-        ValueError: if the text is too short, or a checkpoint does not fit the model.
+        ValueError: if the text is too short, the budget too large, or a checkpoint does not fit the model.
         CheckpointError: if a checkpoint cannot be written or read.
         TrainingFailedError: if the loss exploded `rnnjax.fit.MAX_ROLLBACKS` times in a row.
     """
-    task, options, budget = _text_task(config, paths, corpus), config.train, config.budget
+    task, options, budget = _text_task(config, paths, corpus, code), config.train, config.budget
     steps = budget.steps
     if budget.epochs is not None:
         steps = max(1, round(budget.epochs * task.steps_per_epoch))
+        if steps >= 2**31:
+            raise ValueError(f"train: epochs must come to fewer than {2**31:,} updates, got {steps:,}; take fewer.")
     plan = Plan(steps, budget.minutes, options.evals, options.patience, options.log_every, on_time=False)
     loop = Loop(task, plan, paths.root, report)
-    reason = loop.run(resume, should_stop)
-    if reason == "stopped":
-        return Outcome(reason, loop.progress, loop.progress.step, math.nan, math.nan)
-    params, best_step = loop.best()
-    valid = task.valid_loss(params, None) if len(corpus.valid) > 1 else math.nan
-    test = math.nan
-    if len(corpus.test) > 1:
-        params = task.on_one(params)
-        test = evaluate(task.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts).loss
-    row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
-    loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
-    return Outcome(reason, loop.progress, best_step, valid, test)
+    with loop.owned():
+        reason = loop.run(resume, should_stop)
+        if reason == "stopped":
+            return Outcome(reason, loop.progress, loop.progress.step, math.nan, math.nan)
+        params, best_step = loop.best()
+        valid = task.valid_loss(params, None) if len(corpus.valid) > 1 else math.nan
+        test = math.nan
+        if len(corpus.test) > 1:
+            params = task.on_one(params)
+            test = evaluate(task.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts).loss
+        row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
+        loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
+        return Outcome(reason, loop.progress, best_step, valid, test)
 
 
-def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus) -> _Text:
+def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | None) -> _Text:
     options = config.train
     corpora.require_length(len(corpus.train), options.batch_size, options.chunk_len)
     mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
@@ -163,6 +169,7 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus) -> _Text:
         steps_per_epoch=corpora.num_chunks(rows, options.chunk_len),
         calm_loss=uniform,
         logs={"samples": paths.samples},
+        identity=run_identity(config, {"sha256": corpus.sha256, "code": code}, corpus.vocabulary),
         config=config,
         corpus=corpus,
         mesh=mesh,

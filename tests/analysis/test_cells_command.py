@@ -8,7 +8,8 @@ import pytest
 
 from rnnjax.analysis import LABELS, auc, label_text, text_values
 from rnnjax.cli.analysis import read_text_of, symbol_model
-from rnnjax.lm.run import ModelOptions, open_run
+from rnnjax.lm.options import ModelOptions
+from rnnjax.lm.run import open_run
 from tests.lm.tiny_run import TEXT, make_run, rnnjax
 
 QUICK = ("--streams", 1, "--shifts", 9)

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from experiments import common
-from rnnjax.lm.run import ModelOptions
+from rnnjax.lm.options import ModelOptions
 
 models = importlib.import_module("experiments.08_language_models.models")
 run = importlib.import_module("experiments.08_language_models.run")

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from rnnjax.saving import write_atomic
+from rnnjax.files import write_atomic
 
 __all__ = ["BEGIN", "END", "main", "make_table", "replace"]
 

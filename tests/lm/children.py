@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # What a command imports, and the module of this function.
-_PRELOAD = ["rnnjax.cli", "rnnjax.cli.train", "rnnjax.fit.checkpoint", "orbax.checkpoint", __name__]
+_PRELOAD = ["rnnjax.cli", "rnnjax.cli.train", "rnnjax.fit.checkpoint", __name__]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOAD)
 

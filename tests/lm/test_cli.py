@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rnnjax.cli import main
+from rnnjax.files import write_json
 from rnnjax.fit import checkpoint as checkpoints
 
 SMALL = (
@@ -123,24 +124,24 @@ def test_documents_mode(text, tmp_path):
 
 
 BAD_OPTIONS = [
-    (["--hidden", "0"], "--hidden: the hidden size must be at least 1, got 0"),
-    (["--batch-size", "-2"], "--batch-size: the value must be at least 1, got -2"),
-    (["--lr", "0"], "--lr: must lie between"),
-    (["--cell", "lstn"], "no cell is called 'lstn'; known: conv_lstm, coupled_lstm, elman, gru"),
+    (["--hidden", "0"], "--hidden must be at least 1, got 0"),
+    (["--batch-size", "-2"], "--batch-size must be at least 1, got -2"),
+    (["--lr", "0"], "--lr must be a finite number above 0, got 0"),
+    (["--cell", "lstn"], "no cell is called 'lstn'; did you mean 'lstm'? known: conv_lstm, coupled_lstm, elman, gru"),
     (["--cell", "lstm(bias=1)"], "cannot be made"),
-    (["--optimizer", "adam"], "--optimizer: must be one of adamw"),
+    (["--optimizer", "adam"], "--optimizer must be 'adamw'"),
     (["--preset", "best"], "--preset: must be one of char-rnn"),
     (["--level", "letter"], "level"),
-    (["--steps", "0"], "--steps: must be a number above 0, got 0"),
-    (["--steps", "5", "--minutes", "1"], "exactly one of --steps, --epochs and --minutes"),
+    (["--steps", "0"], "--steps must be at least 1, got 0"),
+    (["--steps", "5", "--minutes", "1"], "exactly one of --steps, --epochs and --minutes must be given, got steps"),
     (["--fractions", "0.5,0.6"], "fractions"),
     (["--fractions", "a,b,c"], "--fractions: must be three numbers"),
-    (["--chunk-len", "100000"], "use chunk_len at most 160"),
+    (["--chunk-len", "100000"], "use --chunk-len at most 160"),
     (["--encoding", "utf-99"], "encoding"),
     (["--hidden", "many"], "Invalid value for '--hidden'"),
     (["--hiden", "3"], "No such option"),
     (["--tie", "--embed", "7"], "tied weights need embed_size"),
-    (["--dropout", "1.0"], "--dropout: must be at least 0 and below 1"),
+    (["--dropout", "1.0"], "--dropout must lie in [0, 1), got 1"),
 ]
 
 
@@ -172,7 +173,7 @@ def test_bad_texts(tmp_path, capsys):
 def test_an_existing_folder_is_kept(trained, text, tmp_path, capsys):
     before = (trained / "metrics.jsonl").read_bytes()
     assert "--force to replace it" in refused(capsys, "train", text, "--out", trained, *SMALL)
-    assert "at least 1, got 0" in refused(capsys, "train", text, "--out", trained, "--force", "--hidden", 0)
+    assert "--hidden must be at least 1" in refused(capsys, "train", text, "--out", trained, "--force", "--hidden", 0)
     assert "must exist" in refused(capsys, "train", tmp_path / "nothing", "--out", trained, "--force", *SMALL)
     assert (trained / "metrics.jsonl").read_bytes() == before
     samples = trained / "samples.txt"
@@ -208,12 +209,13 @@ def test_a_run_may_lie_in_the_folder_of_its_text(text, tmp_path):
 
 
 def damage(folder, kind):
-    arrays = sorted((folder / "checkpoints").glob("step_*/arrays/**/d/*"), key=lambda path: path.stat().st_size)[-1]
+    (arrays,) = (folder / "checkpoints").glob("step_*")
     data = arrays.read_bytes()
     if kind == "truncated":
         arrays.write_bytes(data[: len(data) // 2])
     else:
-        middle = len(data) // 2
+        with checkpoints.open_checkpoint(arrays) as stored:
+            middle = stored._file.infos["params.w_out"].start
         arrays.write_bytes(data[:middle] + bytes(b ^ 0xFF for b in data[middle : middle + 8]) + data[middle + 8 :])
 
 
@@ -223,20 +225,23 @@ def test_damaged_checkpoints_are_named(trained, tmp_path, capsys, kind):
     shutil.copytree(trained, folder)
     for path in (folder / "checkpoints").iterdir():
         if path != checkpoints.find_checkpoints(folder / "checkpoints")[-1].path:
-            shutil.rmtree(path)
+            path.unlink()
     damage(folder, kind)
     for command in (["sample", folder], ["train", "--resume", folder, "--steps", 200]):
         sentence = refused(capsys, *command)
-        assert "step_00000120" in sentence and "damaged" in sentence and "remove that folder" in sentence
+        assert "step_00000120" in sentence and "damaged" in sentence and "remove that file" in sentence
 
 
-def test_a_checkpoint_of_another_model_names_the_first_leaf(trained, tmp_path, capsys):
+def test_options_that_are_not_those_of_the_checkpoint(trained, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     config = json.loads((folder / "config.json").read_text())
     config["options"]["model"]["hidden"] = 24
     (folder / "config.json").write_text(json.dumps(config))
-    assert "leaf 'params.stack.layers[0].w_ih' is f32" in refused(capsys, "sample", folder)
+    assert "config.json does not match its checksum" in refused(capsys, "sample", folder)
+    del config["sha256"]
+    write_json(folder / "config.json", config)  # signed anew: the checkpoint knows better
+    assert "do not belong together: the options are not those of the training" in refused(capsys, "sample", folder)
 
 
 def test_damaged_run_files(trained, tmp_path, capsys):

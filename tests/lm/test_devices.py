@@ -12,7 +12,7 @@ from rnnjax.cli import main
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm import devices
-from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.text.corpus import TextOptions
 
 OPTIONS = (

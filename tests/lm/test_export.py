@@ -9,9 +9,11 @@ import pytest
 from safetensors import numpy as safetensors
 
 import rnnjax
+from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import named_arrays
 from rnnjax.lm.export import export, load_export
-from rnnjax.lm.run import ModelOptions, Run, open_run
+from rnnjax.lm.options import ModelOptions
+from rnnjax.lm.run import Run, open_run
 from tests.lm import tiny_run
 
 CELL = """
@@ -65,7 +67,9 @@ def change(folder: pathlib.Path, arrays: dict | None = None, **described) -> Non
     if arrays is not None:
         safetensors.save_file(arrays, folder / "model.safetensors")
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | described), encoding="utf-8")
+    data = json.loads(path.read_text(encoding="utf-8")) | described
+    del data["sha256"]
+    write_json(path, data)
 
 
 def test_damage_is_named(run: Run, tmp_path: pathlib.Path) -> None:
@@ -102,9 +106,14 @@ def test_damage_is_named(run: Run, tmp_path: pathlib.Path) -> None:
 def test_code_of_a_cell_is_not_run_on_loading(tmp_path: pathlib.Path) -> None:
     source = tmp_path / "cells.py"
     source.write_text(CELL)
-    run = open_run(tiny_run.make_run(tmp_path / "run", model=ModelOptions(cell=f"{source}:MyCell", hidden=6)))
+    folder = tiny_run.make_run(tmp_path / "run", model=ModelOptions(cell=f"{source}:MyCell", hidden=6))
+    with pytest.raises(ValueError, match=r"is Python code in .*cells\.py, which a run folder alone does not start"):
+        open_run(folder)
+    run = open_run(folder, trust_code=True)
     export(run, tmp_path / "model")
     source.write_text("raise SystemExit('was run')")
+    with pytest.raises(ValueError, match=r"cells\.py is not what .* was trained with"):
+        open_run(folder, trust_code=True)
     with pytest.raises(ValueError, match=r"is not run from here; pass stack="):
         load_export(tmp_path / "model")
     stack = rnnjax.Stack((rnnjax.GRU(6),))  # computes the same

@@ -14,7 +14,8 @@ from rnnjax.fit import MAX_ROLLBACKS, TrainingFailedError
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
 from rnnjax.lm.model import LanguageModel
-from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, open_run
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.lm.run import RunPaths, open_run
 from rnnjax.lm.train import train
 from rnnjax.text.corpus import Chunk, TextOptions, load_corpus
 
@@ -240,22 +241,22 @@ def test_schedules():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimizerOptions(optimizer="adam"), "--optimizer: must be one of adamw"),
-        (lambda: OptimizerOptions(schedule="linear"), "--schedule: must be one of cosine"),
-        (lambda: OptimizerOptions(lr=0.0), "--lr: must"),
-        (lambda: OptimizerOptions(lr=math.nan), "--lr: must"),
-        (lambda: OptimizerOptions(warmup=1.5), "--warmup: must lie between 0 and 1, got 1.5"),
-        (lambda: ModelOptions(hidden=0), "--hidden: the hidden size must be at least 1, got 0"),
-        (lambda: ModelOptions(dropout=1.0), "--dropout: must be at least 0 and below 1, got 1"),
-        (lambda: ModelOptions(dtype="float16"), "--dtype: must be float32 or bfloat16"),
-        (lambda: TrainOptions(chunk_len=-3), "--chunk-len: the value must be at least 1, got -3"),
-        (lambda: TrainOptions(seed=-1), "--seed: must not be negative"),
-        (lambda: TrainOptions(seed=2**63), "--seed: must be below 2147483648"),
-        (lambda: BudgetOptions(epochs=math.inf), "--epochs: must be a number above 0, got inf"),
-        (lambda: OptimizerOptions(lr=math.inf), "--lr: must"),
-        (lambda: BudgetOptions(), "exactly one of --steps, --epochs and --minutes as the budget, got none"),
-        (lambda: BudgetOptions(steps=3, minutes=1), "got --steps and --minutes"),
-        (lambda: BudgetOptions(minutes=0), "--minutes: must be a number above 0, got 0"),
+        (lambda: OptimizerOptions(optimizer="adam"), "OptimizerOptions: optimizer must be 'adamw', 'rmsprop'"),
+        (lambda: OptimizerOptions(schedule="linear"), "schedule must be 'cosine'"),
+        (lambda: OptimizerOptions(lr=0.0), "OptimizerOptions: lr must"),
+        (lambda: OptimizerOptions(lr=math.nan), "OptimizerOptions: lr must"),
+        (lambda: OptimizerOptions(warmup=1.5), r"warmup must lie in \[0, 1\], got 1\.5"),
+        (lambda: ModelOptions(hidden=0), "ModelOptions: hidden must be at least 1, got 0"),
+        (lambda: ModelOptions(dropout=1.0), r"ModelOptions: dropout must lie in \[0, 1\), got 1"),
+        (lambda: ModelOptions(dtype="float16"), "dtype must be 'float32' or 'bfloat16'"),
+        (lambda: TrainOptions(chunk_len=-3), "TrainOptions: chunk_len must be at least 1, got -3"),
+        (lambda: TrainOptions(seed=-1), "seed must be at least 0, got -1"),
+        (lambda: TrainOptions(seed=2**63), "seed must be at most 2147483647"),
+        (lambda: BudgetOptions(epochs=math.inf), "BudgetOptions: epochs must be a finite number above 0, got inf"),
+        (lambda: OptimizerOptions(lr=math.inf), "OptimizerOptions: lr must"),
+        (lambda: BudgetOptions(), "exactly one of steps, epochs and minutes must be given, got none"),
+        (lambda: BudgetOptions(steps=3, minutes=1), "got steps and minutes"),
+        (lambda: BudgetOptions(minutes=0), "minutes must be a finite number above 0, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(make, message):
@@ -265,7 +266,7 @@ def test_options_out_of_range_are_refused(make, message):
 
 def test_the_best_checkpoint_opens(corpus, tmp_path):
     outcome, _, paths = run(corpus, tmp_path / "run")
-    from rnnjax.lm.run import write_json
+    from rnnjax.files import write_json
 
     provenance = {"sha256": corpus.sha256, "sources": corpus.sources, "n_symbols": corpus.n_symbols, "device": "cpu"}
     write_json(paths.vocabulary, corpus.vocabulary.to_json())

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from rnnjax import cli
+from rnnjax.cells import cell_file
+from rnnjax.files import write_json
 from rnnjax.fit import checkpoint
 from rnnjax.fit.optimizers import OptimizerOptions
-from rnnjax.lm.run import BudgetOptions, ModelOptions, RunConfig, RunPaths, TrainOptions, make_model, write_json
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.lm.run import RunPaths, make_model, run_identity, write_config
 from rnnjax.text.corpus import TextOptions, load_corpus
+from rnnjax.user_code import code_digest
 
 TEXT = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrs\n"), 1000))
 
@@ -37,7 +41,10 @@ def make_run(folder: pathlib.Path, *, model: ModelOptions | None = None, **text:
     paths, corpus = RunPaths(folder), load_corpus(options)
     write_json(paths.vocabulary, corpus.vocabulary.to_json())
     provenance = {key: getattr(corpus, key) for key in ("sha256", "sources", "n_symbols")} | {"device": "cpu"}
-    write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
+    if (file := cell_file(model.cell)) is not None:
+        provenance["code"] = code_digest(file)
+    write_config(paths, config, provenance)
+    identity = run_identity(config, provenance, corpus.vocabulary)
     rows = [
         {"kind": "train", "step": 2, "epoch": 0, "symbols": 64, "loss": 2.5, "grad_norm": 0.5, "seconds": 1.0},
         {"kind": "eval", "step": 2, "epoch": 0, "symbols": 64, "val_loss": 2.25, "seconds": 60.0},
@@ -47,7 +54,7 @@ def make_run(folder: pathlib.Path, *, model: ModelOptions | None = None, **text:
     network = make_model(config.model, len(corpus.vocabulary))
     for step, loss in ((2, 2.25), (3, 2.75)):
         params = strong(network.init(jax.random.key(step)))
-        checkpoint.save(paths.checkpoints, Saved(params), {}, step=step, val_loss=loss)
+        checkpoint.save(paths.checkpoints, Saved(params), identity, step=step, val_loss=loss)
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnnjax.lm.run import ModelOptions
+from rnnjax.lm.options import ModelOptions
 from rnnjax.report.packing import unpack
 from tests.lm import tiny_run
 

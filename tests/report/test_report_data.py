@@ -12,8 +12,9 @@ from rnnjax.analysis import LABELS, auc, label_text, leaves_of, trajectory
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
 from rnnjax.cli.analysis import read_text_of, symbol_model
 from rnnjax.lm.evaluate import symbol_losses
+from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.plots import read_metrics
-from rnnjax.lm.run import ModelOptions, open_run
+from rnnjax.lm.run import open_run
 from rnnjax.report import ReportOptions, ReportText, collect_run, page
 from rnnjax.report.choose import asked_units, ranked_units
 from rnnjax.report.dynamics import gradient_data

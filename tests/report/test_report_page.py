@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnnjax import cli
-from rnnjax.lm.run import ModelOptions
+from rnnjax.lm.options import ModelOptions
 from rnnjax.report.packing import unpack
 from tests.report.runs import data_of, make_full_run, values_of
 

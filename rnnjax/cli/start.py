@@ -1,0 +1,234 @@
+"""How a training begins: a new run, one in the place of another, or one that goes on; checked before it is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+from rnnjax.cells import cell_file, cell_from_name
+from rnnjax.cli.presets import preset_options
+from rnnjax.cpu import reuse_memory
+from rnnjax.files import write_json
+from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint
+from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
+from rnnjax.fit.optimizers import learning_rate
+from rnnjax.lm.devices import choose_devices, prepare_devices, without_rows
+from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
+from rnnjax.lm.run import (
+    RunPaths,
+    check_code,
+    compare_identity,
+    make_model,
+    own_text,
+    read_config,
+    run_identity,
+    write_config,
+)
+from rnnjax.testing.contract import check_cell
+from rnnjax.text import corpus as corpora
+from rnnjax.text.corpus import Corpus, load_corpus
+from rnnjax.user_code import code_digest
+
+__all__ = ["BUDGETS", "DEFAULT_MINUTES", "Started", "begin", "go_on"]
+
+BUDGETS = {field.name for field in dataclasses.fields(BudgetOptions)}
+DEFAULT_MINUTES = 5.0
+
+
+class Started(NamedTuple):
+    """A run that is about to train; its folder belongs to this process."""
+
+    paths: RunPaths
+    config: RunConfig
+    corpus: Corpus
+    provenance: dict[str, Any]
+    replaced: Replacement | None = None  # the run before it, until this one has its first checkpoint
+    notes: tuple[str, ...] = ()  # to be said
+
+
+def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Started:
+    """A new run: everything is checked before anything of an old one is moved aside.
+
+    Args:
+        values: of all options.
+        given: names of those on the command line.
+        stack: holds the folder, and the old run, as long as it lasts.
+    """
+    if values["preset"] is not None:
+        values |= {k: v for k, v in preset_options(values["preset"]).items() if k not in given}
+    if given & BUDGETS:
+        values |= dict.fromkeys(BUDGETS - given)
+    elif all(values[name] is None for name in BUDGETS):
+        values["minutes"] = DEFAULT_MINUTES
+    config = _config(values)
+    root = pathlib.Path(values["out"] or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
+    occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
+    if occupied and not values["force"]:
+        raise ValueError(
+            f"--out: {root} exists already; take another folder, --resume {root}, or --force to replace it."
+        )
+    if occupied and not root.is_dir():
+        raise ValueError(f"--force: {root} is a file, which no run wrote, so it is left alone; take another folder.")
+    for name in config.text.paths if occupied else ():
+        if pathlib.Path(name).is_relative_to(root.absolute()):
+            raise ValueError(f"--force: the text {name} lies in {root}, which would be removed; copy it out first.")
+    aside = aside_of(pathlib.Path(os.path.realpath(root)))
+    if aside.exists() and not values["force"]:
+        raise ValueError(
+            f"--out: {aside} is the run that was in {root}, from a replacement that was cut short; move it back, or "
+            "add --force to go on with the replacement."
+        )
+    replaced = Replacement(root, "--force") if occupied or aside.exists() else None
+    if replaced is not None:
+        root = replaced.folder
+        stack.enter_context(own_folder(root, "train"))
+    config = _with_devices(config)
+    provenance: dict[str, Any] = {}
+    if (file := cell_file(config.model.cell)) is not None:
+        check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
+        provenance["code"] = code_digest(file)
+    corpus = load_corpus(config.text)
+    corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
+    make_model(config.model, len(corpus.vocabulary))
+    if replaced is not None:
+        stack.enter_context(replaced)
+    stack.enter_context(own_folder(root, "train"))
+    paths = RunPaths(root)
+    provenance = _provenance(corpus) | provenance
+    names = (paths.config, paths.vocabulary, paths.metrics, paths.samples, paths.baselines, paths.curve, paths.log)
+    remember(root, [path.name for path in names])
+    write_json(paths.vocabulary, corpus.vocabulary.to_json())
+    write_config(paths, config, provenance)
+    return Started(paths, config, corpus, provenance, replaced)
+
+
+def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Started:
+    """The options of the run, with those changes that leave it the same run.
+
+    Args:
+        root: the folder.
+        values: of all options.
+        given: names of those on the command line.
+        stack: holds the folder as long as it lasts.
+    """
+    for name in sorted(given & {"out", "force", "preset"}):
+        raise ValueError(f"--{name}: does not go together with --resume, which stays in its folder; leave it out.")
+    read_config(root)  # before anything is written there, also the lock
+    stack.enter_context(own_folder(pathlib.Path(root), "train"))
+    paths, old, provenance, vocabulary = read_config(root)
+    if saved := find_checkpoints(paths.checkpoints):
+        with open_checkpoint(saved[-1].path) as stored_checkpoint:
+            identity = run_identity(old, provenance, vocabulary)
+            compare_identity(stored_checkpoint.meta, identity, paths.root, saved[-1].path)
+    check_code(old, provenance, root, values["trust_code"])
+    stored = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(old, group)).items()}
+    asked = {k: values[k] for k in given & stored.keys()}
+    if "cell" in asked:
+        asked["cell"] = _absolute_cell(asked["cell"])
+    if "fractions" in asked:
+        asked["fractions"] = _fractions(values["fractions"])
+    for name in sorted(asked.keys() - RESUMABLE):
+        if asked[name] != stored[name]:
+            raise ValueError(
+                f"--resume: {root} was trained with --{name.replace('_', '-')} {stored[name]}, got {asked[name]}; "
+                "leave it out to go on, or start a new run."
+            )
+    if asked.keys() & BUDGETS:
+        asked = dict.fromkeys(BUDGETS) | asked
+    config = _config(stored | {k: v for k, v in asked.items() if k in RESUMABLE})
+    config = _with_devices(config)
+    if "text" in given:
+        config = dataclasses.replace(config, text=dataclasses.replace(config.text, paths=_absolute(values["text"])))
+    else:
+        own_text(config, f"--resume {root}")
+    corpus = load_corpus(config.text)
+    if corpus.sha256 != provenance["sha256"] or corpus.vocabulary != vocabulary:
+        raise ValueError(
+            f"--resume: the text has changed since {root} was started ({provenance['sources']}, "
+            f"{provenance['n_symbols']:,} symbols then, {corpus.n_symbols:,} now); restore it or start a new run."
+        )
+    write_config(paths, config, provenance)
+    return Started(paths, config, corpus, provenance, notes=_stretched(paths, old, config, corpus))
+
+
+def _stretched(paths: RunPaths, old: RunConfig, new: RunConfig, corpus: Corpus) -> tuple[str, ...]:
+    """What another budget does to the learning rate, which is a function of the share that is used up."""
+    found = find_checkpoints(paths.checkpoints)
+    if old.budget == new.budget or not found or (new.optimizer.schedule != "cosine" and not new.optimizer.warmup):
+        return ()
+    per_epoch = corpora.num_chunks(corpora.streams(corpus.train, new.train.batch_size), new.train.chunk_len)
+    rates = []
+    for config in (old, new):
+        budget, step = config.budget, found[-1].step
+        if budget.minutes is not None:
+            return ("The budget has changed: the schedule of the learning rate is stretched over the new one.",)
+        total = budget.steps or max(1, round((budget.epochs or 0) * per_epoch))
+        rates.append(learning_rate(config.optimizer, progress=step / total, epoch=step // per_epoch))
+    return (
+        f"The budget has changed: the schedule is stretched over the new one, so the learning rate at step {step} is "
+        f"{rates[1]:.2e}, where it was {rates[0]:.2e}.",
+    )
+
+
+def _with_devices(config: RunConfig) -> RunConfig:
+    """With the number of devices that the batch is split over in the place of 0."""
+    train = config.train
+    reuse_memory()
+    prepare_devices(train.devices, train.batch_size)
+    count = choose_devices(train.devices, train.batch_size)
+    if count > 1 and not train.devices:
+        state = jax.eval_shape(lambda: make_model(config.model, 1).initial_state((train.batch_size,)))
+        count = 1 if without_rows(state, train.batch_size) else count
+    return dataclasses.replace(config, train=dataclasses.replace(train, devices=count))
+
+
+def _config(values: dict[str, Any]) -> RunConfig:
+    values = dict(values)
+    if "text" in values:  # from the command line rather than from a config
+        values |= {"paths": _absolute(values["text"] or ()), "rows": values["batch_size"]}
+        values["fractions"] = _fractions(values["fractions"])
+    values["cell"] = _absolute_cell(values["cell"])
+    groups = {name: kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for name, kind in KINDS.items()}
+    return RunConfig(**groups)
+
+
+def _absolute(names: Iterable[str]) -> tuple[str, ...]:
+    """Paths that still hold when the run goes on from another folder."""
+    return tuple(name if name == "-" else os.path.abspath(name) for name in names)
+
+
+def _absolute_cell(spec: str) -> str:
+    """The name of a cell, with the whole path where it is in a file."""
+    if (path := cell_file(spec)) is None:
+        return spec
+    name, parenthesis, rest = spec.partition("(")
+    return f"{path}:{name.strip().rpartition(':')[2]}{parenthesis}{rest}"
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--fractions: must be three numbers like 0.9,0.05,0.05, got {text!r}.") from error
+
+
+def _provenance(corpus: Corpus) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "sha256": corpus.sha256,
+        "sources": corpus.sources,
+        "n_symbols": corpus.n_symbols,
+        "n_bytes": corpus.n_bytes,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device": f"{device.device_kind} ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

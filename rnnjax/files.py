@@ -1,0 +1,207 @@
+r"""Files that anybody may have written: read with bounds and never through a link, signed, and written in one move.
+
+What a file says of itself is compared with what it holds before anything is made of it: a JSON file that rnnjax wrote
+holds the SHA-256 of its own contents, so one that was edited or damaged says so instead of being believed. This guards
+against accidents and careless edits; whoever wants to deceive can sign anew, and gets no further than other data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+__all__ = [
+    "CheckpointError",
+    "FileWarning",
+    "check_kind",
+    "digest",
+    "first_line",
+    "open_regular",
+    "parse_json",
+    "read_json",
+    "read_regular",
+    "write_atomic",
+    "write_json",
+]
+
+MAX_JSON = 1 << 28  # bytes of a JSON file that is read at all
+_SIGNATURE = "sha256"  # the key of a JSON object that holds the digest of all others
+
+
+class CheckpointError(ValueError):
+    """What was saved cannot be written or read; the message says which and what to do."""
+
+
+class FileWarning(UserWarning):
+    """What was saved can be used, and is not all that it should be; the message says what is missing."""
+
+
+def check_kind(path: pathlib.Path, where: str, kind: str = "file") -> bool:
+    """Whether there is such a file (or folder) of its own; what else has this name is refused.
+
+    Args:
+        path: of the file; the folders above it may be links, it may not.
+        where: opens the error message.
+        kind: ``"file"`` or ``"folder"``.
+
+    Raises:
+        CheckpointError: if a link, a pipe, a device or whatever else is not the kind lies there.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not (stat.S_ISREG(mode) if kind == "file" else stat.S_ISDIR(mode)):
+        names = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
+        what = names.get(stat.S_IFMT(mode), "a pipe or device")
+        raise CheckpointError(f"{where}: {path} must be a {kind} of its own, got {what}; put a {kind} in its place.")
+    return True
+
+
+def open_regular(path: pathlib.Path, where: str, flags: int = os.O_RDONLY) -> BinaryIO:
+    """Opens a regular file: never a link, and without waiting for the other end of a pipe.
+
+    Args:
+        path: of the file.
+        where: opens the error message.
+        flags: as `os.open` has them; binary in any case.
+
+    Raises:
+        CheckpointError: if it is something else than a file.
+        OSError: if it cannot be opened.
+    """
+    check_kind(path, where)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # changed since it was looked at
+        os.close(handle)
+        raise CheckpointError(f"{where}: {path} must be a file of its own, got something else.")
+    writing = flags & (os.O_WRONLY | os.O_RDWR)
+    return os.fdopen(handle, ("ab" if flags & os.O_APPEND else "r+b") if writing else "rb")
+
+
+def read_regular(path: pathlib.Path, where: str, limit: int | None = None) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        CheckpointError: if it is something else than a file, or larger than the limit.
+        OSError: if it cannot be read.
+    """
+    with open_regular(path, where) as file:
+        if limit is not None and os.fstat(file.fileno()).st_size > limit:
+            raise CheckpointError(f"{where}: {path} must have at most {limit:,} bytes, got more; it is no such file.")
+        return file.read()
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """What JSON says, without the words for numbers that are none.
+
+    Raises:
+        CheckpointError: if it is no JSON in UTF-8, or nested more deeply than anything that rnnjax writes.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except RecursionError:
+        raise CheckpointError(f"{where} is damaged: it is nested too deeply.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{where} is truncated or damaged ({first_line(error)}).") from error
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def digest(data: Any) -> str:
+    """The SHA-256 of what JSON can hold, whatever the order of its keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+    """Writes a JSON object in one move, with the digest of all its keys as the last one."""
+    signed = {**data, _SIGNATURE: digest(data)}
+    write_atomic(path, json.dumps(signed, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def read_json(path: pathlib.Path, where: str, *, signed: bool = True) -> dict[str, Any]:
+    """The object that `write_json` wrote, without its digest.
+
+    Args:
+        path: of the file.
+        where: opens the error message.
+        signed: whether a file without a digest is refused.
+
+    Raises:
+        CheckpointError: if the file was edited or damaged, or is no JSON object.
+        OSError: if it cannot be read.
+    """
+    data = parse_json(read_regular(path, where, MAX_JSON), f"{where}: {path}")
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{where}: {path} is damaged: it holds no JSON object.")
+    known = data.pop(_SIGNATURE, None)
+    if known is None and not signed:
+        return data
+    try:
+        whole = known == digest(data)
+    except (ValueError, RecursionError):  # what Python reads and does not write
+        whole = False
+    if not whole:
+        what = "holds no checksum, as rnnjax writes it" if known is None else "does not match its checksum"
+        raise CheckpointError(f"{where}: {path} {what}: it was edited or damaged; restore it.")
+    return data
+
+
+def write_atomic(path: pathlib.Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Writes a file in one move, so that it is either the old one or the new one.
+
+    Args:
+        path: of the file; a link there is replaced, not followed.
+        data: its bytes, in one piece or several.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for piece in [data] if isinstance(data, bytes) else data:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Brings the new name to the disk too, where the system can: else a power cut could take it back."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(PermissionError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+                raise
+        finally:
+            os.close(handle)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in at most one line of 200 characters."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,184 @@
+"""The options of a run, in groups, and what of them makes it that run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import rnnjax
+from rnnjax.checks import check_choice, check_flag, check_real, check_size
+from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.text.corpus import TextOptions
+
+__all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "TrainOptions"]
+
+# What a resumed run may change: how long, and how often one looks. All else would be another run.
+RESUMABLE = frozenset(
+    "steps epochs minutes evals eval_symbols patience sample_length log_every baselines devices".split()
+)
+NEW_OPTIONS = frozenset({"devices", "baselines"})  # that folders of older versions lack
+MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
+MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which network.
+
+    Attributes:
+        cell: name of a cell, see `rnnjax.cell_from_name`.
+        layers: L.
+        hidden: H of every layer.
+        embed: size of the symbol embedding; 0 for one-hot inputs; -1 picks: H where tied, else 128 up to 256 symbols
+            and 256 above. One-hot inputs learn much slower: a vector of norm 1 through a Glorot matrix hardly moves
+            a gate at first.
+        tie: whether the output uses the embedding's weights.
+        dropout: rate, see `LanguageModel`.
+        dtype: of the matmuls, ``float32`` or ``bfloat16``.
+    """
+
+    cell: str = "lstm"
+    layers: int = 1
+    hidden: int = 512
+    embed: int = -1
+    tie: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        where = "ModelOptions"
+        for name, least, most in (("layers", 1, MAX_LAYERS), ("hidden", 1, MAX_SIZE), ("embed", -1, MAX_SIZE)):
+            size = check_size(where, name, getattr(self, name), least=least)
+            if size > most:
+                raise ValueError(f"{where}: {name} must be at most {most:,}, got {size:,}.")
+            object.__setattr__(self, name, size)
+        object.__setattr__(self, "tie", check_flag(where, "tie", self.tie))
+        object.__setattr__(self, "dropout", check_real(where, "dropout", self.dropout, least=0.0, below=1.0))
+        check_choice(where, "dtype", self.dtype, ("float32", "bfloat16"))
+        if not isinstance(self.cell, str):
+            raise TypeError(f"{where}: cell must be the name of a cell, got {self.cell!r:.80}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """How the text is fed, and how often things are looked at.
+
+    Attributes:
+        batch_size: B, parallel streams of text.
+        chunk_len: T, symbols between updates, and as far as gradients reach.
+        seed: of initialisation, dropout and samples.
+        log_every: updates between lines of metrics; explosions are looked for as often.
+        evals: evaluations, each with a checkpoint and a sample, spread evenly over the budget.
+        eval_symbols: at most so many symbols of the validation text are used while training (the last evaluation
+            always uses all of them); 0 for all.
+        patience: stop after so many evaluations without a new best; 0 never stops early.
+        sample_length: symbols of the sample at each evaluation; 0 for none.
+        baselines: whether losses of simple models are computed beside the training; None: for a text that is not long.
+        devices: that the batch is split over, see `rnnjax.lm.devices`; 0 for a number that fits. A run's folder holds
+            the number that was taken (1 where it is older than this option), so that it goes on as it began.
+    """
+
+    batch_size: int = 32
+    chunk_len: int = 64
+    seed: int = 0
+    log_every: int = 20
+    evals: int = 20
+    eval_symbols: int = 100_000
+    patience: int = 0
+    sample_length: int = 300
+    baselines: bool | None = None
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        where = "TrainOptions"
+        for field in dataclasses.fields(self):
+            if field.name != "baselines":
+                least = 1 if field.name in ("batch_size", "chunk_len", "log_every", "evals") else 0
+                size = check_size(where, field.name, getattr(self, field.name), least=least)
+                object.__setattr__(self, field.name, size)
+        if self.baselines is not None:
+            object.__setattr__(self, "baselines", check_flag(where, "baselines", self.baselines))
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetOptions:
+    """How long to train: exactly one of the three is set.
+
+    Attributes:
+        steps: updates.
+        epochs: passes through the training text.
+        minutes: of wall-clock time, everything included. The learning rate then follows the clock, so two such
+            runs differ; the other two budgets are exactly repeatable.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        if len(given) != 1:
+            what = "none" if not given else " and ".join(given)
+            raise ValueError(f"BudgetOptions: exactly one of steps, epochs and minutes must be given, got {what}.")
+        ((name, value),) = given.items()
+        if name == "steps":
+            value = check_size("BudgetOptions", name, value)
+        else:
+            value = check_real("BudgetOptions", name, value, above=0.0)
+            if value > MAX_BUDGET[name]:
+                raise ValueError(f"BudgetOptions: {name} must be at most {MAX_BUDGET[name]:,.0f}, got {value:g}.")
+        object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All options of a run, in groups."""
+
+    text: TextOptions
+    model: ModelOptions
+    optimizer: OptimizerOptions
+    train: TrainOptions
+    budget: BudgetOptions
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts; `from_json` is the inverse."""
+        return {"rnnjax": rnnjax.__version__, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> RunConfig:
+        """The config that `to_json` wrote.
+
+        Raises:
+            ValueError: if a group or option is missing, unknown, of another kind or out of range.
+        """
+        groups = {}
+        for name, kind in KINDS.items():
+            try:
+                known = {field.name for field in dataclasses.fields(kind)}
+                if missing := known - (NEW_OPTIONS | data[name].keys()):
+                    raise ValueError(f"{min(missing)} is missing")
+                groups[name] = kind(**data[name])
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ValueError(f"config: the file does not hold a run's options ({name}: {error}).") from error
+        return cls(**groups)
+
+    def identity(self) -> dict[str, Any]:
+        """The options that make it this run and no other: all but the budget and how often one looks.
+
+        The names of the files are none of them: a text may be moved, and what it holds is compared.
+        """
+        found = {
+            group: {k: v for k, v in dataclasses.asdict(getattr(self, group)).items() if k not in RESUMABLE}
+            for group in KINDS
+        }
+        del found["text"]["paths"]
+        return found
+
+
+KINDS: dict[str, Any] = {
+    "model": ModelOptions,
+    "optimizer": OptimizerOptions,
+    "train": TrainOptions,
+    "budget": BudgetOptions,
+    "text": TextOptions,  # last: what is wrong elsewhere is better told by the others
+}
