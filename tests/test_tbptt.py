@@ -13,6 +13,7 @@ import pytest
 import rnnjax
 from rnnjax import programs
 from rnnjax.online import Lookback
+from tests.test_split import script
 
 T, B, SIZE, HIDDEN = 12, 3, 2, 5
 CELL = rnnjax.GRU(HIDDEN)
@@ -209,6 +210,42 @@ def test_parts_of_a_batch_train_as_the_whole(problem):
     draw = jax.vmap(lambda part: train(part, loss_fn=noisy, key=jax.random.key(0)), axis_name="rows")
     drawn = jax.jit(draw)(parts).state.h
     assert len(np.unique(drawn)) == drawn.size
+
+
+def test_devices_that_share_a_batch_train_as_one():
+    """Under `jax.shard_map` as it is by default, which tells apart what differs between devices, and without that."""
+    script("""
+        import jax, jax.numpy as jnp, numpy as np, optax, rnnjax
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from rnnjax.online import Lookback
+
+        jax.config.update("jax_num_cpu_devices", 2)
+        cell, optimizer = rnnjax.GRU(4), optax.adam(0.1)
+        params, state = cell.init(jax.random.key(0), 3), cell.initial_state((4,))
+        xs = jax.random.normal(jax.random.key(1), (11, 4, 3))
+
+        def loss_fn(params, state, xs):
+            state, ys = rnnjax.unroll(cell, params, state, xs, implementation="scan")
+            return jnp.mean((ys - xs[..., :1]) ** 2), state, {"height": jnp.mean(xs)}
+
+        def train(params, state, xs, **options):
+            options |= {"chunk_len": 4, "border": Lookback(8)}
+            found = rnnjax.tbptt(loss_fn, optimizer, params, optimizer.init(params), state, xs, **options)
+            return found.params, found.opt_state, found.info, found.state
+
+        want = train(params, state, xs)
+        for kind in (AxisType.Auto, AxisType.Explicit):
+            mesh = jax.make_mesh((2,), ("rows",), axis_types=(kind,))
+            specs = P(), P("rows"), P(None, "rows")
+            arrays = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((params, state, xs), specs)]
+            for check in (True, False):
+                split = jax.shard_map(
+                    lambda *arrays: train(*arrays, axis_name="rows"),
+                    mesh=mesh, in_specs=specs, out_specs=(P(), P(), P(), P("rows")), check_vma=check,
+                )
+                got = jax.device_get(jax.jit(split)(*arrays))
+                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+    """)
 
 
 @pytest.mark.quick

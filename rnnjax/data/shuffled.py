@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -99,7 +98,7 @@ class ShuffledBatches:
                 num_buckets = min(8, max(1, self.steps_per_epoch // 8))
             # The same few lengths in every epoch, whatever its batches.
             self.boundaries = bucket_by_length(self.lengths, batch_size, num_buckets=num_buckets).boundaries
-        self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+        self._epochs: dict[int, tuple[Bucket, ...]] = {}  # the last two
 
     def __call__(self, step: int) -> Any:
         """The batch of this step, from 0: a pytree of arrays ``[B, ...]``."""
@@ -117,6 +116,11 @@ class ShuffledBatches:
             f"ShuffledBatches({', '.join(shapes)}, batch_size={self.batch_size}, key={self._seed}, "
             f"last={self.last!r}{buckets})"
         )
+
+    def _epoch(self, epoch: int) -> tuple[Bucket, ...]:
+        if epoch not in self._epochs:
+            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: self._make_epoch(epoch)}
+        return self._epochs[epoch]
 
     def _make_epoch(self, epoch: int) -> tuple[Bucket, ...]:
         rng = np.random.default_rng([*self._seed, epoch])

@@ -1,5 +1,8 @@
 """Shuffled batches: every example once an epoch, no draw along the way, buckets that cut what is padding alone."""
 
+import gc
+import weakref
+
 import jax
 import numpy as np
 import pytest
@@ -39,6 +42,20 @@ def test_batches_depend_on_the_step_and_the_key_alone():
     assert np.array_equal(forwards, backwards)
     assert not np.array_equal(forwards, [ShuffledBatches(data, 4, key=jax.random.key(6))(step) for step in range(20)])
     assert np.array_equal(forwards[0], ShuffledBatches(data, 4, key=jax.random.PRNGKey(5))(0))  # a key of either kind
+
+
+def test_data_go_with_the_batches():
+    """Without waiting for the garbage collector: data sets are large."""
+    batches = ShuffledBatches(np.arange(30), 4, key=KEY)
+    data = weakref.ref(batches.arrays)
+    for step in (0, 9, 20, 3):
+        batches(step)
+    gc.disable()
+    try:
+        del batches
+        assert data() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("last", ["drop", "fill"])
