@@ -11,6 +11,7 @@ from rnnjax.engines.affine.cuda_cell import cell_text
 from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Refusal
 from tests.cells_table import CELLS, VARIANTS
+from tests.pages import blocks
 
 __all__ = ["POINTWISE", "Custom", "plan_of", "text_of"]
 
@@ -79,4 +80,15 @@ def _runs(cell: Any) -> bool:
     return bool(plan.summed) and not isinstance(plan.program(), Refusal)
 
 
-POINTWISE = {n: r.cell for n, r in (CELLS | VARIANTS).items() if _runs(r.cell)} | {"custom": Custom(4)}
+def _of_page(page: str, name: str) -> Any:
+    """A cell that a page writes, of four units."""
+    found: dict[str, Any] = {"__name__": "page"}
+    exec(compile(next(code for code in blocks(page) if f"class {name}:" in code), page, "exec"), found)
+    return found[name](4)
+
+
+POINTWISE = {n: r.cell for n, r in (CELLS | VARIANTS).items() if _runs(r.cell)} | {
+    "custom": Custom(4),
+    "readme": _of_page("README.md", "Janet"),
+    "page": _of_page("docs/extending.md", "FastGRNN"),
+}
