@@ -29,6 +29,7 @@ __all__ = [
     "describe",
     "did_you_mean",
     "is_traced",
+    "shape_of",
     "short",
 ]
 
@@ -67,6 +68,11 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
 def is_traced(tree: Any) -> bool:
     """Whether a value is not known yet, because JAX is tracing it; of a list, whether any of it is."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of an array, or of nested lists."""
+    return tuple(x.shape) if hasattr(x, "shape") else jnp.asarray(x).shape if is_traced(x) else np.shape(x)
 
 
 def check_size(where: str, name: str, value: Any, *, least: int = 1) -> int:
@@ -179,6 +185,7 @@ def check_ints(
     high: int | None = None,
     shape: tuple[int, ...] | None = None,
     but: int | None = None,
+    judge: Any = True,
     hint: str = "",
 ) -> jax.Array:
     """Integers of any width as an int32 array: lengths, symbols, labels, ids.
@@ -194,6 +201,7 @@ def check_ints(
         high: the largest.
         shape: what the shape must be; None for any.
         but: a value that is allowed although it lies outside.
+        judge: bool, with the first axes of the values: which of them are judged; padding may hold anything.
         hint: the end of the sentence, after a semicolon.
 
     Raises:
@@ -215,12 +223,13 @@ def check_ints(
         if array.size == 0 and not hasattr(value, "dtype"):
             array = array.astype(np.int32)  # an empty list has no kind
     if not np.issubdtype(array.dtype, np.integer):
-        got = short(value) if array.dtype == object or array.dtype.kind in "USO" else describe(array)
+        got = describe(array) if hasattr(value, "dtype") and array.dtype.kind in "fcb" else short(value)
         raise TypeError(f"{where}: {name} must be integers, got {got}{end}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{where}: {name} must have shape {list(shape)}, got {describe(array)}{end}")
     if isinstance(array, np.ndarray):
-        judged = array if but is None else array[array != but]
+        judged = array[judge] if isinstance(judge, np.ndarray) else array if judge else array[:0]
+        judged = judged if but is None else judged[judged != but]
         if judged.size:
             first, last = int(judged.min()), int(judged.max())
             least, most = -_LARGEST - 1 if low is None else low, _LARGEST if high is None else high
@@ -239,12 +248,12 @@ def check_ints(
     return jnp.asarray(array.astype(np.int32))
 
 
-def check_key(where: str, key: Any, name: str = "key") -> jax.Array:
-    """One key of `jax.random`, of the new or the old kind.
+def check_key(where: str, key: Any, name: str = "key", *, several: bool = False) -> jax.Array:
+    """One key of `jax.random`, of the new or the old kind, or with ``several`` an array of them.
 
     Raises:
         TypeError: if it is none; a bare seed is the commonest slip.
-        ValueError: if there are several.
+        ValueError: if there are several, and one is wanted.
     """
     dtype = getattr(key, "dtype", None)
     if dtype is None or not hasattr(key, "shape"):
@@ -257,7 +266,7 @@ def check_key(where: str, key: Any, name: str = "key") -> jax.Array:
         raise TypeError(
             f"{where}: {name} must be a key of jax.random, got {describe(key)}; make it by jax.random.key(0)."
         )
-    if axes:
+    if axes and not several:
         raise ValueError(f"{where}: {name} must be one key, got {describe(key)}; use jax.vmap for several.")
     return key
 
@@ -301,7 +310,7 @@ def check_choice(where: str, name: str, value: Any, choices: tuple[Any, ...]) ->
     return value
 
 
-def check_init(cell: Any, key: Any, input_size: Any, dtype: Any) -> int:
+def check_init(cell: Any, key: Any, input_size: Any, dtype: Any, name: str = "input_size") -> int:
     """The arguments of a cell's or a network's ``init``; hands back the input size as a plain int.
 
     Raises:
@@ -311,4 +320,4 @@ def check_init(cell: Any, key: Any, input_size: Any, dtype: Any) -> int:
     where = f"{type(cell).__name__}.init"
     check_key(where, key)
     check_dtype(where, dtype)
-    return check_size(where, "input_size", input_size)
+    return check_size(where, name, input_size)

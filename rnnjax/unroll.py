@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rnnjax.cell import AffineCell, Cell, batch_shape, describe, input_shape, start_state
+from rnnjax.checks import check_ints
 from rnnjax.engines import Controls, choose, engines, make_job, split_over_devices
+from rnnjax.kinds import public
 
 __all__ = ["check_resets", "run", "unroll"]
 
 
+@public(but=("cell",))
 def unroll(
     cell: Cell,
     params: Any,
@@ -77,10 +80,7 @@ def unroll(
         valid = check_resets("unroll", valid, xs.shape[: 1 + len(batch)], name="valid")
     if resets is not None:
         resets = check_resets("unroll", resets, xs.shape[: 1 + len(batch)])
-    if remat is not None and not isinstance(remat, (int, str)):
-        raise TypeError(f"unroll: remat must be None, True, an int or a name, got {remat!r}.")
-    if isinstance(remat, int) and not isinstance(remat, bool) and remat < 1:
-        raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
+    remat = _check_remat(remat)
     if implementation is not None or isinstance(remat, str):  # what may be refused, before anything is traced
         controls = Controls(valid, resets, None, lengths if valid is None else None)
         choose(make_job(cell, params, state, xs, controls, reverse=reverse, remat=remat), implementation)
@@ -141,6 +141,13 @@ def _check_state(cell, state):
     if not hasattr(cell, "step"):
         more = "; run it with unroll_bidirectional" if hasattr(cell, "merge") else ""
         raise TypeError(f"unroll: cell must have a method step, got {name}{more}.")
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise TypeError(
+            f"unroll: cell must be hashable, as compiled programs are found by it, got {name} ({error}); make it a "
+            "dataclass with frozen=True and keep arrays and lists out of its fields."
+        ) from None
     structure: Any = jax.tree.structure(state)
     if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
         raise ValueError(
@@ -183,9 +190,11 @@ def _check_xs(cell, params, xs, batch):
             )
         return
     if weights is not None and xs.shape[1:] != (*batch, weights.shape[0]):
+        batch_first = len(batch) == 1 and xs.ndim == 3 and (xs.shape[0], xs.shape[2]) == (*batch, weights.shape[0])
+        hint = "; time comes first, so pass jnp.swapaxes(xs, 0, 1)" if batch_first else ""
         raise ValueError(
             f"unroll: xs must have shape [{axes}, I] with I = {weights.shape[0]} (from {source}.w_ih) and the "
-            f"batch axes of the state, got {describe(xs)}."
+            f"batch axes of the state, got {describe(xs)}{hint}."
         )
     if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch:
         raise ValueError(f"unroll: xs must have shape [{axes}, I], as the state has, got {describe(xs)}.")
@@ -234,20 +243,20 @@ def _first_to_read(cell, params):
             return cell, params, source
 
 
+def _check_remat(remat):
+    if remat is None or isinstance(remat, bool | str):
+        return remat
+    if not hasattr(remat, "__index__"):
+        raise TypeError(f"unroll: remat must be None, True, an int or a name, got {remat!r}.")
+    if operator.index(remat) < 1:
+        raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
+    return operator.index(remat)
+
+
 def _check_lengths(lengths, length, batch):
-    array = jnp.asarray(lengths)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"unroll: lengths must be integers, got {describe(array)}.")
+    array = check_ints("unroll", "lengths", lengths, low=0, high=length)
     if array.shape != batch:
         raise ValueError(f"unroll: lengths must have the batch shape {list(batch)}, got {describe(array)}.")
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(lengths))
-    if not traced and array.size:
-        values = np.asarray(lengths)
-        if values.min() < 0 or values.max() > length:
-            raise ValueError(
-                f"unroll: lengths must lie between 0 and T = {length}, "
-                f"got values from {values.min()} to {values.max()}."
-            )
     return array
 
 

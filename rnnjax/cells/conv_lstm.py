@@ -15,8 +15,8 @@ from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
 from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
 from rnnjax.checks import check_size
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["ConvLSTM", "ConvLSTMParams"]

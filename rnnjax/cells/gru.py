@@ -11,8 +11,8 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step, batch_axes
 from rnnjax.cells.weights import gru_weights
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["GRU", "GRUParams", "GRUState"]

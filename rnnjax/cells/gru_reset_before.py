@@ -12,8 +12,8 @@ from jax.nn import sigmoid
 from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
 from rnnjax.cells.gru import GRUState
 from rnnjax.cells.weights import gru_weights
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["GRUResetBefore", "GRUResetBeforeParams"]

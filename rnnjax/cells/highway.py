@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from rnnjax.cell import batch_axes, compute_dtype, describe, matmul, split_gates
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]

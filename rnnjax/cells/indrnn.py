@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Gates, affine_step, batch_axes
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Glorot, Initializer
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["IndRNN", "IndRNNParams", "IndRNNState"]

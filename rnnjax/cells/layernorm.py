@@ -14,8 +14,8 @@ from rnnjax.cell import Gates, affine_step, batch_axes, split_gates
 from rnnjax.cells.gru import GRUState
 from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gru_weights, lstm_weights
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = [

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
-from rnnjax.fields import cell_class
+from rnnjax.kinds import cell_class
 
 __all__ = ["LRU", "LRUParams", "LRUState"]
 

@@ -12,8 +12,8 @@ from jax.nn import sigmoid
 from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = [

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
 from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["MinGRU", "MinGRUParams", "MinGRUState", "MinLSTM", "MinLSTMParams", "MinLSTMState"]

@@ -11,8 +11,8 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import batch_axes, compute_dtype, matmul
 from rnnjax.cells.weights import keep_bias
-from rnnjax.fields import cell_class
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
+from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
 __all__ = ["MinimalRNN", "MinimalRNNParams", "MinimalRNNState"]

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import check_size
+from rnnjax.checks import check_ints, check_real, check_size
 from rnnjax.decoding.steps import Rules, Step, StepInfo, call, first_symbols, inspect_step, make_rules
+from rnnjax.kinds import public
 
 __all__ = ["Beams", "beam_search", "normalize_length"]
 
@@ -41,6 +42,7 @@ def normalize_length(log_probs: Any, lengths: Any, length_penalty: float) -> jax
     return log_probs / ((5 + jnp.asarray(lengths).astype(log_probs.dtype)) / 6) ** length_penalty
 
 
+@public(but=("step",))
 def beam_search(
     step: Step,
     state: Any,
@@ -83,7 +85,8 @@ def beam_search(
         banned: an id that never comes, or several.
 
     Returns:
-        See `Beams`. Log-probabilities are the model's own, `log_softmax(logits)`, whatever is banned.
+        See `Beams`. Log-probabilities are the model's own, `log_softmax(logits)`, whatever is banned. A sequence after
+        which the logits are NaN ends nowhere, and is not among the best.
 
     Raises:
         ValueError: for a number out of range, an unknown id, no symbol left, or a step that changes the state's shapes.
@@ -100,15 +103,13 @@ def beam_search(
     """
     where = "beam_search"
     rules = make_rules(where, max_len, min_len, stop, banned)
-    check_size(where, "beam_size", beam_size)
-    if num_best is None:
-        num_best = beam_size
-    check_size(where, "num_best", num_best)
+    beam_size = check_size(where, "beam_size", beam_size)
+    num_best = beam_size if num_best is None else check_size(where, "num_best", num_best)
     if num_best > beam_size:
         raise ValueError(f"{where}: num_best must be at most beam_size = {beam_size}, got {num_best}.")
-    if not 0 <= length_penalty < float("inf"):
-        raise ValueError(f"{where}: length_penalty must be 0 (none) or more, got {length_penalty:g}.")
-    settings = (rules, beam_size, num_best, float(length_penalty))
+    length_penalty = check_real(where, "length_penalty", length_penalty, least=0)
+    settings = (rules, beam_size, num_best, length_penalty)
+    start = check_ints(where, "start symbols", start)
     return call(where, _search, step, state, start, settings=settings)
 
 
@@ -201,7 +202,8 @@ def _choose(
     behind = log_probs - jnp.where(most == -jnp.inf, 0, most)
     # A single beam compares the logits themselves, as `greedy` does.
     totals = rules.allow(t, logits if K == 1 else behind[..., None] + gained)
-    totals = jnp.where(log_probs[..., None] == -jnp.inf, -jnp.inf, totals)  # whatever became of an empty beam's state
+    # Whatever became of an empty beam's state, and what a model cannot say anything about.
+    totals = jnp.where((log_probs[..., None] == -jnp.inf) | jnp.isnan(totals), -jnp.inf, totals)
     totals, at = jax.lax.top_k(totals.reshape(rows, K * vocab_size), K)
     beams, symbols = at // vocab_size, at % vocab_size
     found = jnp.take_along_axis(log_probs, beams, axis=1)

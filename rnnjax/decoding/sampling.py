@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import describe
+from rnnjax.checks import check_ints, describe, is_traced
 from rnnjax.decoding.adjust import check_settings, draw
 from rnnjax.decoding.steps import Rules, Step, call, first_symbols, inspect_step, make_rules
+from rnnjax.kinds import public
 
 __all__ = ["Decoded", "greedy", "sample"]
 
@@ -24,6 +25,7 @@ class Decoded(NamedTuple):
     log_probs: jax.Array  # [B]: log-probability of tokens[:length] under the model, in nats
 
 
+@public(but=("step",))
 def greedy(
     step: Step,
     state: Any,
@@ -53,7 +55,9 @@ def greedy(
         banned: an id that never comes, or several.
 
     Returns:
-        See `Decoded`. Log-probabilities are the model's own, `log_softmax(logits)`, whatever is banned.
+        See `Decoded`. Log-probabilities are the model's own, `log_softmax(logits)`, whatever is banned. A row whose
+        logits leave no symbol (NaN, or minus infinity for all that may come) ends before it, with a log-probability of
+        NaN.
 
     Raises:
         ValueError: for a number out of range, an unknown id, no symbol left, or a step that changes the state's shapes.
@@ -70,9 +74,11 @@ def greedy(
     """
     where = "greedy"
     rules = make_rules(where, max_len, min_len, stop, banned)
-    return call(where, _decode, step, state, start, None, settings=(where, rules, 0.0, 0, 1.0))
+    start = check_ints(where, "start symbols", start)
+    return call(where, _decode, step, state, start, None, (), settings=(where, rules, 0.0, 0, 1.0))
 
 
+@public(but=("step", "key"))
 def sample(
     step: Step,
     state: Any,
@@ -80,9 +86,9 @@ def sample(
     *,
     key: jax.Array,
     max_len: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    temperature: float | jax.Array = 1.0,
+    top_k: int | jax.Array = 0,
+    top_p: float | jax.Array = 1.0,
     stop: int | Iterable[int] | None = None,
     min_len: int = 0,
     banned: int | Iterable[int] | None = None,
@@ -101,7 +107,8 @@ def sample(
         start: what the first step reads.
         key: for this call only: one, of which row b uses `jax.random.fold_in(key, b)`, or keys `[B]` of the rows.
         max_len: symbols of a row at most.
-        temperature: see `adjust_logits`, as for the next two; 0 is `greedy`.
+        temperature: see `adjust_logits`, as for the next two; 0 is `greedy`. Traced values are arguments of the
+            program, others are part of it.
         top_k: 0 for all.
         top_p: 1 for all.
         stop: the id that ends a row, or several.
@@ -109,7 +116,8 @@ def sample(
         banned: an id that never comes, or several.
 
     Returns:
-        See `Decoded`. Log-probabilities are the model's own, not those of the adjusted distribution.
+        See `Decoded`. Log-probabilities are the model's own, not those of the adjusted distribution. Rows without a
+        symbol to draw are treated as by `greedy`.
 
     Raises:
         ValueError: as `greedy`, and for keys that are not one or B.
@@ -124,9 +132,12 @@ def sample(
     """
     where = "sample"
     rules = make_rules(where, max_len, min_len, stop, banned)
-    check_settings(where, temperature, top_k, top_p)
-    settings = (where, rules, float(temperature), int(top_k), float(top_p))
-    return call(where, _decode, step, state, start, key, settings=settings)
+    numbers = check_settings(where, temperature, top_k, top_p)
+    # What is traced is an argument of the program, and stands in its place as None.
+    fixed = (None if is_traced(number) else number for number in numbers)
+    traced = tuple(number for number in numbers if is_traced(number))
+    start = check_ints(where, "start symbols", start)
+    return call(where, _decode, step, state, start, key, traced, settings=(where, rules, *fixed))
 
 
 def _decode(
@@ -134,12 +145,13 @@ def _decode(
     state: Any,
     start: Any,
     key: jax.Array | None,
+    traced: tuple[jax.Array, ...],
     where: str,
     rules: Rules,
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    *fixed: Any,
 ) -> Decoded:
+    rest = iter(traced)
+    temperature, top_k, top_p = (next(rest) if number is None else number for number in fixed)
     symbols = first_symbols(where, state, start)
     info = inspect_step(where, step, state, symbols)
     rules.check(where, info.vocab_size)
@@ -147,26 +159,29 @@ def _decode(
     keys = None if key is None else _row_keys(where, key, rows)
 
     def unfinished(carry: Any) -> jax.Array:
-        t, *_, done = carry
+        t, *_, done, _ = carry
         return (t < rules.max_len) & ~done.all()
 
     def advance(carry: Any) -> Any:
-        t, state, symbols, tokens, lengths, log_probs, done = carry
+        t, state, symbols, tokens, lengths, log_probs, done, finished = carry
         state, logits = step(state, symbols)
         logits = logits.astype(info.dtype)
         at = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         symbols = draw(at, rules.allow(t, logits), temperature=temperature, top_k=top_k, top_p=top_p)
         gained = jnp.take_along_axis(jax.nn.log_softmax(logits), symbols[:, None], axis=1)[:, 0]
+        nothing = symbols < 0  # no symbol is left to draw from such logits: the row ends here
+        gained = jnp.where(nothing, jnp.nan, gained)
         # A row that is done goes on in vain, until all are.
-        symbols = jnp.where(done, rules.pad, symbols)
+        symbols = jnp.where(done | nothing, rules.pad, symbols)
         return (
             t + 1,
             state,
             symbols,
             jax.lax.dynamic_update_index_in_dim(tokens, symbols, t, 0),
-            lengths + ~done,
-            log_probs + jnp.where(done, 0, gained),
-            done | rules.stops(symbols),
+            lengths + (~done & ~nothing).astype(jnp.int32),
+            log_probs + jnp.where(done, jnp.zeros((), gained.dtype), gained),
+            done | nothing | rules.stops(symbols),
+            finished | (~done & ~nothing & rules.stops(symbols)),
         )
 
     carry = (
@@ -177,13 +192,19 @@ def _decode(
         jnp.zeros((rows,), jnp.int32),
         jnp.zeros((rows,), info.dtype),
         jnp.zeros((rows,), bool),
+        jnp.zeros((rows,), bool),
     )
-    *_, tokens, lengths, log_probs, done = jax.lax.while_loop(unfinished, advance, carry)
-    return Decoded(tokens.T, lengths, done, log_probs)
+    *_, tokens, lengths, log_probs, _, finished = jax.lax.while_loop(unfinished, advance, carry)
+    return Decoded(tokens.T, lengths, finished, log_probs)
 
 
 def _row_keys(where: str, key: jax.Array, rows: int) -> jax.Array:
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not hasattr(key, "dtype") or not (key.dtype == jnp.uint32 or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"{where}: key must be a key of jax.random, or one for each row, got {describe(key)}; make it by "
+            "jax.random.key(0)."
+        )
+    if key.dtype == jnp.uint32:
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import check_size, describe
+from rnnjax.checks import check_ints, check_size, describe
 from rnnjax.decoding.adjust import symbol_ids
 
 __all__ = ["Rules", "Step", "StepInfo", "call", "first_symbols", "inspect_step", "make_rules"]
@@ -66,10 +66,8 @@ def make_rules(
     banned: int | Iterable[int] | None,
 ) -> Rules:
     """The rules, once the numbers are found to be in range."""
-    check_size(where, "max_len", max_len)
-    if not isinstance(min_len, int) or isinstance(min_len, bool):
-        raise TypeError(f"{where}: min_len must be an int, got {min_len!r}.")
-    if not 0 <= min_len <= max_len:
+    max_len, min_len = check_size(where, "max_len", max_len), check_size(where, "min_len", min_len, least=0)
+    if min_len > max_len:
         raise ValueError(f"{where}: min_len must be from 0 to max_len = {max_len}, got {min_len}.")
     return Rules(max_len, min_len, symbol_ids(where, "stop", stop), symbol_ids(where, "banned", banned))
 
@@ -119,9 +117,7 @@ def _call_bound(
 
 def first_symbols(where: str, state: Any, start: Any) -> jax.Array:
     """The first input of every row, int32 `[B]`; a single symbol is that of all rows of the state."""
-    symbols = jnp.asarray(start)
-    if not jnp.issubdtype(symbols.dtype, jnp.integer):
-        raise TypeError(f"{where}: start must be a symbol's id or ids [B], got {describe(symbols)}.")
+    symbols = check_ints(where, "start symbols", start)
     if symbols.ndim == 0:
         leaves = jax.tree.leaves(state)
         if not leaves or not jnp.ndim(leaves[0]):
@@ -134,7 +130,7 @@ def first_symbols(where: str, state: Any, start: Any) -> jax.Array:
         raise ValueError(
             f"{where}: start must be one symbol or have shape [B] with B of 1 or more, got {describe(symbols)}."
         )
-    return symbols.astype(jnp.int32)
+    return symbols
 
 
 @dataclasses.dataclass(frozen=True)

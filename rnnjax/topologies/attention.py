@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import check_size, compute_dtype, describe, matmul
+from rnnjax.cell import compute_dtype, describe, matmul
+from rnnjax.checks import check_init, check_ints, check_size
 from rnnjax.initializers import Glorot
+from rnnjax.kinds import check_fields, public
 from rnnjax.topologies.pooling import masked_softmax
 
 __all__ = ["Attention", "AttentionParams", "Memory"]
@@ -72,15 +74,9 @@ class Attention:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, options in (("score", ("additive", "dot", "general")), ("attend", ("before", "after", "feed"))):
-            if getattr(self, name) not in options:
-                raise ValueError(
-                    f"Attention: {name} must be one of {', '.join(map(repr, options))}, got {getattr(self, name)!r}."
-                )
-        if self.size is not None:
-            check_size("Attention", "size", self.size)
-            if self.score != "additive":
-                raise ValueError(f"Attention: size is for score='additive', got {self.size} with {self.score!r}.")
+        check_fields(self)
+        if self.size is not None and self.score != "additive":
+            raise ValueError(f"Attention: size is for score='additive', got {self.size} with {self.score!r}.")
 
     def init(self, key: jax.Array, query_size: int, memory_size: int, dtype: Any = jnp.float32) -> AttentionParams:
         """New parameters.
@@ -88,6 +84,8 @@ class Attention:
         Raises:
             ValueError: if query and memory differ in size, and the score is their dot product.
         """
+        memory_size = check_init(self, key, memory_size, dtype, "memory_size")
+        query_size = check_size("Attention.init", "query_size", query_size)
         self.check_sizes(query_size, memory_size)
         if self.score == "dot":
             return AttentionParams(None, None, None)
@@ -109,6 +107,7 @@ class Attention:
                 f"{memory_size}; take score='general'."
             )
 
+    @public
     def memory(self, params: AttentionParams, ys: jax.Array, *, lengths: jax.Array | None = None) -> Memory:
         """What `read` reads, from outputs of an encoder.
 
@@ -117,15 +116,19 @@ class Attention:
             ys: ``[T_in, B, M]``; what stands in the padding, also NaN, is never read.
             lengths: int ``[B]``.
         """
+        if ys.ndim != 3:
+            raise ValueError(f"Attention.memory: ys must have shape [T_in, B, M], got {describe(ys)}.")
         values, valid = jnp.swapaxes(ys, 0, 1), None
         if lengths is not None:
-            valid = jnp.arange(ys.shape[0]) < jnp.asarray(lengths)[:, None]
+            lengths = check_ints("Attention.memory", "lengths", lengths, low=0, high=len(ys), shape=ys.shape[1:2])
+            valid = jnp.arange(ys.shape[0]) < lengths[:, None]
             values = jnp.where(valid[..., None], values, jnp.zeros((), values.dtype))
         keys = values
         if params.w_key is not None:
             keys = matmul(values, params.w_key, compute_dtype(values.dtype))
         return Memory(keys, values, valid)
 
+    @public
     def read(self, params: AttentionParams, memory: Memory, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The context and the weights of each query.
 

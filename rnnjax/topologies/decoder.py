@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, describe
+from rnnjax.checks import check_ints, check_real, check_size, is_traced, shape_of
 from rnnjax.networks import LearnedState, Stack, unroll_stack
 from rnnjax.topologies.attention import Attention, AttentionParams, Memory
-from rnnjax.topologies.masks import as_wide, length_mask
+from rnnjax.topologies.masks import as_wide, judged_steps, length_mask
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
     affine,
-    check_model,
-    check_network,
     init_dense,
     run_network,
     split_key,
@@ -62,9 +61,6 @@ class Decoder:
     feed: Literal["previous", "zeros"] = "previous"
 
     def __post_init__(self) -> None:
-        check_network(self.owner, "cell" if self.owner == "OneToMany" else "decoder", self.cell, flat=True)
-        choices = {"outputs": (self.outputs, ("symbols", "numbers")), "feed": (self.feed, ("previous", "zeros"))}
-        check_model(self.owner, self.output_size, self.dropout, **choices)
         if self.embed_size and (self.outputs == "numbers" or self.feed == "zeros"):
             raise ValueError(
                 f"{self.owner}: output_embed_size is for symbols that are fed back, got {self.embed_size} with "
@@ -124,7 +120,7 @@ class Decoder:
         key: jax.Array | None = None,
     ) -> tuple[DecoderState, jax.Array, jax.Array | None]:
         """One step from symbols ``[R]`` or numbers ``[R, O]``: the next state, outputs and attention's weights."""
-        keys, dtype = split_key(key, 3), wide_dtype(params)
+        keys, dtype = split_key(self.owner, key, 3), wide_dtype(params)
         rows = jax.tree.leaves(state)[0].shape[0]
         if self.feed == "zeros":
             x = jnp.zeros((rows, 1), dtype)
@@ -177,24 +173,22 @@ class Decoder:
     ) -> tuple[jax.Array, jax.Array | None]:
         """Outputs ``[T, B, O]`` and weights ``[T, B, T_in]``; teacher forcing, own outputs, or a mixture."""
         rows, dtype = jax.tree.leaves(state)[0].shape[0], wide_dtype(params)
-        given, coins = self._given(targets, steps, rows, dtype), None
-        keys = split_key(key, 2)
+        given, coins = self._given(targets, steps, rows, dtype, lengths), None
+        keys = split_key(self.owner, key, 2)
         if targets is None:
             sampling = 1.0
-        if not isinstance(sampling, int | float) or 0 < sampling < 1:
+        sampling = check_real(self.owner, "sampling", sampling, least=0, most=1, traced=True)
+        if is_traced(sampling) or 0 < sampling < 1:
             if key is None:
-                raise ValueError(f"{self.owner}: sampling={sampling} throws coins, and needs key=.")
+                raise ValueError(f"{self.owner}: sampling={describe(sampling)} throws coins, and needs key=.")
             coins = jax.random.bernoulli(keys[0], sampling, given.shape[:2])
-        elif sampling not in (0, 1):
-            raise ValueError(f"{self.owner}: sampling must be a probability between 0 and 1, got {sampling}.")
         elif sampling == 1:
             coins = jnp.ones(given.shape[:2], bool)
         valid = None
         if lengths is not None:
-            if jnp.shape(lengths) != (rows,):
-                raise ValueError(
-                    f"{self.owner}: lengths of the outputs must have shape [{rows}], got {describe(lengths)}."
-                )
+            lengths = check_ints(
+                self.owner, "lengths of the outputs", lengths, low=0, high=given.shape[0], shape=(rows,)
+            )
             valid = length_mask(lengths, given.shape[0])
             given = jnp.where(as_wide(valid, given.ndim), given, self._nothing((), dtype).astype(given.dtype))
             coins = None if coins is None else coins & valid
@@ -210,9 +204,9 @@ class Decoder:
 
     def _nothing(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """What stands before the first output."""
-        return jnp.full(shape, NOTHING) if self.outputs == "symbols" else jnp.zeros(shape, dtype)
+        return jnp.full(shape, NOTHING, jnp.int32) if self.outputs == "symbols" else jnp.zeros(shape, dtype)
 
-    def _given(self, targets: Any, steps: int | None, rows: int, dtype: Any) -> jax.Array:
+    def _given(self, targets: Any, steps: int | None, rows: int, dtype: Any, lengths: Any) -> jax.Array:
         """What the steps read under teacher forcing: the targets, one step late."""
         if (targets is None) == (steps is None):
             raise ValueError(
@@ -221,10 +215,13 @@ class Decoder:
             )
         inner = () if self.outputs == "symbols" else (self.output_size,)
         if targets is None:
-            return self._nothing((steps or 0, rows, *inner), dtype)
+            return self._nothing((check_size(self.owner, "steps", steps, least=0), rows, *inner), dtype)
+        if self.outputs == "symbols":
+            judge = judged_steps(lengths, shape_of(targets))
+            targets = check_ints(
+                self.owner, "targets", targets, low=0, high=self.output_size - 1, but=NOTHING, judge=judge
+            )
         targets = jnp.asarray(targets)
-        if self.outputs == "symbols" and not jnp.issubdtype(targets.dtype, jnp.integer):
-            raise TypeError(f"{self.owner}: targets must be integers, got {describe(targets)}.")
         if targets.ndim != 2 + len(inner) or targets.shape[1:] != (rows, *inner):
             axes = ", ".join(map(str, ("T", rows, *inner)))
             raise ValueError(f"{self.owner}: targets must have shape [{axes}], got {describe(targets)}.")
@@ -242,7 +239,7 @@ class Decoder:
         key: jax.Array | None,
         options: dict[str, Any],
     ) -> tuple[jax.Array, jax.Array | None]:
-        keys, dtype, weights = split_key(key, 3), wide_dtype(params), None
+        keys, dtype, weights = split_key(self.owner, key, 3), wide_dtype(params), None
         if self.feed == "zeros":
             xs = jnp.zeros((*given.shape[:2], 1), dtype)
         else:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
+from rnnjax.kinds import check_fields, public
 from rnnjax.networks import Bidirectional, ContextState, ContextStateParams
 from rnnjax.topologies.attention import Attention, Memory
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
@@ -106,9 +107,9 @@ class EncoderDecoder:
         check_network("EncoderDecoder", "encoder", self.encoder, both=True)
         if self.attention is not None and not isinstance(self.attention, Attention):
             raise TypeError(f"EncoderDecoder: attention must be an Attention or None, got {self.attention!r}.")
+        check_network("EncoderDecoder", "decoder", self.decoder, flat=True)
+        check_fields(self, least={"embed_size": 0, "output_embed_size": 0}, rates=("dropout",))
         _ = self._decoder, self._reader
-        if self.bridge not in ("affine", "copy"):
-            raise ValueError(f"EncoderDecoder: bridge must be one of 'affine', 'copy', got {self.bridge!r}.")
         if self.bridge == "copy":
             shapes = [_shapes(net) for net in (self.encoder, self.decoder)]
             if shapes[0] != shapes[1]:
@@ -140,6 +141,7 @@ class EncoderDecoder:
             math.prod(features(self.encoder)[1]),
         )
 
+    @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> EncoderDecoderParams:
         """New parameters, each part from a key of its own."""
         key_embedding, key_encoder, key_bridge, key_decoder = jax.random.split(key, 4)
@@ -154,6 +156,7 @@ class EncoderDecoder:
             decoder=self._decoder.init(key_decoder, dtype),
         )
 
+    @public
     def encode(
         self,
         params: EncoderDecoderParams,
@@ -179,8 +182,8 @@ class EncoderDecoder:
             ValueError: as `unroll` does.
             TypeError: if symbols are not integers, or as `unroll` does.
         """
-        reader, keys, dtype = self._reader, split_key(key, 2), wide_dtype(params)
-        xs = reader.read(params.embedding, xs, dtype, self.dropout, keys[0])
+        reader, keys, dtype = self._reader, split_key("EncoderDecoder", key, 2), wide_dtype(params)
+        xs = reader.read(params.embedding, xs, dtype, self.dropout, keys[0], lengths)
         options |= {"lengths": lengths, "dropout_rate": self.dropout, "key": keys[1]}
         state, ys = run_network(self.encoder, params.encoder, xs, reader.size, **options)
         if params.bridge is not None:
@@ -189,10 +192,12 @@ class EncoderDecoder:
             return Source(state, None)
         return Source(state, self.attention.memory(params.decoder.attention, ys, lengths=lengths))
 
+    @public
     def start(self, params: EncoderDecoderParams, source: Source) -> DecoderState:
         """The state before the first step; every leaf has the batch axis first, and none holds the memory."""
         return self._decoder.start(params.decoder, source.state)
 
+    @public
     def step(
         self, params: EncoderDecoderParams, state: DecoderState, symbols: jax.Array, source: Source
     ) -> tuple[DecoderState, jax.Array]:
@@ -221,6 +226,7 @@ class EncoderDecoder:
         """``step(state, symbols)``, as a search takes it."""
         return functools.partial(self.step, params, source=source)
 
+    @public
     def apply(
         self,
         params: EncoderDecoderParams,
@@ -261,6 +267,7 @@ class EncoderDecoder:
         """
         return self._run(params, xs, targets, steps, lengths, target_lengths, sampling, key, options)[0]
 
+    @public
     def align(
         self,
         params: EncoderDecoderParams,
@@ -301,7 +308,7 @@ class EncoderDecoder:
         key: jax.Array | None,
         options: dict[str, Any],
     ) -> tuple[jax.Array, jax.Array | None]:
-        keys = split_key(key, 2)
+        keys = split_key("EncoderDecoder", key, 2)
         source = self.encode(params, xs, lengths=lengths, key=keys[0], **options)
         return self._decoder.run(
             params.decoder,

@@ -6,14 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rnnjax.cell import compute_dtype, describe
+from rnnjax.checks import check_ints, check_real, is_traced
+from rnnjax.kinds import public
 from rnnjax.topologies.masks import as_wide, valid_steps
 
 __all__ = ["binary_loss", "check_labels", "huber_loss", "mse_loss", "paired", "softmax_loss"]
 
 
+@public
 def softmax_loss(
     logits: jax.Array,
     labels: jax.Array,
@@ -36,10 +40,11 @@ def softmax_loss(
 
     Args:
         logits: ``[..., V]``; ``[B, V]`` for a class a sequence, ``[T, B, V]`` for one a step.
-        labels: int ``[...]``, from 0 to V - 1; another one that counts makes the loss NaN.
+        labels: int ``[...]``, from 0 to V - 1; where they are traced, another one that counts makes the loss NaN.
         lengths: int ``[*batch]`` of ``labels [T, *batch, ...]``: steps at and past a row's length do not count.
         mask: bool, with the first axes of the labels: what counts.
-        label_smoothing: the share of the probability that is spread evenly over all classes, in [0, 1].
+        label_smoothing: the share of the probability that is spread evenly over all classes, in [0, 1]; it may be
+            traced.
         class_weights: ``[V]``.
         ignore_label: a label that does not count, such as -1 or -100.
 
@@ -47,19 +52,16 @@ def softmax_loss(
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: for shapes that do not fit, or a smoothing outside [0, 1].
+        ValueError: for shapes that do not fit, a label outside 0 to V - 1, or a smoothing outside [0, 1].
         TypeError: if labels or lengths are not integers, or the mask not bool.
 
     >>> logits, labels = jnp.zeros((3, 2, 4)), jnp.zeros((3, 2), int)
     >>> bool(jnp.isclose(softmax_loss(logits, labels, lengths=jnp.array([3, 1])), jnp.log(4.0)))
     True
     """
-    logits, labels = check_labels("softmax_loss", logits, labels)
-    _check_smoothing("softmax_loss", label_smoothing)
+    logits, labels, valid = check_labels("softmax_loss", logits, labels, lengths, mask, ignore_label)
+    label_smoothing = _check_smoothing("softmax_loss", label_smoothing)
     dtype, classes = compute_dtype(logits.dtype), logits.shape[-1]
-    valid = valid_steps("softmax_loss", "labels", labels.shape, lengths, mask, same=True)
-    if ignore_label is not None:
-        valid = labels != ignore_label if valid is None else valid & (labels != ignore_label)
     if valid is not None:
         logits = jnp.where(valid[..., None], logits, jnp.zeros((), logits.dtype))
         labels = jnp.where(valid, labels, 0)
@@ -71,11 +73,12 @@ def softmax_loss(
         class_weights = _check_weights("softmax_loss", class_weights, classes, dtype)
         weights = class_weights.at[labels].get(mode="clip")
         log_p, losses = log_p * class_weights, losses * weights
-    if label_smoothing:
+    if is_traced(label_smoothing) or label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
     return _mean(losses, weights, valid)
 
 
+@public
 def binary_loss(
     logits: jax.Array,
     labels: jax.Array,
@@ -95,25 +98,30 @@ def binary_loss(
 
     Args:
         logits: ``[...]``, or ``[..., 1]`` where the labels are ``[...]``.
-        labels: ``[...]``: bool, int or probabilities; each feature behind the batch axes is a question of its own.
+        labels: ``[...]``: bool, int or probabilities, from 0 to 1; each feature behind the batch axes is a question
+            of its own.
         lengths: int ``[*batch]`` of ``labels [T, *batch, ...]``: steps at and past a row's length do not count.
         mask: bool, with the first axes of the labels: what counts.
-        label_smoothing: in [0, 1].
+        label_smoothing: in [0, 1]; it may be traced.
         class_weights: ``[2]``, of no and yes.
 
     Returns:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: for shapes that do not fit, or a smoothing outside [0, 1].
+        ValueError: for shapes that do not fit, or a label or a smoothing outside [0, 1].
         TypeError: if the lengths are not integers, or the mask not bool.
 
     >>> logits = jnp.array([[2.0], [-2.0]])  # [B, 1], from a model with output_size=1
     >>> bool(jnp.isclose(binary_loss(logits, jnp.array([True, False])), jnp.log1p(jnp.exp(-2.0))))
     True
     """
-    _check_smoothing("binary_loss", label_smoothing)
+    label_smoothing = _check_smoothing("binary_loss", label_smoothing)
     z, y, valid = paired("binary_loss", "logits", logits, "labels", labels, lengths, mask)
+    if not is_traced(y) and bool(((y < 0) | (y > 1)).any()):
+        raise ValueError(
+            f"binary_loss: labels must lie between 0 and 1, got values from {float(y.min()):g} to {float(y.max()):g}."
+        )
     smooth = (1 - label_smoothing) * y + label_smoothing / 2
     yes, no = smooth * jax.nn.softplus(-z), (1 - smooth) * jax.nn.softplus(z)
     if class_weights is None:
@@ -122,6 +130,7 @@ def binary_loss(
     return _mean(w[1] * yes + w[0] * no, w[1] * y + w[0] * (1 - y), valid)
 
 
+@public
 def mse_loss(
     predictions: jax.Array, targets: jax.Array, *, lengths: jax.Array | None = None, mask: jax.Array | None = None
 ) -> jax.Array:
@@ -147,6 +156,7 @@ def mse_loss(
     return _mean(jnp.square(p - t), jnp.ones((), p.dtype), valid)
 
 
+@public
 def huber_loss(
     predictions: jax.Array,
     targets: jax.Array,
@@ -163,7 +173,7 @@ def huber_loss(
     Args:
         predictions: ``[...]``, or ``[..., 1]`` where the targets are ``[...]``. Shapes are never broadcast.
         targets: ``[...]``.
-        delta: where the square ends, above zero.
+        delta: where the square ends, above zero; it may be traced.
         lengths: int ``[*batch]`` of ``targets [T, *batch, ...]``: steps at and past a row's length do not count.
         mask: bool, with the first axes of the targets: what counts.
 
@@ -177,23 +187,32 @@ def huber_loss(
     >>> float(huber_loss(jnp.array([0.5, 4.0]), jnp.zeros(2)))  # (0.125 + 3.5) / 2
     1.8125
     """
-    if not delta > 0:
-        raise ValueError(f"huber_loss: delta must be above 0, got {delta}; for delta = 0 there is no loss.")
+    delta = check_real("huber_loss", "delta", delta, above=0, traced=True)
     p, t, valid = paired("huber_loss", "predictions", predictions, "targets", targets, lengths, mask)
-    return _mean(optax.losses.huber_loss(p, t, delta=delta), jnp.ones((), p.dtype), valid)
+    # A traced delta comes in a dtype of its own, which must not widen the result.
+    limit: Any = jnp.asarray(delta, p.dtype)
+    return _mean(optax.losses.huber_loss(p, t, delta=limit), jnp.ones((), p.dtype), valid)
 
 
-def check_labels(where: str, logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
-    """Logits ``[..., V]`` and int labels ``[...]`` as arrays; raises unless they are such."""
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{where}: labels must be integers, got {describe(labels)}.")
-    if logits.ndim < 1 or labels.shape != logits.shape[:-1]:
+def check_labels(
+    where: str, logits: Any, labels: Any, lengths: Any, mask: Any, ignore_label: int | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Logits ``[..., V]`` and int32 labels ``[...]`` as arrays, and which count; raises unless they are such."""
+    logits = jnp.asarray(logits)
+    found = check_ints(where, "labels", labels)
+    if logits.ndim < 1 or found.shape != logits.shape[:-1]:
         raise ValueError(
             f"{where}: labels must have the shape of the logits without their last axis, "
-            f"got {describe(labels)} for logits {describe(logits)}."
+            f"got {describe(labels) if hasattr(labels, 'dtype') else describe(found)} for logits {describe(logits)}."
         )
-    return logits, labels
+    valid = valid_steps(where, "labels", found.shape, lengths, mask, same=True)
+    if not is_traced((labels, valid)):
+        judge = True if valid is None else np.asarray(valid)
+        check_ints(where, "labels", labels, low=0, high=logits.shape[-1] - 1, but=ignore_label, judge=judge)
+    if ignore_label is not None:
+        counts = found != ignore_label
+        valid = counts if valid is None else valid & counts
+    return logits, found, valid
 
 
 def paired(
@@ -226,9 +245,8 @@ def _mean(losses: jax.Array, weights: jax.Array, valid: jax.Array | None) -> jax
     return losses.sum() / jnp.where(total == 0, jnp.ones((), total.dtype), total)
 
 
-def _check_smoothing(where: str, rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise ValueError(f"{where}: label_smoothing must lie between 0 and 1, got {rate}.")
+def _check_smoothing(where: str, rate: Any) -> Any:
+    return check_real(where, "label_smoothing", rate, least=0, most=1, traced=True)
 
 
 def _check_weights(where: str, weights: Any, classes: int, dtype: Any) -> jax.Array:
@@ -237,4 +255,7 @@ def _check_weights(where: str, weights: Any, classes: int, dtype: Any) -> jax.Ar
         raise ValueError(
             f"{where}: class_weights must have shape [{classes}], one for each class, got {describe(weights)}."
         )
+    values = None if is_traced(weights) else np.asarray(weights, np.float64)
+    if values is not None and not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(f"{where}: class_weights must be finite and not negative, got {values.tolist()}.")
     return weights

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import start_state
+from rnnjax.kinds import check_fields, public
 from rnnjax.topologies.masks import as_wide, length_mask
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
     affine,
-    check_model,
     check_network,
     features,
     init_dense,
@@ -77,13 +77,14 @@ class ManyToMany:
 
     def __post_init__(self) -> None:
         check_network("ManyToMany", "network", self.network, both=True)
-        check_model("ManyToMany", self.output_size, self.dropout)
+        check_fields(self, least={"embed_size": 0}, rates=("dropout",))
         _ = self._reader
 
     @property
     def _reader(self) -> Reader:
         return Reader("ManyToMany", self.input_size, self.vocab_size, self.embed_size)
 
+    @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToManyParams:
         """New parameters, each part from a key of its own."""
         key_embedding, key_network, key_head = jax.random.split(key, 3)
@@ -94,6 +95,7 @@ class ManyToMany:
             head=init_dense(key_head, size, self.output_size, dtype),
         )
 
+    @public
     def apply(
         self,
         params: ManyToManyParams,
@@ -124,6 +126,7 @@ class ManyToMany:
         """
         return self._run(params, None, xs, key, lengths=lengths, resets=resets, **options)[1]
 
+    @public
     def start(self, params: ManyToManyParams, batch_shape: tuple[int, ...] = ()) -> Any:
         """The state before the first step; not with a `Bidirectional` network.
 
@@ -133,6 +136,7 @@ class ManyToMany:
         check_network("ManyToMany.start", "network", self.network)
         return start_state(self.network, params.network, batch_shape, wide_dtype(params.network))
 
+    @public
     def advance(
         self,
         params: ManyToManyParams,
@@ -153,6 +157,7 @@ class ManyToMany:
         check_network("ManyToMany.advance", "network", self.network)
         return self._run(params, state, xs, key, lengths=lengths, resets=resets, **options)
 
+    @public
     def step(self, params: ManyToManyParams, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """One step: ``x [*batch, I]`` or int ``[*batch]`` to the next state and the output ``[*batch, O]``.
 
@@ -168,8 +173,8 @@ class ManyToMany:
     def _run(
         self, params: ManyToManyParams, state: Any, xs: jax.Array, key: jax.Array | None, **options: Any
     ) -> tuple[Any, jax.Array]:
-        reader, keys = self._reader, split_key(key, 3)
-        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0])
+        reader, keys = self._reader, split_key("ManyToMany", key, 3)
+        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], options["lengths"])
         options |= {"state": state, "dropout_rate": self.dropout, "key": keys[1]}
         state, ys = run_network(self.network, params.network, xs, reader.size, **options)
         outputs = affine(params.head, thin(keys[2], ys, self.dropout))

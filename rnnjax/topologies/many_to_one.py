@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnjax.kinds import check_fields, public
 from rnnjax.networks import Bidirectional, BidirectionalParams
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
     affine,
-    check_model,
     check_network,
     features,
     init_dense,
@@ -23,7 +23,7 @@ from rnnjax.topologies.parts import (
     thin,
     wide_dtype,
 )
-from rnnjax.topologies.pooling import POOLINGS, Pooling, PoolingParams, init_pooling, pool
+from rnnjax.topologies.pooling import Pooling, PoolingParams, init_pooling, pool
 
 __all__ = ["ManyToOne", "ManyToOneParams", "OneToOne"]
 
@@ -82,13 +82,14 @@ class ManyToOne:
 
     def __post_init__(self) -> None:
         check_network("ManyToOne", "network", self.network, both=True)
-        check_model("ManyToOne", self.output_size, self.dropout, pooling=(self.pooling, POOLINGS))
+        check_fields(self, least={"embed_size": 0}, rates=("dropout",))
         _ = self._reader
 
     @property
     def _reader(self) -> Reader:
         return Reader("ManyToOne", self.input_size, self.vocab_size, self.embed_size)
 
+    @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToOneParams:
         """New parameters, each part from a key of its own."""
         key_embedding, key_network, key_pooling, key_head = jax.random.split(key, 4)
@@ -100,6 +101,7 @@ class ManyToOne:
             head=init_dense(key_head, size, self.output_size, dtype),
         )
 
+    @public
     def features(
         self,
         params: ManyToOneParams,
@@ -111,14 +113,15 @@ class ManyToOne:
     ) -> jax.Array:
         """The vector that the head reads, ``[*batch, F]``; arguments as of `apply`, with the first of its two keys."""
         reader = self._reader
-        keys = split_key(key, 2)
-        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0])
+        keys = split_key("ManyToOne", key, 2)
+        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], lengths)
         options |= {"lengths": lengths, "dropout_rate": self.dropout, "key": keys[1]}
         if self.pooling != "last" or not isinstance(self.network, Bidirectional):
             _, ys = run_network(self.network, params.network, xs, reader.size, **options)
             return pool(ys, self.pooling, lengths=lengths, params=params.pooling)
         return _ends(self.network, params.network, xs, reader.size, options)
 
+    @public
     def apply(
         self,
         params: ManyToOneParams,
@@ -145,7 +148,7 @@ class ManyToOne:
             ValueError: as `unroll` does.
             TypeError: if symbols are not integers, or as `unroll` does.
         """
-        keys = split_key(key, 2)
+        keys = split_key("ManyToOne", key, 2)
         pooled = self.features(params, xs, lengths=lengths, key=keys[0], **options)
         return affine(params.head, thin(keys[1], pooled, self.dropout))
 
@@ -155,7 +158,7 @@ def _ends(
 ) -> jax.Array:
     """What each direction of the top layer puts out once it has read all, ``[*batch, F]``."""
     if network.merge == "sum":  # the directions are needed one by one, so the top layer runs by itself
-        keys = split_key(options["key"], 2)
+        keys = split_key("ManyToOne", options["key"], 2)
         if len(network.layers) > 1:
             below = Bidirectional(network.layers[:-1], "sum")
             lower = BidirectionalParams(params.layers[:-1])
@@ -224,7 +227,7 @@ class OneToOne:
 
     def __post_init__(self) -> None:
         check_network("OneToOne", "network", self.network)
-        check_model("OneToOne", self.output_size, self.dropout)
+        check_fields(self, least={"embed_size": 0}, rates=("dropout",))
         _ = Reader("OneToOne", self.input_size, self.vocab_size, self.embed_size)
 
     @property
@@ -232,10 +235,12 @@ class OneToOne:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return ManyToOne(**fields)
 
+    @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToOneParams:
         """New parameters, each part from a key of its own."""
         return self._model.init(key, dtype)
 
+    @public
     def apply(self, params: ManyToOneParams, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """The answer to each input.
 

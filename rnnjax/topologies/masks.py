@@ -6,34 +6,52 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnnjax.cell import compute_dtype, describe
+from rnnjax.checks import check_ints, is_traced
+from rnnjax.kinds import public
 
-__all__ = ["as_wide", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
+__all__ = ["as_wide", "judged_steps", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
 
 
+@public
 def length_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
     """Which steps of a padded batch are valid: ``mask[t, ...] = t < lengths[...]``.
 
     Args:
-        lengths: int ``[*batch]``.
+        lengths: int ``[*batch]``, of any width, from 0 to T.
         num_steps: T.
 
     Returns:
         bool ``[T, *batch]``.
 
     Raises:
+        ValueError: for a length below 0 or above T; traced ones count as these.
         TypeError: if the lengths are not integers.
 
     >>> length_mask(jnp.array([2, 0, 3]), 3).astype(int).tolist()
     [[1, 0, 1], [1, 0, 1], [0, 0, 1]]
     """
-    lengths = jnp.asarray(lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"length_mask: lengths must be integers, got {describe(lengths)}.")
-    return jnp.arange(num_steps).reshape(-1, *(1,) * lengths.ndim) < lengths
+    return _length_mask("length_mask", lengths, num_steps)
 
 
+def _length_mask(where: str, lengths: Any, num_steps: int) -> jax.Array:
+    lengths = check_ints(where, "lengths", lengths, low=0, high=num_steps)
+    return jnp.arange(num_steps, dtype=jnp.int32).reshape(-1, *(1,) * lengths.ndim) < lengths
+
+
+def judged_steps(lengths: Any, shape: tuple[int, ...]) -> Any:
+    """Which entries of symbols ``[T, *batch]`` have to be in range: those that count, and none if that is traced."""
+    if lengths is None or is_traced(lengths):
+        return lengths is None
+    sizes = np.asarray(lengths)
+    if not shape or sizes.shape != shape[1 : 1 + sizes.ndim]:
+        return False  # another check says so
+    return np.arange(shape[0]).reshape(-1, *(1,) * sizes.ndim) < sizes
+
+
+@public
 def masked_mean(values: jax.Array, *, lengths: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
     r"""The mean of what counts, as a scalar; zero where nothing counts.
 
@@ -86,13 +104,13 @@ def valid_steps(
     """
     valid = None
     if lengths is not None:
-        lengths = jnp.asarray(lengths)
+        given, lengths = lengths, check_ints(where, "lengths", lengths)
         if not shape or lengths.shape != shape[1 : 1 + lengths.ndim]:
             raise ValueError(
                 f"{where}: lengths must have the batch axes of {name} behind its first axis, the time, "
                 f"got {describe(lengths)} for {name} of shape {list(shape)}."
             )
-        valid = length_mask(lengths, shape[0])
+        valid = _length_mask(where, given, shape[0])
     if mask is not None:
         mask = jnp.asarray(mask)
         if mask.dtype != bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rnnjax.kinds import public
 from rnnjax.topologies.losses import check_labels, paired
-from rnnjax.topologies.masks import valid_steps, weighted_mean
+from rnnjax.topologies.masks import weighted_mean
 
 __all__ = ["accuracy", "binary_accuracy", "sequence_accuracy"]
 
 
+@public
 def accuracy(
     logits: jax.Array,
     labels: jax.Array,
@@ -34,21 +36,21 @@ def accuracy(
         A float32 scalar; zero where nothing counts.
 
     Raises:
-        ValueError: for shapes that do not fit, or a ``top_k`` outside of 1 to V.
+        ValueError: for shapes that do not fit, a label outside 0 to V - 1, or a ``top_k`` outside of 1 to V.
         TypeError: if labels or lengths are not integers, or the mask not bool.
 
     >>> logits = jnp.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]])
     >>> float(accuracy(logits, jnp.array([1, 2]))), float(accuracy(logits, jnp.array([1, 2]), top_k=2))
     (0.5, 1.0)
     """
-    logits, labels = check_labels("accuracy", logits, labels)
+    logits, labels, valid = check_labels("accuracy", logits, labels, lengths, mask, ignore_label)
     if not 1 <= top_k <= logits.shape[-1]:
         raise ValueError(f"accuracy: top_k must lie between 1 and V = {logits.shape[-1]}, got {top_k}.")
-    valid = _counted("accuracy", labels, lengths, mask, ignore_label)
     named = logits.argmax(-1)[..., None] if top_k == 1 else jax.lax.top_k(logits, top_k)[1]
     return weighted_mean((named == labels[..., None]).any(-1).astype(jnp.float32), valid)
 
 
+@public
 def binary_accuracy(
     logits: jax.Array, labels: jax.Array, *, lengths: jax.Array | None = None, mask: jax.Array | None = None
 ) -> jax.Array:
@@ -74,6 +76,7 @@ def binary_accuracy(
     return weighted_mean(((z > 0) == (y > 0.5)).astype(jnp.float32), valid)
 
 
+@public
 def sequence_accuracy(
     logits: jax.Array,
     labels: jax.Array,
@@ -95,24 +98,14 @@ def sequence_accuracy(
         A float32 scalar; zero where nothing counts.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or a label outside 0 to V - 1.
         TypeError: if labels or lengths are not integers, or the mask not bool.
 
     >>> logits = jax.nn.one_hot(jnp.array([[1, 0], [2, 2]]), 3)
     >>> float(sequence_accuracy(logits, jnp.array([[1, 0], [2, 1]])))
     0.5
     """
-    logits, labels = check_labels("sequence_accuracy", logits, labels)
-    valid = _counted("sequence_accuracy", labels, lengths, mask, ignore_label)
+    logits, labels, valid = check_labels("sequence_accuracy", logits, labels, lengths, mask, ignore_label)
     valid = jnp.ones(labels.shape, bool) if valid is None else valid
     right = (logits.argmax(-1) == labels) | ~valid
     return weighted_mean(right.all(0).astype(jnp.float32), valid.any(0))
-
-
-def _counted(
-    where: str, labels: jax.Array, lengths: jax.Array | None, mask: jax.Array | None, ignore_label: int | None
-) -> jax.Array | None:
-    valid = valid_steps(where, "labels", labels.shape, lengths, mask, same=True)
-    if ignore_label is None:
-        return valid
-    return labels != ignore_label if valid is None else valid & (labels != ignore_label)

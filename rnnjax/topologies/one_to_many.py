@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
+from rnnjax.kinds import check_fields, public
 from rnnjax.networks import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, split_key, wide_dtype
+from rnnjax.topologies.parts import Reader, check_network, split_key, wide_dtype
 
 __all__ = ["OneToMany", "OneToManyParams"]
 
@@ -81,6 +82,8 @@ class OneToMany:
     start_symbol = NOTHING
 
     def __post_init__(self) -> None:
+        check_network("OneToMany", "cell", self.cell, flat=True)
+        check_fields(self, least={"embed_size": 0, "output_embed_size": 0}, rates=("dropout",))
         _ = self._decoder, self._reader, self._start
 
     @property
@@ -103,6 +106,7 @@ class OneToMany:
             feed=self.feed,
         )
 
+    @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> OneToManyParams:
         """New parameters, each part from a key of its own."""
         key_embedding, key_start, key_decoder = jax.random.split(key, 3)
@@ -112,6 +116,7 @@ class OneToMany:
             decoder=self._decoder.init(key_decoder, dtype),
         )
 
+    @public
     def start(self, params: OneToManyParams, context: jax.Array, *, key: jax.Array | None = None) -> DecoderState:
         """The state before the first step; every leaf has the batch axis first.
 
@@ -128,6 +133,7 @@ class OneToMany:
         context = self._reader.read(params.embedding, context, dtype, self.dropout, key)
         return self._decoder.start(params.decoder, self._start.apply(params.start, context, dtype))
 
+    @public
     def step(self, params: OneToManyParams, state: DecoderState, symbols: jax.Array) -> tuple[DecoderState, jax.Array]:
         """One step.
 
@@ -150,6 +156,7 @@ class OneToMany:
         """``step(state, symbols)``, as a search takes it."""
         return functools.partial(self.step, params)
 
+    @public
     def apply(
         self,
         params: OneToManyParams,
@@ -185,7 +192,7 @@ class OneToMany:
                 [0, 1], or one that needs a key and has none.
             TypeError: if symbols are not integers.
         """
-        keys = split_key(key, 2)
+        keys = split_key("OneToMany", key, 2)
         state = self.start(params, context, key=keys[0])
         outputs, _ = self._decoder.run(
             params.decoder,

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, check_size, compute_dtype, describe, input_shape, matmul, output_shape
+from rnnjax.cell import Cell, compute_dtype, describe, input_shape, matmul, output_shape
+from rnnjax.checks import check_ints, check_key, shape_of
 from rnnjax.initializers import Glorot
+from rnnjax.kinds import check_fields
 from rnnjax.networks import Bidirectional, Stack, dropout, start_state, unroll_bidirectional, unroll_stack
+from rnnjax.topologies.masks import judged_steps
 from rnnjax.unroll import unroll
 
 __all__ = [
@@ -19,7 +22,6 @@ __all__ = [
     "Reader",
     "affine",
     "batch_of",
-    "check_model",
     "check_network",
     "directions",
     "features",
@@ -64,11 +66,7 @@ class Reader:
                 f"{self.owner}: exactly one of input_size (numbers) and vocab_size (symbols) must be given, "
                 f"got input_size={self.input_size!r} and vocab_size={self.vocab_size!r}."
             )
-        for name in ("input_size", "vocab_size"):
-            if getattr(self, name) is not None:
-                check_size(self.owner, name, getattr(self, name))
-        if not isinstance(self.embed_size, int) or isinstance(self.embed_size, bool) or self.embed_size < 0:
-            raise ValueError(f"{self.owner}: embed_size must be 0 (one-hot) or more, got {self.embed_size!r}.")
+        check_fields(self, self.owner, least={"embed_size": 0})
         if self.embed_size and self.vocab_size is None:
             raise ValueError(
                 f"{self.owner}: embed_size is for symbols, got {self.embed_size} without vocab_size; "
@@ -84,31 +82,25 @@ class Reader:
         """The table ``[V, E]``, standard normal; None where there is none."""
         return jax.random.normal(key, (self.vocab_size or 0, self.embed_size), dtype) if self.embed_size else None
 
-    def read(self, table: jax.Array | None, xs: Any, dtype: Any, rate: float = 0.0, key: Any = None) -> jax.Array:
+    def read(
+        self, table: jax.Array | None, xs: Any, dtype: Any, rate: float = 0.0, key: Any = None, lengths: Any = None
+    ) -> jax.Array:
         """``[...]`` symbols or ``[..., I]`` numbers to ``[..., size]``; with a key, dropout thins what a table holds.
 
-        A negative symbol is none at all and reads as zeros; one of V and above reads as NaN, so that it shows.
+        The symbol -1 is none at all and reads as zeros. Any other outside of 0 to V - 1 that counts is an error, and
+        where it is traced it reads as NaN, so that it shows.
         """
-        xs = jnp.asarray(xs)
         if self.vocab_size is None:
-            return xs
-        if not jnp.issubdtype(xs.dtype, jnp.integer):
-            raise TypeError(f"{self.owner}: symbols must be integers, got {describe(xs)}.")
+            return jnp.asarray(xs)
+        judge = judged_steps(lengths, shape_of(xs))
+        xs = check_ints(self.owner, "symbols", xs, low=0, high=self.vocab_size - 1, but=-1, judge=judge)
         if table is None:
             ys = jax.nn.one_hot(xs, self.vocab_size, dtype=dtype)
-            return jnp.where((xs >= self.vocab_size)[..., None], jnp.full((), jnp.nan, dtype), ys)
-        ys = table.at[jnp.maximum(xs, 0)].get(mode="fill", fill_value=jnp.nan)
-        return thin(key, jnp.where((xs < 0)[..., None], jnp.zeros((), table.dtype), ys), rate)
-
-
-def check_model(owner: str, output_size: int, rate: float, **choices: tuple[Any, tuple[Any, ...]]) -> None:
-    """Raises unless the output size is one, the rate of dropout too, and each choice one of its options."""
-    check_size(owner, "output_size", output_size)
-    if not 0 <= rate < 1:
-        raise ValueError(f"{owner}: dropout must be at least 0 and below 1, got {rate}.")
-    for name, (value, options) in choices.items():
-        if value not in options:
-            raise ValueError(f"{owner}: {name} must be one of {', '.join(map(repr, options))}, got {value!r}.")
+            wrong = (xs >= self.vocab_size) | (xs < -1)
+            return jnp.where(wrong[..., None], jnp.full((), jnp.nan, dtype), ys)
+        # An index below zero would count from behind.
+        ys = table.at[jnp.where(xs < 0, self.vocab_size, xs)].get(mode="fill", fill_value=jnp.nan)
+        return thin(key, jnp.where((xs == -1)[..., None], jnp.zeros((), table.dtype), ys), rate)
 
 
 def check_network(owner: str, name: str, network: Any, *, both: bool = False, flat: bool = False) -> None:
@@ -159,6 +151,10 @@ def run_network(
     **options: Any,
 ) -> tuple[Any, jax.Array]:
     """The final state and ``ys [T, *batch, F]`` of any network, its features flat; the state begins at the start."""
+    if not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise TypeError(
+            f"{type(network).__name__}: inputs must be floating, got {describe(xs)}; symbols need vocab_size."
+        )
     if xs.ndim < 1 + len(input_shape(directions(network)[0], size)):
         raise ValueError(
             f"{type(network).__name__}: inputs must have shape [T, *batch, I] with I = {size}, got {describe(xs)}."
@@ -175,9 +171,9 @@ def run_network(
     return state, ys.reshape(*ys.shape[: ys.ndim - len(inner)], math.prod(inner))
 
 
-def split_key(key: jax.Array | None, count: int) -> list[Any]:
+def split_key(where: str, key: jax.Array | None, count: int) -> list[Any]:
     """So many keys, or as many times None."""
-    return [None] * count if key is None else list(jax.random.split(key, count))
+    return [None] * count if key is None else list(jax.random.split(check_key(where, key), count))
 
 
 def thin(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import compute_dtype, describe, matmul
+from rnnjax.checks import check_ints
 from rnnjax.initializers import Glorot
+from rnnjax.kinds import public
 from rnnjax.topologies.masks import as_wide, valid_steps
 
 __all__ = ["POOLINGS", "Pooling", "PoolingParams", "init_pooling", "masked_softmax", "pool"]
@@ -30,6 +32,7 @@ def init_pooling(key: jax.Array, size: int, dtype: Any = jnp.float32) -> Pooling
     return PoolingParams(Glorot()(key, (size, size), dtype), jnp.zeros((size,), dtype), jnp.zeros((size,), dtype))
 
 
+@public
 def pool(
     ys: jax.Array, pooling: Pooling, *, lengths: jax.Array | None = None, params: PoolingParams | None = None
 ) -> jax.Array:
@@ -58,8 +61,6 @@ def pool(
     [[3.0], [2.0]]
     """
     ys = jnp.asarray(ys)
-    if pooling not in POOLINGS:
-        raise ValueError(f"pool: pooling must be one of {', '.join(map(repr, POOLINGS))}, got {pooling!r}.")
     if ys.ndim < 2:
         raise ValueError(f"pool: ys must have shape [T, *batch, F], got {describe(ys)}.")
     if lengths is None:
@@ -71,7 +72,7 @@ def pool(
         )
     if not ys.shape[0]:
         return jnp.zeros(ys.shape[1:], ys.dtype)
-    lengths = jnp.clip(jnp.asarray(lengths), 0, ys.shape[0])
+    lengths = jnp.clip(check_ints("pool", "lengths", lengths), 0, ys.shape[0])
     zero = jnp.zeros((), ys.dtype)
     ys = jnp.where(as_wide(valid, ys.ndim), ys, zero)
     if pooling == "last":

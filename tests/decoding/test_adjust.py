@@ -45,8 +45,8 @@ def test_a_draw_is_the_rows_own() -> None:
     ("options", "kind", "message"),
     [
         ({"temperature": 1e-9}, ValueError, "adjust_logits: temperature must be at least 1e-6, .* got 1e-09"),
-        ({"top_k": -1}, ValueError, "adjust_logits: top_k must be 0"),
-        ({"top_p": 0.0}, ValueError, "adjust_logits: top_p must be above 0"),
+        ({"top_k": -1}, ValueError, "adjust_logits: top_k must be at least 0"),
+        ({"top_p": 0.0}, ValueError, "adjust_logits: top_p must lie in"),
         ({"banned": 4}, ValueError, "adjust_logits: banned must be ids from 0 to 3, got 4"),
         ({"banned": [1, -1]}, ValueError, "got -1"),
         ({"banned": 1.5}, TypeError, "banned must be a symbol's id, several of them or None, got 1.5"),
@@ -58,5 +58,5 @@ def test_errors(options: dict, kind: type, message: str) -> None:
 
 
 def test_a_draw_without_keys() -> None:
-    with pytest.raises(ValueError, match="draw: keys must be given at temperature 1, got None"):
+    with pytest.raises(ValueError, match=r"draw: keys must be given at temperature 1\.0, got None"):
         draw(None, jnp.zeros((2, 4)))

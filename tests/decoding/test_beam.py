@@ -315,7 +315,7 @@ def _look_up(table: jax.Array, state: Any, symbols: jax.Array) -> tuple[Any, jax
     [
         ({"beam_size": 0}, ValueError, "beam_search: beam_size must be at least 1, got 0"),
         ({"beam_size": 2, "num_best": 3}, ValueError, "num_best must be at most beam_size = 2, got 3"),
-        ({"length_penalty": -1.0}, ValueError, r"length_penalty must be 0 \(none\) or more, got -1"),
+        ({"length_penalty": -1.0}, ValueError, r"length_penalty must be a finite number of at least 0, got -1"),
         ({"length_penalty": float("nan")}, ValueError, "length_penalty must be"),
         ({"stop": V}, ValueError, "beam_search: stop must be ids from 0 to 2, got 3"),
     ],

@@ -213,7 +213,7 @@ def wrong(h: jax.Array, symbols: jax.Array, what: str) -> Any:
         ({"banned": [0, 9]}, ValueError, "greedy: banned must be ids from 0 to 3, got 9"),
         ({"banned": range(V)}, ValueError, "a symbol must be left to come, got all 4 of them banned"),
         ({"banned": (0, 1, 2), "stop": 3, "min_len": 2}, ValueError, "all 4 of them banned, or to stop with before"),
-        ({"start": 0.5}, TypeError, r"greedy: start must be a symbol's id or ids \[B\], got f32\[\]"),
+        ({"start": 0.5}, TypeError, r"greedy: start symbols must be integers, got 0.5"),
         ({"start": np.zeros((3, 1), int)}, ValueError, r"start must be one symbol or have shape \[B\]"),
         ({"start": np.zeros(2, int)}, ValueError, r"state must have shape \[B, ...\] with B = 2 \(from start\), got"),
         ({"state": (), "start": 0}, ValueError, "a single start symbol needs a state of leaves"),

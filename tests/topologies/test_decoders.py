@@ -303,7 +303,7 @@ def test_the_bridge_reads_what_is_free_of_every_layer():
         (
             lambda: EncoderDecoder(GRU(3), GRU(3), O, 2, bridge="x"),
             ValueError,
-            "bridge must be one of 'affine', 'copy'",
+            "bridge must be 'affine' or 'copy'",
         ),
         (lambda: EncoderDecoder(GRU(3), GRU(3), O, 2, attention="dot"), TypeError, "must be an Attention or None"),
         (
@@ -311,14 +311,14 @@ def test_the_bridge_reads_what_is_free_of_every_layer():
             ValueError,
             "got 4 and 3; take score",
         ),
-        (lambda: Attention("cosine"), ValueError, "^Attention: score must be one of 'additive', 'dot', 'general', got"),
+        (lambda: Attention("cosine"), ValueError, "^Attention: score must be 'additive', 'dot' or 'general', got"),
         (lambda: Attention("dot", size=3), ValueError, "^Attention: size is for score='additive', got 3 with 'dot'"),
         (
             lambda: OneToMany(ConvLSTM(2, spatial_shape=(3,)), O, 2),
             ValueError,
             "^OneToMany: cell must be a cell whose features are",
         ),
-        (lambda: OneToMany(GRU(3), O, 2, outputs="words"), ValueError, "outputs must be one of 'symbols', 'numbers'"),
+        (lambda: OneToMany(GRU(3), O, 2, outputs="words"), ValueError, "outputs must be 'symbols' or 'numbers'"),
         (
             lambda: OneToMany(GRU(3), O, 2, feed="zeros", output_embed_size=2),
             ValueError,
@@ -344,7 +344,7 @@ def test_errors_of_calls():
             model.apply(params, context, *arguments)
     for options, sentence in (
         ({"sampling": 0.5}, r"^OneToMany: sampling=0.5 throws coins, and needs key=\.$"),
-        ({"sampling": 2.0}, r"^OneToMany: sampling must be a probability between 0 and 1, got 2.0\.$"),
+        ({"sampling": 2.0}, r"^OneToMany: sampling must lie in \[0, 1\], got 2\.$"),
         ({"lengths": np.array([1])}, r"^OneToMany: lengths of the outputs must have shape \[3\], got i(32|64)\[1\]\.$"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -12,7 +12,17 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, ConvLSTM, Stack
 from rnnjax.cells import cell_from_repr
-from rnnjax.topologies import Attention, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, mse_loss, pool
+from rnnjax.topologies import (
+    Attention,
+    EncoderDecoder,
+    ManyToMany,
+    ManyToManyParams,
+    ManyToOne,
+    OneToMany,
+    OneToOne,
+    mse_loss,
+    pool,
+)
 from tests.cells_table import fast_jit
 from tests.references.numpy_core import numpy_gru
 from tests.topologies.helpers import KEY, random_params
@@ -229,16 +239,20 @@ def test_half_precision_weights_and_no_steps():
 
 @pytest.mark.quick
 def test_symbols_outside_the_vocabulary():
-    """None at all reads as zeros, also in a table; a wrong one shows at once, and is no matter in the padding."""
+    """None at all, -1, reads as zeros, also in a table; a wrong one is an error, shows where it is traced, and is no
+    matter in the padding."""
     for size in (0, E):
         model = ManyToMany(GRU(3), O, vocab_size=V, embed_size=size)
         params = random_params(model)
         floats = ManyToMany(GRU(3), O, input_size=size or V)
         nothing = floats.apply(params._replace(embedding=None), jnp.zeros((2, 1, size or V)))
         np.testing.assert_allclose(model.apply(params, np.full((2, 1), -1)), nothing, rtol=1e-6)
-        wrong = np.array([[0], [V]])
-        np.testing.assert_array_equal(np.isnan(model.apply(params, wrong)).any((1, 2)), [False, True])
-        assert np.isfinite(model.apply(params, wrong, lengths=np.array([1]))).all()
+        for bad in (V, -2):
+            wrong = np.array([[0], [bad]])
+            with pytest.raises(ValueError, match=f"^ManyToMany: symbols must lie between 0 and {V - 1}, or"):
+                model.apply(params, wrong)
+            np.testing.assert_array_equal(np.isnan(fast_jit(model.apply)(params, wrong)).any((1, 2)), [False, True])
+            assert np.isfinite(model.apply(params, wrong, lengths=np.array([1]))).all()
 
 
 MODELS = [
@@ -298,10 +312,10 @@ def test_gradient_descent_learns_which_symbol_came_first():
         (lambda: ManyToOne(GRU(3), 2, 2, 2), ValueError, r"got input_size=2 and vocab_size=2\.$"),
         (lambda: ManyToOne(GRU(3), 2, 2, embed_size=2), ValueError, r"embed_size is for symbols, got 2 without"),
         (lambda: ManyToOne(GRU(3), 0, 2), ValueError, r"^ManyToOne: output_size must be at least 1, got 0\.$"),
-        (lambda: ManyToOne(GRU(3), 2, 2, pooling="sum"), ValueError, r"pooling must be one of 'last', 'mean', 'max', "),
-        (lambda: ManyToMany(GRU(3), 2, 2, dropout=1.0), ValueError, r"^ManyToMany: dropout must be at least 0 and"),
+        (lambda: ManyToOne(GRU(3), 2, 2, pooling="sum"), ValueError, r"pooling must be 'last', 'mean', 'max' or"),
+        (lambda: ManyToMany(GRU(3), 2, 2, dropout=1.0), ValueError, r"^ManyToMany: dropout must lie in"),
         (
-            lambda: ManyToMany(BOTH, 2, 2).start(None),
+            lambda: ManyToMany(BOTH, 2, 2).start(ManyToManyParams(None, None, None)),
             TypeError,
             r"^ManyToMany.start: network must be a cell, got Bidir",
         ),
