@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import matmul
 from rnnjax.engines.affine import cuda_kernels, nvrtc
-from rnnjax.engines.affine.cuda_batching import over_rows
+from rnnjax.engines.affine.cuda_batching import by_rows, over_rows
 from rnnjax.engines.affine.cuda_cell import CellText, cell_text
 from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles
 from rnnjax.engines.affine.cuda_trial import passes_trial
@@ -84,9 +84,11 @@ class CudaLoops:
                 here.setting, here.forward, w_hh, zx, start, own, flags, fresh,
                 keep=keep, keep_seen=plan.keep_gates, launch=self.launch,
             )  # fmt: skip
-            return end, ys, *(kept if keep else (None,) * 4)
+            broken = jnp.broadcast_to(kept.broken, zx.shape[1:2])  # what each row knows of its launch
+            return end, ys, *(kept._replace(broken=broken) if keep else (None,) * 4)
 
-        run = over_rows(call, (None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, None))
+        axes = (None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, 0)
+        run = over_rows(by_rows(call, *axes), *axes)
         end, ys, *kept = run(operands.w_hh, zx, start, work.own(operands), flags, fresh)
         final = work.unpack(end, state)
         return final, ys.reshape(steps, *batch, H), _kept(operands, cuda_kernels.Kept(*kept)) if keep else None
@@ -106,12 +108,14 @@ class CudaLoops:
 
         def call(w_hh: Any, own: Any, flags: Any, d_end: Any, d_ys: Any, *kept: Any) -> tuple[Any, ...]:
             here = _work(self, plan, operands, d_ys.shape[1])
-            found = cuda_kernels.Kept(*kept)
+            *saved, broken = kept
+            found = cuda_kernels.Kept(*saved, jnp.max(broken, keepdims=True))
             return cuda_kernels.run_backward(
                 here.setting, here.backward, w_hh, own, flags, found, d_end, d_ys, launch=self.launch
             )
 
-        run = over_rows(call, (None, None, 1, 1, 1, 1, 1, 2, None), (1, 1, 1, 1, 1))
+        axes = (None, None, 1, 1, 1, 1, 1, 2, 0), (1, 1, 1, 1, 1)
+        run = over_rows(by_rows(call, *axes), *axes)
         d_ys = d_ys.reshape(steps, -1, H)
         given = (w_hh, work.own(operands), flags, work.pack(d_final), d_ys, seen, before, s, broken)
         dz, dx, d_start, d_columns, d_fresh = run(*given)
@@ -135,8 +139,11 @@ class CudaLoops:
 
 
 def rank(job: Job) -> float:
-    """Above all others where it fits."""
-    return 40 if job.free else -1
+    """Above all others where it fits, unless another device is the default or arrays have explicit shardings."""
+    del job
+    placed = getattr(jax.config, "jax_default_device", None) is not None
+    kinds = jax.sharding.get_abstract_mesh().axis_types
+    return -1 if placed or jax.sharding.AxisType.Explicit in kinds else 40
 
 
 def _exact() -> bool:
