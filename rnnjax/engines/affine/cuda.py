@@ -108,8 +108,8 @@ class CudaLoops:
 
         def call(w_hh: Any, own: Any, flags: Any, d_end: Any, d_ys: Any, *kept: Any) -> tuple[Any, ...]:
             here = _work(self, plan, operands, d_ys.shape[1])
-            *saved, broken = kept
-            found = cuda_kernels.Kept(*saved, jnp.max(broken, keepdims=True))
+            found = cuda_kernels.Kept(*kept)
+            found = found._replace(broken=jnp.max(found.broken, keepdims=True))
             return cuda_kernels.run_backward(
                 here.setting, here.backward, w_hh, own, flags, found, d_end, d_ys, launch=self.launch
             )
