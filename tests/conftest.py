@@ -34,6 +34,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1.0")
 # No stack frames in what XLA is given: nobody reads them there, and they cost a tenth of the lowering.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+# So do libraries of the native engine, which are compiled faster than they run: they are run a few times.
+os.environ.setdefault("RNNJAX_NATIVE_CACHE", str(_CACHE.parent / "native"))
+os.environ.setdefault("RNNJAX_NATIVE_FLAGS", "-O1")
 # One thread for torch: the tests already run one process a core, and torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tests compile thousands of small functions and run each a few times, so what counts is how fast XLA compiles:

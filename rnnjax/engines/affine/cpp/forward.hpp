@@ -1,0 +1,179 @@
+// The forward loop. Layouts (a vector has VL lanes; W = gates * vectors of a tile; Hp = H rounded up to vectors):
+//   packed weights   [tile][x, h][piece of W][k][vectors of the piece]
+//   z                [tile][step][row][slot][vector of the tile]
+//   saved            [T][vector of units][B][number]
+//   states           [row][Hp + a line], of a thread's rows, before and after a step
+constexpr int64_t K_BLOCK = 128;      // terms of a sum at a time: their weights stay in the first-level cache
+constexpr int64_t Z_BYTES = 262144;   // projections are made for as many steps as fit here
+constexpr int64_t LINE = 64 / sizeof(real);
+
+struct Memory {  // scratch, kept for the next call (see loops.cpp)
+  real *p;
+  int64_t bytes;
+  explicit Memory(int64_t numbers);
+  ~Memory();
+  Memory(const Memory &) = delete;
+};
+
+struct Sizes {
+  const Call &q;
+  const Cell &c;
+  int64_t T, B, I, H, NU, Hp, ld;
+  int G, NS, HS, UB, S, P;
+  explicit Sizes(const Call &q)
+      : q(q), c(*q.cell), T(q.T), B(q.B), I(q.I), H(q.H), NU(up(q.H, VL)), Hp(NU * VL), G(c.gates), NS(c.slots),
+        HS(c.first_h), UB(c.vectors), S(c.states), P(c.own) {
+    ld = up(NU, BU) * PW + LINE;  // the backward pass works on 4 vectors of units; a line more: no rows on the same sets
+  }
+  int64_t time(int64_t i) const { return q.reverse ? T - 1 - i : i; }  // of the i-th step
+  bool resets(int64_t i, int64_t row) const {
+    const int64_t at = time(i) * B + row;
+    return q.resets && q.resets[at] && (!q.valid || q.valid[at]);
+  }
+  const real *state(const void *p, int64_t row) const { return (const real *)p + row * H; }
+};
+
+struct Forward : Sizes {
+  const Pieces pieces;
+  int64_t tiles, panel_x, panel_h;
+  real *packed, *bias, *zero;
+  const real *own[64];
+
+  explicit Forward(const Call &q) : Sizes(q), pieces(q.cell->gates * q.cell->vectors) {
+    tiles = up(NU, UB);
+    panel_x = I * W() * VL;
+    panel_h = c.recurrent ? H * W() * VL : 0;
+  }
+  int W() const { return G * UB; }
+  int64_t packed_size() const { return tiles * (panel_x + panel_h + W() * VL) + W() * VL + P * Hp; }
+  void place(real *p) {  // of packed_size() numbers
+    packed = p;
+    bias = packed + tiles * (panel_x + panel_h);
+    zero = bias + tiles * W() * VL;
+    std::memset(zero, 0, sizeof(real) * W() * VL);
+    real *o = zero + W() * VL;
+    for (int i = 0; i < P; i++, o += Hp) {
+      std::memset(o, 0, sizeof(real) * Hp);
+      std::memcpy(o, (const real *)q.own + i * H, sizeof(real) * H);
+      own[i] = o;
+    }
+  }
+
+  static constexpr int64_t PACK_ROWS = 16;
+  int64_t pack_jobs() const { return up(I + (c.recurrent ? H : 0), PACK_ROWS) + 1; }
+  void pack(int64_t job) const {  // 16 rows of w_ih or w_hh, read along the row; the last job packs the bias
+    const int64_t all = I + (c.recurrent ? H : 0), k0 = job * PACK_ROWS, k1 = std::min(all, k0 + PACK_ROWS);
+    if (job == pack_jobs() - 1) {
+      for (int64_t tile = 0; tile < tiles; tile++)
+        for (int j = 0; j < W(); j++) put(bias + (tile * W() + j) * VL, (const real *)q.b, c.gate_x[j / UB], tile * UB + j % UB);
+      return;
+    }
+    for (int64_t tile = 0; tile < tiles; tile++)
+      for (int i = 0; i < pieces.count; i++)
+        for (int64_t k = k0; k < k1; k++) {
+          const bool x = k < I;
+          const int64_t row = x ? k : k - I, rows = x ? I : H;
+          real *to = packed + tile * (panel_x + panel_h) + (x ? 0 : panel_x) + (pieces.start[i] * rows + row * pieces.width[i]) * VL;
+          const real *from = (const real *)(x ? q.w_ih : q.w_hh) + row * G * H;
+          for (int j = pieces.start[i]; j < pieces.start[i] + pieces.width[i]; j++, to += VL)
+            put(to, from, x ? c.gate_x[j / UB] : c.gate_h[j / UB], tile * UB + j % UB);
+        }
+  }
+  void put(real *to, const real *row, int gate, int64_t vector) const {
+    *(vf *)to = vector < NU ? load(row + gate * H + vector * VL, H - vector * VL) : vf{};
+  }
+
+  // z[row][slots from `slot` on] (+)= rows @ weights of a tile, for `count` rows
+  template <class Row> void multiply(int64_t tile, bool x, int slot, const real *init, real *z, int64_t count, Row row) const {
+    const int64_t K = x ? I : H, size = NS * UB * VL;
+    for (int i = 0; i < pieces.count; i++) {
+      const int n = pieces.width[i];
+      const Groups groups(count, n);
+      const real *w = packed + tile * (panel_x + panel_h) + (x ? 0 : panel_x) + pieces.start[i] * K * VL;
+      for (int64_t k0 = 0; k0 < K || k0 == 0; k0 += K_BLOCK) {
+        const int64_t k = std::min(K - k0, K_BLOCK), block = k * n * VL;
+        for (int64_t g = 0; g < groups.count; g++) {
+          const int64_t a = groups.start(g), e = groups.start(g + 1);
+          const real *rows[MOST];
+          for (int64_t r = a; r < e; r++) rows[r - a] = row(r) + k0;
+          const real *here = w + k0 * n * VL;
+          // The first two groups bring in the next block, a half each.
+          const real *next = g < 2 ? here + block + g * k * 2 * LINE : here;
+          const real *from = k0 || !init ? nullptr : init + pieces.start[i] * VL;
+          KERNELS[n][e - a]({rows, 1, k, 1, k, 0, here, from, n * VL, 
+                             z + a * size + (slot * UB + pieces.start[i]) * VL, size, next});
+        }
+      }
+    }
+  }
+
+  // b + x @ w_ih of all tiles for the steps [i0, i1) and rows [r0, r0 + R): z [tile][steps, R]
+  void project(int64_t i0, int64_t i1, int64_t r0, int64_t R, real *z, int64_t steps) const {
+    const int64_t size = NS * UB * VL, count = (i1 - i0) * R;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+      real *here = z + tile * steps * R * size;
+      multiply(tile, true, 0, bias + tile * W() * VL, here, count,
+               [&](int64_t n) { return (const real *)q.xs + (time(i0 + n / R) * B + r0 + n % R) * I; });
+      if (NS > G)
+        for (int64_t n = 0; n < count; n++) std::memset(here + n * size + G * UB * VL, 0, sizeof(real) * (NS - G) * UB * VL);
+    }
+  }
+  int64_t steps_at_once(int64_t R) const {
+    return std::max<int64_t>(1, std::min<int64_t>(T, Z_BYTES / (int64_t)sizeof(real) / (R * tiles * NS * UB * VL)));
+  }
+
+  void take(real *to, const void *from, int64_t row) const {
+    std::memcpy(to, state(from, row), sizeof(real) * H);
+    std::memset(to + H, 0, sizeof(real) * (ld - H));
+  }
+  int64_t row_size() const { return 2 * S * ld; }  // of the states of a row, before and after
+  int64_t z_size(int64_t R) const { return steps_at_once(R) * R * tiles * NS * UB * VL; }
+
+  // One step of a tile, for R rows; z holds the projections, `old` and `fresh` the states.
+  void step(void (*function)(const ForwardTile &), int64_t tile, int64_t R, real *z, real *const *old, real *const *fresh,
+            real *y, real *h, real *save, int64_t save_vector, const uint8_t *valid) const {
+    const int64_t unit = tile * UB * VL;
+    if (c.recurrent) multiply(tile, false, HS, nullptr, z, R, [&](int64_t r) { return old[c.h] + r * ld; });
+    const void *olds[MAX_STATES], *owns[64];
+    void *freshs[MAX_STATES];
+    for (int s = 0; s < S; s++) olds[s] = old[s] + unit, freshs[s] = fresh[s] + unit;
+    for (int p = 0; p < P; p++) owns[p] = own[p] + unit;
+    function({R, unit, H, z, owns, olds, freshs, ld, y, h, H, save, save_vector, valid});
+  }
+
+  // All steps of the rows [r0, r1).
+  void run(int64_t r0, int64_t r1, real *states, real *z) const {
+    const int64_t R = r1 - r0, size = NS * UB * VL, steps = steps_at_once(R);
+    const auto function = q.keep == 1 ? c.forward_saving : c.forward;
+    real *old[MAX_STATES], *fresh[MAX_STATES];
+    for (int s = 0; s < S; s++) {
+      old[s] = states + 2 * s * R * ld;
+      fresh[s] = old[s] + R * ld;
+      for (int64_t r = 0; r < R; r++) {
+        take(old[s] + r * ld, q.init[s], r0 + r);
+        std::memset(fresh[s] + r * ld, 0, sizeof(real) * ld);
+      }
+    }
+    for (int64_t i = 0; i < T; i++) {
+      const int64_t first = i / steps * steps, t = time(i);
+      if (i == first) project(first, std::min(T, first + steps), r0, R, z, steps);
+      if (q.resets)
+        for (int64_t r = 0; r < R; r++)
+          if (resets(i, r0 + r))
+            for (int s = 0; s < S; s++) take(old[s] + r * ld, q.fresh[s], r0 + r);
+      if (q.keep == 2)
+        for (int s = 0; s < S; s++)
+          for (int64_t r = 0; r < R && s != c.h; r++)
+            std::memcpy((real *)q.olds[s] + (t * B + r0 + r) * H, old[s] + r * ld, sizeof(real) * H);
+      for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t out = (t * B + r0) * H + tile * UB * VL;
+        real *save = q.keep == 1 ? (real *)q.saved + ((t * NU + tile * UB) * B + r0) * c.saved * VL : nullptr;
+        step(function, tile, R, z + (tile * steps + i - first) * R * size, old, fresh, (real *)q.ys + out,
+             q.hs ? (real *)q.hs + out : nullptr, save, B * c.saved * VL, q.valid ? q.valid + t * B + r0 : nullptr);
+      }
+      for (int s = 0; s < S; s++) std::swap(old[s], fresh[s]);
+    }
+    for (int s = 0; s < S; s++)
+      for (int64_t r = 0; r < R; r++) std::memcpy((real *)q.fin[s] + (r0 + r) * H, old[s] + r * ld, sizeof(real) * H);
+  }
+};

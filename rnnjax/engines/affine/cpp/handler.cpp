@@ -1,0 +1,155 @@
+// XLA's side of the native loops: two handlers for all cells and dtypes. A cell is found by its name in a table that
+// Python fills; which buffers there are follows from the cell and from the attributes.
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include "xla/ffi/api/ffi.h"
+namespace ffi = xla::ffi;
+namespace {
+typedef int (*Loop)(const Call *);
+struct Known { const Cell *cell; Loop forward, backward; };
+std::mutex known_lock;
+std::map<std::string, Known, std::less<>> known;
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+// job(0) .. job(n - 1) by the threads of the pool and the caller; what no thread of the pool takes, the caller does.
+void parallel(void *pool, int64_t threads, int64_t n, Job job, void *argument) {
+  struct Shared { std::atomic<int64_t> next{0}, done{0}; };
+  auto shared = std::make_shared<Shared>();
+  auto work = [shared, n, job, argument] {
+    for (int64_t i; (i = shared->next.fetch_add(1)) < n;) {
+      job(argument, i);
+      shared->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int64_t i = 1; i < n && i < threads; i++) {
+    auto copy = work;
+    ((ffi::ThreadPool *)pool)->Schedule(std::move(copy));
+  }
+  work();
+  for (int64_t spins = 0; shared->done.load(std::memory_order_acquire) < n; spins++)
+    if (spins < 10000) relax(); else std::this_thread::yield();
+}
+int64_t allowed_threads() {  // OMP_NUM_THREADS, as other libraries obey it; XLA's pool already knows the affinity
+  static const int64_t count = [] {
+    const char *text = std::getenv("OMP_NUM_THREADS");
+    const long value = text ? std::strtol(text, nullptr, 10) : 0;
+    return value > 0 ? (int64_t)value : (int64_t)1 << 20;
+  }();
+  return count;
+}
+
+ffi::Error wrong(const char *what) { return ffi::Error::InvalidArgument(std::string("rnnjax native: ") + what); }
+
+struct Buffers {
+  ffi::RemainingArgs args;
+  ffi::RemainingRets rets;
+  int32_t bytes;
+  bool bad = false;
+  size_t a = 0, r = 0;
+  const void *in(int rank = -1, int64_t *dims = nullptr) {
+    auto b = args.get<ffi::AnyBuffer>(a++);
+    if (b.has_error()) { bad = true; return nullptr; }
+    check(*b);
+    if (rank >= 0) {
+      if ((int)b->dimensions().size() != rank) { bad = true; return nullptr; }
+      for (int i = 0; i < rank; i++) dims[i] = b->dimensions()[i];
+    }
+    return b->untyped_data();
+  }
+  const uint8_t *mask(int64_t T, int64_t B) {
+    auto b = args.get<ffi::AnyBuffer>(a++);
+    if (b.has_error() || b->element_type() != ffi::PRED || (int64_t)b->element_count() != T * B) { bad = true; return nullptr; }
+    return (const uint8_t *)b->untyped_data();
+  }
+  void *out() {
+    auto b = rets.get<ffi::AnyBuffer>(r++);
+    if (b.has_error()) { bad = true; return nullptr; }
+    check(**b);
+    return (*b)->untyped_data();
+  }
+  void check(ffi::AnyBuffer b) { bad |= b.element_type() != (bytes == 4 ? ffi::F32 : ffi::F64); }
+  bool complete() const { return !bad && a == args.size() && r == rets.size(); }
+};
+
+ffi::Error run(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view name, int32_t flags,
+               bool back) {
+  Known entry;
+  {
+    std::lock_guard<std::mutex> guard(known_lock);
+    auto found = known.find(name);
+    if (found == known.end()) return wrong("this process has not loaded the cell");
+    entry = found->second;
+  }
+  const Cell &c = *entry.cell;
+  Buffers f{args, rets, c.bytes};
+  Call q{};
+  int64_t dims[3] = {}, size[2] = {};
+  q.cell = &c;
+  q.reverse = flags & 1, q.keep = flags >> 3 & 3;
+  const bool valid = flags & 2, resets = flags & 4;
+  q.xs = f.in(3, dims);
+  q.T = dims[0], q.B = dims[1], q.I = dims[2];
+  q.w_ih = f.in(2, size);
+  q.H = size[1] / c.gates;
+  if (c.recurrent) q.w_hh = f.in();
+  q.b = f.in();
+  if (c.own) q.own = f.in();
+  if (valid) q.valid = f.mask(q.T, q.B);
+  if (resets) q.resets = f.mask(q.T, q.B);
+  for (int s = 0; s < c.states; s++) q.init[s] = f.in();
+  for (int s = 0; s < c.states && resets; s++) q.fresh[s] = f.in();
+  if (!back) {
+    q.ys = f.out();
+    for (int s = 0; s < c.states; s++) q.fin[s] = f.out();
+    if (q.keep && !c.y_is_h) q.hs = f.out();
+    if (q.keep == 1) q.saved = f.out();
+    for (int s = 0; s < c.states && q.keep == 2; s++) if (s != c.h) q.olds[s] = f.out();
+  } else {
+    (c.y_is_h ? q.ys : q.hs) = (void *)f.in();
+    if (q.keep == 1) q.saved = (void *)f.in();
+    for (int s = 0; s < c.states && q.keep == 2; s++) if (s != c.h) q.olds[s] = (void *)f.in();
+    q.d_ys = f.in();
+    for (int s = 0; s < c.states; s++) q.d_fin[s] = f.in();
+    q.d_xs = f.out(), q.d_w_ih = f.out();
+    if (c.recurrent) q.d_w_hh = f.out();
+    q.d_b = f.out();
+    if (c.own) q.d_own = f.out();
+    for (int s = 0; s < c.states; s++) q.d_init[s] = f.out();
+    for (int s = 0; s < c.states && resets; s++) q.d_fresh[s] = f.out();
+  }
+  if (!f.complete()) return wrong("buffers of another number, rank or dtype than the cell's");
+  q.threads = std::min<int64_t>(pool.num_threads(), allowed_threads());
+  q.pool = &pool;
+  q.parallel = parallel;
+  if ((back ? entry.backward : entry.forward)(&q)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnjax native: no memory for the loops");
+  return ffi::Error::Success();
+}
+ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view name, int32_t flags) {
+  return run(pool, args, rets, name, flags, false);
+}
+ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view name, int32_t flags) {
+  return run(pool, args, rets, name, flags, true);
+}
+}  // namespace
+#define BINDING ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<std::string_view>("cell").Attr<int32_t>("flags")
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rnnjax_native_forward, forward, BINDING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rnnjax_native_backward, backward, BINDING);
+extern "C" int rnnjax_native_add(const char *name, const void *cell, void *forward, void *backward) {
+  const Cell *c = (const Cell *)cell;
+  if (c->version != ABI_VERSION) return 1;
+  std::lock_guard<std::mutex> guard(known_lock);
+  known[name] = {c, (Loop)forward, (Loop)backward};
+  return 0;
+}

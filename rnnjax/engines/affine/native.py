@@ -1,0 +1,236 @@
+r"""The native loops of the CPU: C++ made from a cell's own equations, compiled at first use by the machine's compiler.
+
+    z[t]        = b + x[t] @ w_ih + h[t-1] @ w_hh
+    state[t], y = update(state[t-1], z[t])
+
+XLA gives the small matmul of a step to one core, packs the weights again at every step, and writes pre-activations to
+memory between the matmul and the pointwise part. Here every thread has rows of the batch of its own and runs all steps
+on them without waiting for anybody: weights are packed once, a tile of the matmul stays in registers, and the cell's
+update (`program`, `native_text`) follows while its results are in the cache. The backward loop works on chunks of
+steps, whose gradients of weights and inputs are taken before the chunk leaves the cache: two calls do everything.
+
+All numbers are computed in the dtype of the update, float32 or float64; what is kept in 16 bits is widened before.
+Compiling takes about a second a cell and dtype, and a few more once a machine; see `native_build` for the cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import cast_like, widen
+from rnnjax.engines.affine.native_build import BuildError, find_compiler, libraries, switched_off
+from rnnjax.engines.affine.native_calls import Call, Loaded
+from rnnjax.engines.affine.native_text import Layout, cell_text, handler_text, layout_of, loops_text
+from rnnjax.engines.affine.plan import Plan
+from rnnjax.engines.affine.program import Program, Refusal
+from rnnjax.engines.affine.recurrence import Cotangents, Finished, Kept, Operands
+from rnnjax.engines.affine.xla import XlaLoops
+from rnnjax.engines.choice import Job
+
+__all__ = ["NativeLoops"]
+
+_MAX_STATES, _MAX_OWN, _MAX_GATES = 8, 64, 32  # what the loops have room for
+
+
+@dataclasses.dataclass(frozen=True)
+class NativeLoops:
+    """Both loops of pointwise affine cells on a CPU; see the module."""
+
+    def fits(self, plan: Plan, job: Job) -> str:
+        """``""``, or why not."""
+        if job.backend != "cpu":
+            return f"needs the CPU, got {job.backend}"
+        if len(jax.local_devices(backend="cpu")) > 1:
+            return "needs a process with one CPU device: it uses all cores by itself"
+        found = _prepared(_bare(plan))
+        return found if isinstance(found, str) else ""
+
+    def segment(self, plan: Plan, operands: Operands) -> int | None:
+        """The chunks of the backward pass are the loops' own."""
+        del plan, operands
+        return None
+
+    def forward(self, plan: Plan, operands: Operands, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
+        """Everything in one call."""
+        return _forward(plan, keep, operands)
+
+    def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
+        """Everything in one call: also the gradients of the weights and the inputs."""
+        return _backward(plan, operands, kept, d_final, d_ys)
+
+
+# Both calls are opaque to JAX. Their own derivatives, which second derivatives of an unroll need, are those of the XLA
+# loops, which compute the same.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _forward(plan: Plan, keep: bool, operands: Operands) -> tuple[Any, jax.Array, Kept | None]:
+    call = _call(plan, operands, keep)
+    ys, *rest = call.forward(*_arrays(call, plan, operands))
+    narrow, tree = _flat(operands.state)
+    final = [a.reshape(like.shape).astype(like.dtype) for a, like in zip(rest, narrow)]
+    kept = rest[len(narrow) :]
+    shape = (*operands.xs.shape[:-1], plan.cell.hidden_size)
+    result = ys.reshape(shape).astype(operands.state.h.dtype)
+    return tree.unflatten(final), result, Kept(None, ([ys] if call.y_is_h else []) + kept) if keep else None
+
+
+def _forward_fwd(plan: Plan, keep: bool, operands: Operands) -> tuple[Any, Operands]:
+    return _forward(plan, keep, operands), operands
+
+
+def _forward_bwd(plan: Plan, keep: bool, operands: Operands, cotangents: Any) -> tuple[Operands]:
+    d_final, d_ys, _ = cotangents  # what is kept is read by `_backward` alone, whose derivative does without
+    return (_pull(plan, operands, d_final, d_ys),)
+
+
+_forward.defvjp(_forward_fwd, _forward_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _backward(plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
+    call = _call(plan, operands, keep=True)
+    leaves, tree = _flat(operands.state)
+    T, B, H = kept.rest[0].shape
+    arrays = [*_arrays(call, plan, operands), *kept.rest, _wide(plan, d_ys, T, B, H)]
+    arrays += [_wide(plan, leaf, B, H) for leaf in jax.tree.leaves(d_final)]
+    found = iter(call.backward(*arrays))
+    d_xs, d_w_ih = next(found).reshape(operands.xs.shape), next(found)
+    d_w_hh, d_b = next(found) if operands.w_hh is not None else None, next(found)
+    program = call.cell.program
+    d_own = program.leaves(list(next(found))) if program.num_own else []
+    d_state = tree.unflatten([next(found).reshape(leaf.shape) for leaf in leaves])
+    d_fresh = tree.unflatten([next(found).reshape(leaf.shape) for leaf in leaves]) if call.resets else None
+    return Cotangents(d_state, d_own, d_fresh, Finished(d_w_ih, d_w_hh, d_b, d_xs))
+
+
+def _backward_fwd(plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> tuple[Any, Any]:
+    return _backward(plan, operands, kept, d_final, d_ys), (operands, kept, d_final, d_ys)
+
+
+def _backward_bwd(plan: Plan, residuals: Any, cotangents: Cotangents) -> tuple[Operands, Kept, Any, jax.Array]:
+    operands, kept, d_final, d_ys = residuals
+
+    def first(floats: Any, d_final: Any, d_ys: jax.Array) -> Cotangents:
+        d = _pull(plan, _joined(operands, *floats), d_final, d_ys)
+        found = Cotangents(d.state, d.own, d.controls.fresh, Finished(d.w_ih, d.w_hh, d.b, d.xs))
+        return jax.tree.map(lambda leaf: leaf.astype(plan.dtype), found)
+
+    _, pull = jax.vjp(first, (operands[:-1], operands.controls.fresh), d_final, d_ys)
+    floats, dd_final, dd_ys = pull(cotangents)
+    return _joined(operands, *floats, masks=False), jax.tree.map(jnp.zeros_like, kept), dd_final, dd_ys
+
+
+_backward.defvjp(_backward_fwd, _backward_bwd)
+
+
+def _pull(plan: Plan, operands: Operands, d_final: Any, d_ys: jax.Array) -> Operands:
+    """The cotangents of the operands by XLA; None for masks."""
+
+    def run(floats: Any, fresh: Any) -> tuple[Any, jax.Array]:
+        final, ys, _ = XlaLoops().forward(plan, _joined(operands, floats, fresh), keep=False)
+        return final, ys
+
+    (final, _), pull = jax.vjp(run, operands[:-1], operands.controls.fresh)
+    return _joined(operands, *pull((cast_like(d_final, final), d_ys)), masks=False)
+
+
+def _joined(operands: Operands, floats: Any, fresh: Any, *, masks: bool = True) -> Operands:
+    """The operands with other arrays, or their cotangents: masks have none."""
+    controls = operands.controls if masks else type(operands.controls)()
+    return operands._replace(**dict(zip(Operands._fields, floats)), controls=controls._replace(fresh=fresh))
+
+
+def _call(plan: Plan, operands: Operands, keep: bool) -> Call:
+    """Which arrays there are."""
+    controls = operands.controls
+    mode = 0 if not keep else 1 if plan.keep_gates else 2
+    return Call(_loaded(plan), plan.reverse, controls.valid is not None, controls.resets is not None, mode)
+
+
+def _flat(state: Any) -> tuple[list[jax.Array], Any]:
+    return jax.tree.flatten(state)
+
+
+def _wide(plan: Plan, a: jax.Array, *shape: int) -> jax.Array:
+    return a.astype(plan.dtype).reshape(shape)
+
+
+def _arrays(call: Call, plan: Plan, operands: Operands) -> list[jax.Array]:
+    """The operands as the handler takes them: one batch axis, everything in the dtype of the update."""
+    xs, w_ih, w_hh, b, own, state, controls = operands
+    T, *batch, I = xs.shape
+    B, H = math.prod(batch), plan.cell.hidden_size
+    # Inputs are rounded to the dtype of the weights, as everywhere.
+    found = [_wide(plan, xs.astype(w_ih.dtype), T, B, I), w_ih.astype(plan.dtype)]
+    found += [] if w_hh is None else [w_hh.astype(plan.dtype)]
+    found.append(b.astype(plan.dtype))
+    columns = call.cell.program.columns(own, H, plan.dtype)
+    found += [jnp.stack(columns)] if columns else []
+    found += [mask.reshape(T, B) for mask in (controls.valid, controls.resets) if mask is not None]
+    states = [state] if controls.resets is None else [state, controls.fresh]
+    return found + [_wide(plan, leaf, B, H) for leaf in jax.tree.leaves(states)]
+
+
+def _bare(plan: Plan) -> Plan:
+    """What the compiled cell depends on."""
+    return dataclasses.replace(plan, reverse=False, keep_gates=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared(plan: Plan) -> tuple[Program, Layout] | str:
+    """What will be compiled, or why nothing can be; compiles nothing."""
+    if switched_off():
+        return "needs the environment variable RNNJAX_NATIVE not to be 0"
+    program = plan.program()
+    if isinstance(program, Refusal):
+        return program.reason
+    state = jax.eval_shape(lambda: widen(plan.cell.initial_state(()), plan.dtype))
+    names = [leaf is state.h for leaf in jax.tree.leaves(state)]
+    if len(program.new) > _MAX_STATES or program.num_own > _MAX_OWN or plan.cell.num_gates > _MAX_GATES:
+        return f"needs at most {_MAX_STATES} states, {_MAX_OWN} parameters of the update and {_MAX_GATES} gates"
+    if find_compiler() is None:
+        return "needs a C++ compiler, and none of CXX, c++, g++ and clang++ is a program here"
+    return program, layout_of(plan.cell.num_gates, plan.summed, names.index(True))
+
+
+@functools.lru_cache(maxsize=256)
+def _load(plan: Plan) -> Loaded | str:
+    """Compiles what is not in the cache, loads it, and tells XLA."""
+    prepared = _prepared(plan)
+    if isinstance(prepared, str):
+        return prepared
+    program, layout = prepared
+    size = jnp.dtype(plan.dtype).itemsize
+    texts = {"handler": handler_text(), f"loops{8 * size}": loops_text(size), "cell": cell_text(program, layout, size)}
+    try:
+        (handler_key, handler), (_, loops), (key, cell) = libraries(texts).values()
+    except BuildError as error:
+        return str(error)
+    target = f"rnnjax_native_{handler_key}"
+    _register(target, handler)
+    cell.rnnjax_cell.restype = ctypes.c_void_p
+    address = ctypes.c_void_p(cell.rnnjax_cell())
+    entries = [ctypes.cast(f, ctypes.c_void_p) for f in (loops.rnnjax_forward, loops.rnnjax_backward)]
+    handler.rnnjax_native_add(key.encode(), address, *entries)
+    lanes = loops.rnnjax_loops_version() % 1000 // size
+    return Loaded(key, target, program, layout, lanes)
+
+
+@functools.cache
+def _register(target: str, handler: ctypes.CDLL) -> None:
+    for which in ("forward", "backward"):
+        symbol = jax.ffi.pycapsule(getattr(handler, f"rnnjax_native_{which}"))
+        jax.ffi.register_ffi_target(f"{target}_{which}", symbol, platform="cpu")
+
+
+def _loaded(plan: Plan) -> Loaded:
+    found = _load(_bare(plan))
+    if isinstance(found, str):
+        raise ValueError(f"unroll: 'native' {found}; take implementation=None.")
+    return found
