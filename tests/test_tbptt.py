@@ -213,7 +213,7 @@ def test_parts_of_a_batch_train_as_the_whole(problem):
 
 
 def test_devices_that_share_a_batch_train_as_one():
-    """Under `jax.shard_map` as it is by default, which tells apart what differs between devices, and without that."""
+    """Under `jax.shard_map` as it is by default, which tells apart what differs between devices."""
     script("""
         import jax, jax.numpy as jnp, numpy as np, optax, rnnjax
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -238,13 +238,12 @@ def test_devices_that_share_a_batch_train_as_one():
             mesh = jax.make_mesh((2,), ("rows",), axis_types=(kind,))
             specs = P(), P("rows"), P(None, "rows")
             arrays = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((params, state, xs), specs)]
-            for check in (True, False):
-                split = jax.shard_map(
-                    lambda *arrays: train(*arrays, axis_name="rows"),
-                    mesh=mesh, in_specs=specs, out_specs=(P(), P(), P(), P("rows")), check_vma=check,
-                )
-                got = jax.device_get(jax.jit(split)(*arrays))
-                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+            split = jax.shard_map(
+                lambda *arrays: train(*arrays, axis_name="rows"),
+                mesh=mesh, in_specs=specs, out_specs=(P(), P(), P(), P("rows")),
+            )
+            got = jax.device_get(jax.jit(split)(*arrays))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
     """)
 
 
