@@ -16,6 +16,7 @@ FLOORS = {
     "cpu": 0,
     "checks": 0,
     "traced": 0,
+    "options": 0,
     "programs": 0,
     "_start": 0,
     "files": 0,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import pathlib
 import platform
 import re
-from typing import Annotated
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import jax
 import typer
 
 import rnnjax
 
-__all__ = ["Checkpoint", "Json", "RunArgument", "TrustCode", "common_options", "spoken"]
+__all__ = ["Checkpoint", "Json", "RunArgument", "TrustCode", "common_options", "options_command", "spoken"]
 
 RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
@@ -22,7 +27,6 @@ TrustCode = Annotated[
 ]
 
 
-
 def common_options(
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
 ) -> None:
@@ -30,6 +34,62 @@ def common_options(
     if version:
         typer.echo(f"rnnjax {rnnjax.__version__}, jax {jax.__version__}, Python {platform.python_version()}")
         raise typer.Exit
+
+
+def options_command(
+    groups: Mapping[str, type], *, defaults: Mapping[str, Any] | None = None, more_help: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options that are fields of dataclasses, in the place of its ``**options``.
+
+    A field with help (`rnnjax.options.option`) becomes an option of its name, kind and default. One of another kind than
+    typer knows comes as text.
+
+    Args:
+        groups: dataclasses by the title that their options stand under in the help; a field may name another.
+        defaults: of the command, where they are not those of the fields.
+        more_help: what the help of a field says besides.
+    """
+    parameters = []
+    for title, kind in groups.items():
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if "help" in field.metadata:
+                default = (defaults or {}).get(field.name, field.default)
+                annotation = hints[field.name]
+                if isinstance(default, tuple):
+                    default, annotation = ",".join(map(str, default)), str
+                flag = f"--{field.name.replace('_', '-')}"
+                declared = typer.Option(
+                    *([flag] if annotation is bool else []),
+                    help=field.metadata["help"] + (more_help or {}).get(field.name, ""),
+                    metavar=field.metadata["metavar"] or None,
+                    rich_help_panel=field.metadata.get("panel", title),
+                )
+                parameters.append(
+                    inspect.Parameter(
+                        field.name,
+                        inspect.Parameter.KEYWORD_ONLY,
+                        default=default,
+                        annotation=Annotated[annotation, declared],
+                    )
+                )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> None:
+            command(*args, **options)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        # An own option that stands under a title of the fields comes behind them, so that the titles stay in order.
+        behind = [p for p in own if any(getattr(m, "rich_help_panel", 0) for m in typing.get_args(p.annotation))]
+        found = [*(p for p in own if p not in behind), *parameters, *behind]
+        run.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in found}
+        del run.__wrapped__  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 # `ModelOptions: hidden must ...` is `--hidden must ...` on the command line.

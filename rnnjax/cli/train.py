@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import importlib.util
 import json
 import math
@@ -18,9 +16,8 @@ import jax
 import typer
 from rich.console import Console
 
-from rnnjax.cells import CELLS
 from rnnjax.cli.display import Display, nats
-from rnnjax.cli.options import TrustCode
+from rnnjax.cli.options import TrustCode, options_command
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
 from rnnjax.files import write_json
@@ -28,94 +25,56 @@ from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
 from rnnjax.lm.baselines import compute_baselines
-from rnnjax.lm.options import ModelOptions, TrainOptions
+from rnnjax.lm.options import BudgetOptions, ModelOptions, TrainOptions
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import RunPaths, make_model
 from rnnjax.lm.train import Outcome
 from rnnjax.lm.train import train as run_training
 from rnnjax.text import corpus as corpora
-from rnnjax.text.corpus import Corpus
+from rnnjax.text.corpus import Corpus, TextOptions
 
 __all__ = ["train"]
 
-_CELL_HELP = f"{', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: elman(activation=relu); file.py:Cell."
 BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there on
 
 
-_budget = functools.partial(typer.Option, rich_help_panel="Budget, one of")
-_text = functools.partial(typer.Option, rich_help_panel="Text")
-_model = functools.partial(typer.Option, rich_help_panel="Model")
-_optimizer = functools.partial(typer.Option, rich_help_panel="Optimizer")
-_feed = functools.partial(typer.Option, rich_help_panel="Training")
-_watch = functools.partial(typer.Option, rich_help_panel="What is looked at")
-
-
-def _default(group: Any, name: str) -> Any:
-    return {field.name: field.default for field in dataclasses.fields(group)}[name]
-
-
+@options_command(
+    {
+        "Budget, one of": BudgetOptions,
+        "Text": TextOptions,
+        "Model": ModelOptions,
+        "Optimizer": OptimizerOptions,
+        "Training": TrainOptions,
+    },
+    defaults={"devices": 0},
+    more_help={"minutes": f" By default {DEFAULT_MINUTES:g}, if no budget is given."},
+)
 def train(
     context: typer.Context,
     text: Annotated[
         list[str] | None,
-        typer.Argument(help="Files (also gzip), folders, - for standard input. None: Python's standard library."),
+        typer.Argument(
+            metavar="TEXT", help="Files (also gzip), folders, - for standard input. None: Python's standard library."
+        ),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="Folder of the run; by default runs/ and the time.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Folder of the run; by default runs/ and the time.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run there, at the first checkpoint.")] = False,
     resume: Annotated[
         str | None,
         typer.Option(
+            metavar="RUN",
             help="Folder of a run to go on with, where it stopped. A larger budget stretches the schedule of the "
-            "learning rate over the whole."
+            "learning rate over the whole.",
         ),
     ] = None,
     trust_code: TrustCode = False,
-    preset: Annotated[str | None, typer.Option(help=f"Start from these options: {', '.join(PRESETS)}.")] = None,
-    steps: Annotated[int | None, _budget(help="Budget: updates.")] = None,
-    epochs: Annotated[float | None, _budget(help="Budget: passes through the training text.")] = None,
-    minutes: Annotated[
-        float | None, _budget(help=f"Budget: minutes in all; {DEFAULT_MINUTES:g} if no budget is given.")
-    ] = None,
-    level: Annotated[str, _text(help="Symbols of the text: char, byte or word.")] = "char",
-    min_count: Annotated[int, _text(help="Rarer symbols become the unknown symbol.")] = 1,
-    encoding: Annotated[str, _text(help="Encoding of the text.")] = "utf-8",
-    glob: Annotated[str, _text(help="Which files of a folder, for example '*.txt'.")] = "*",
-    split: Annotated[str, _text(help="tail: one after the other; columns: spread through the text.")] = "tail",
-    fractions: Annotated[str, _text(help="Shares of train, validation and test.")] = "0.9,0.05,0.05",
-    document_separator: Annotated[
-        str | None, _text(help="Text between documents; the state is reset after it. \\n stands for a newline.")
-    ] = None,
-    cell: Annotated[str, _model(help=_CELL_HELP)] = "lstm",
-    layers: Annotated[int, _model(help="Layers.")] = _default(ModelOptions, "layers"),
-    hidden: Annotated[int, _model(help="Units a layer.")] = _default(ModelOptions, "hidden"),
-    embed: Annotated[int, _model(help="Size of the embedding; 0: one-hot; -1: 128, or 256 from 257 symbols on.")] = -1,
-    tie: Annotated[bool, _model("--tie", help="Use the embedding's weights for the output too.")] = False,
-    dropout: Annotated[float, _model(help="Dropout rate on embedding, between layers and on the output.")] = 0.0,
-    dtype: Annotated[str, _model(help="Of the matmuls: float32 or bfloat16.")] = "float32",
-    optimizer: Annotated[str, _optimizer(help="adamw, rmsprop, sgd or adagrad.")] = "adamw",
-    lr: Annotated[float, _optimizer(help="Peak learning rate.")] = _default(OptimizerOptions, "lr"),
-    schedule: Annotated[str, _optimizer(help="After the warm-up: cosine, constant, step or plateau.")] = "cosine",
-    warmup: Annotated[float, _optimizer(help="Share of the budget over which the rate rises.")] = 0.02,
-    decay: Annotated[float, _optimizer(help="Factor of step (each epoch) and plateau (each bad evaluation).")] = 0.97,
-    decay_from: Annotated[int, _optimizer(help="First epoch at which step lowers the rate.")] = 10,
-    clip: Annotated[float, _optimizer(help="Bound on the gradient; 0: none.")] = 1.0,
-    clip_by: Annotated[str, _optimizer(help="norm: the global norm; value: each element.")] = "norm",
-    weight_decay: Annotated[float, _optimizer(help="Decoupled decay of the matrices.")] = 0.0,
-    batch_size: Annotated[int, _feed(help="Parallel streams of text.")] = _default(TrainOptions, "batch_size"),
-    chunk_len: Annotated[int, _feed(help="Symbols between updates, and as far as gradients reach back.")] = 64,
-    seed: Annotated[int, _feed(help="Of initialisation, dropout and samples.")] = 0,
-    devices: Annotated[
-        int, _feed(help="That share the batch; 0: on a CPU one a core, up to 4 with 8 streams each or more; else 1.")
-    ] = 0,
-    log_every: Annotated[int, _watch(help="Updates between lines of metrics.")] = 20,
-    evals: Annotated[int, _watch(help="Evaluations, each with a checkpoint and a sample, over the budget.")] = 20,
-    eval_symbols: Annotated[int, _watch(help="Validation symbols used while training; 0: all.")] = 100_000,
-    patience: Annotated[int, _watch(help="Stop after so many evaluations without a new best; 0: never.")] = 0,
-    sample_length: Annotated[int, _watch(help="Symbols of the samples while training.")] = 300,
-    baselines: Annotated[
-        bool | None, _watch(help="N-gram and xz losses of the same split; by default up to 8 million symbols.")
-    ] = None,
-    tensorboard: Annotated[bool, _watch("--tensorboard", help="Also log to RUN/tensorboard.")] = False,
+    preset: Annotated[str | None, typer.Option(metavar="|".join(PRESETS), help="Start from these options.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel="What is looked at")
+    ] = False,
+    **options: Any,
 ) -> None:
     """Train a language model on text.
 
@@ -126,10 +85,11 @@ def train(
     [bold]rnnjax train book.txt --out runs/book --minutes 30[/bold]
     [bold]rnnjax train --resume runs/book --minutes 60[/bold]
     """
-    values = {k: v for k, v in locals().items() if k != "context"}
+    own = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
+    values = own | options
     given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
-    if document_separator is not None:
-        values["document_separator"] = document_separator.replace("\\n", "\n").replace("\\t", "\t")
+    if values["document_separator"] is not None:
+        values["document_separator"] = values["document_separator"].replace("\\n", "\n").replace("\\t", "\t")
     console = Console(highlight=False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard: tensorboardX is not installed; pip install 'rnnjax[tensorboard]'.")

@@ -12,6 +12,7 @@ import optax
 
 from rnnjax.checks import check_choice, check_real, check_size
 from rnnjax.fit.progress import Place
+from rnnjax.options import option
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer", "schedule"]
 
@@ -47,15 +48,15 @@ class OptimizerOptions:
         ValueError: for an unknown name or a number out of range.
     """
 
-    optimizer: str = "adamw"
-    lr: float = 3e-3
-    schedule: str = "cosine"
-    warmup: float = 0.02
-    decay: float = 0.97
-    decay_from: int = 10
-    clip: float = 1.0
-    clip_by: str = "norm"
-    weight_decay: float = 0.0
+    optimizer: str = option("adamw", "What turns gradients into steps.", "|".join(OPTIMIZERS))
+    lr: float = option(3e-3, "Peak learning rate.", "RATE")
+    schedule: str = option("cosine", "How the learning rate falls after the warm-up.", "|".join(SCHEDULES))
+    warmup: float = option(0.02, "Share of the budget over which the rate rises.", "SHARE")
+    decay: float = option(0.97, "Factor of step (each epoch) and plateau (each bad evaluation).", "FACTOR")
+    decay_from: int = option(10, "First epoch at which step lowers the rate.", "EPOCH")
+    clip: float = option(1.0, "Bound on the gradient; 0: none.", "BOUND")
+    clip_by: str = option("norm", "The global norm, or the value of each element.", "norm|value")
+    weight_decay: float = option(0.0, "Decoupled decay of the matrices.", "RATE")
 
     def __post_init__(self) -> None:
         where = "OptimizerOptions"

@@ -17,6 +17,7 @@ from rnnjax.checks import check_key, check_size
 from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
 from rnnjax.fit.feed import Feed, as_function
+from rnnjax.fit.folder import require_one_process
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.progress import Outcome, Place
 from rnnjax.update import check_arrays, check_optimizer, check_trainable
@@ -105,7 +106,7 @@ def fit(
 
     Raises:
         ValueError: for none or several budgets, numbers out of range, a monitored metric that is missing, a loss that
-            is no scalar, or a folder that holds another run.
+            is no scalar, or a folder that holds another run or is shared by processes of `jax.distributed`.
         TypeError: if ``loss_fn`` takes no ``key``, or an argument is of another kind.
         CheckpointError: if a checkpoint cannot be written or read, or another process trains in the folder.
         TrainingFailedError: if the loss exploded `MAX_ROLLBACKS` times in a row.
@@ -221,6 +222,7 @@ def _steps(steps: int | None, epochs: float | None, minutes: float | None, batch
 
 
 def _check_folder(folder: pathlib.Path, resume: bool) -> None:
+    require_one_process("fit")
     metrics = folder / "metrics.jsonl"
     if not resume and metrics.exists() and metrics.stat().st_size:
         raise ValueError(f"fit: {folder} holds the metrics of another training; resume, or take another folder.")

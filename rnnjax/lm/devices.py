@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.cpu import MAX_DEVICES, available_cores, devices_are_set
+from rnnjax.fit.folder import require_one_process
 from rnnjax.update import Carry
 
 __all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices", "without_rows"]
@@ -48,23 +49,25 @@ def choose_devices(asked: int, batch_size: int) -> int:
         batch_size: B.
 
     Raises:
-        ValueError: if there are not as many, or they do not divide the batch.
+        ValueError: if there are not as many, they do not divide the batch, or there are several processes.
 
     >>> choose_devices(1, 50)
     1
     """
+    require_one_process("train")
     found, backend = jax.device_count(), jax.default_backend()
     if not asked:
         return _most(batch_size, found) if backend == "cpu" else 1
     if asked > found:
         raise ValueError(
-            f"--devices: JAX has {found} here ({backend}), got {asked}; take at most {found}, or 0 for what fits."
+            f"TrainOptions: devices must be at most {found}, which JAX has here ({backend}), got {asked}; take 0 for "
+            "what fits."
         )
     if batch_size % asked:
         fitting = ", ".join(str(n) for n in range(1, found + 1) if batch_size % n == 0)
         raise ValueError(
-            f"--devices: {asked} devices cannot share {batch_size} streams evenly; take one of {fitting}, or another "
-            "--batch-size."
+            f"TrainOptions: devices must share {batch_size} streams evenly, got {asked}; take one of {fitting}, or "
+            "another batch_size."
         )
     return asked
 

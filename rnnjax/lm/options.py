@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any
 
 import rnnjax
+from rnnjax.cells import CELLS
 from rnnjax.checks import check_choice, check_flag, check_real, check_size
 from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.options import option
 from rnnjax.text.corpus import TextOptions
 
 __all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "TrainOptions"]
@@ -18,6 +20,7 @@ RESUMABLE = frozenset(
 )
 NEW_OPTIONS = frozenset({"devices", "baselines"})  # that folders of older versions lack
 MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
+_LOOKED = "What is looked at"
 MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
 
 
@@ -37,13 +40,17 @@ class ModelOptions:
         dtype: of the matmuls, ``float32`` or ``bfloat16``.
     """
 
-    cell: str = "lstm"
-    layers: int = 1
-    hidden: int = 512
-    embed: int = -1
-    tie: bool = False
-    dropout: float = 0.0
-    dtype: str = "float32"
+    cell: str = option(
+        "lstm",
+        f"{', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: elman(activation=relu); file.py:Cell.",
+        "CELL",
+    )
+    layers: int = option(1, "Layers.", "NUMBER")
+    hidden: int = option(512, "Units a layer.", "UNITS")
+    embed: int = option(-1, "Size of the embedding; 0: one-hot; -1: 128, or 256 from 257 symbols on.", "SIZE")
+    tie: bool = option(False, "Use the embedding's weights for the output too.")
+    dropout: float = option(0.0, "Dropout rate on embedding, between layers and on the output.", "RATE")
+    dtype: str = option("float32", "Of the matmuls.", "float32|bfloat16")
 
     def __post_init__(self) -> None:
         where = "ModelOptions"
@@ -78,16 +85,24 @@ class TrainOptions:
             the number that was taken (1 where it is older than this option), so that it goes on as it began.
     """
 
-    batch_size: int = 32
-    chunk_len: int = 64
-    seed: int = 0
-    log_every: int = 20
-    evals: int = 20
-    eval_symbols: int = 100_000
-    patience: int = 0
-    sample_length: int = 300
-    baselines: bool | None = None
-    devices: int = 1
+    batch_size: int = option(32, "Parallel streams of text.", "STREAMS")
+    chunk_len: int = option(64, "Symbols between updates, and as far as gradients reach back.", "SYMBOLS")
+    seed: int = option(0, "Of initialisation, dropout and samples.", "NUMBER")
+    log_every: int = option(20, "Updates between lines of metrics.", "UPDATES", panel=_LOOKED)
+    evals: int = option(
+        20, "Evaluations, each with a checkpoint and a sample, over the budget.", "NUMBER", panel=_LOOKED
+    )
+    eval_symbols: int = option(100_000, "Validation symbols used while training; 0: all.", "SYMBOLS", panel=_LOOKED)
+    patience: int = option(
+        0, "Stop after so many evaluations without a new best; 0: never.", "EVALUATIONS", panel=_LOOKED
+    )
+    sample_length: int = option(300, "Symbols of the samples while training.", "SYMBOLS", panel=_LOOKED)
+    baselines: bool | None = option(
+        None, "N-gram and xz losses of the same split; by default up to 8 million symbols.", panel=_LOOKED
+    )
+    devices: int = option(
+        1, "That share the batch; 0: on a CPU one a core, up to 4 with 8 streams each or more; else 1.", "NUMBER"
+    )
 
     def __post_init__(self) -> None:
         where = "TrainOptions"
@@ -111,9 +126,9 @@ class BudgetOptions:
             runs differ; the other two budgets are exactly repeatable.
     """
 
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
+    steps: int | None = option(None, "Budget: updates.", "UPDATES")
+    epochs: float | None = option(None, "Budget: passes through the training text.", "PASSES")
+    minutes: float | None = option(None, "Budget: minutes in all.", "MINUTES")
 
     def __post_init__(self) -> None:
         given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}

@@ -158,14 +158,14 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | N
     wrong = devices.without_rows(state, options.batch_size)
     if mesh is not None and wrong:
         raise ValueError(
-            f"--devices: the cell's state has an array of shape {wrong[0]}, without an axis of the batch of "
-            f"{options.batch_size}, which cannot be split; take --devices 1."
+            f"TrainOptions: devices must be 1 for a cell whose state has an array without an axis of the batch of "
+            f"{options.batch_size}, which cannot be split, as one of shape {wrong[0]}, got {options.devices}."
         )
     rows = corpora.streams(corpus.train, options.batch_size)
     uniform = math.log(max(len(corpus.vocabulary), 2))
     return _Text(
         where="train",
-        remedy="lower --lr or --clip and start again",
+        remedy="lower the learning rate (lr) or the bound on the gradient (clip), and start again",
         steps_per_epoch=corpora.num_chunks(rows, options.chunk_len),
         calm_loss=uniform,
         logs={"samples": paths.samples},

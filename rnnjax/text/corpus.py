@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnjax.checks import check_choice, check_size
+from rnnjax.options import option
 from rnnjax.text.sources import Tally, open_sources, read_symbols
-from rnnjax.text.vocabulary import Vocabulary, check_level, check_unknown, count_symbols
+from rnnjax.text.vocabulary import LEVELS, Vocabulary, check_unknown, count_symbols
 
 __all__ = [
     "SPLITS",
@@ -61,42 +63,46 @@ class TextOptions:
     """
 
     paths: tuple[str, ...] = ()
-    level: str = "char"
-    min_count: int = 1
-    encoding: str = "utf-8"
-    glob: str = "*"
-    split: str = "tail"
-    fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
-    document_separator: str | None = None
+    level: str = option("char", "What a symbol of the text is.", "char|byte|word")
+    min_count: int = option(1, "Rarer symbols become the unknown symbol.", "COUNT")
+    encoding: str = option("utf-8", "Encoding of the text.", "NAME")
+    glob: str = option("*", "Which files of a folder, for example '*.txt'.", "PATTERN")
+    split: str = option("tail", "One part after the other, or spread through the text.", "|".join(SPLITS))
+    fractions: tuple[float, float, float] = option(
+        (0.9, 0.05, 0.05), "Shares of train, validation and test.", "TRAIN,VALID,TEST"
+    )
+    document_separator: str | None = option(
+        None, "Text between documents; the state is reset after it. \\n stands for a newline.", "TEXT"
+    )
     rows: int = 50
 
     def __post_init__(self) -> None:
         # JSON gives lists back.
         object.__setattr__(self, "paths", tuple(map(str, self.paths)))
         object.__setattr__(self, "fractions", tuple(map(float, self.fractions)))
-        check_level(self.level)
-        if self.split not in SPLITS:
-            raise ValueError(f"split: must be one of {', '.join(SPLITS)}, got {self.split!r}; use one of them.")
-        if self.min_count < 1:
-            raise ValueError(f"min_count: must be at least 1, got {self.min_count}; use 1 to keep every symbol.")
-        if self.rows < 1:
-            raise ValueError(f"rows: must be at least 1, got {self.rows}; use the batch size.")
+        where = "TextOptions"
+        check_choice(where, "level", self.level, LEVELS)
+        check_choice(where, "split", self.split, SPLITS)
+        for name in ("min_count", "rows"):
+            object.__setattr__(self, name, check_size(where, name, getattr(self, name)))
         if len(self.fractions) != 3 or min(self.fractions) < 0 or not abs(sum(self.fractions) - 1) < 1e-6:
             raise ValueError(
-                "fractions: train, valid and test must be three numbers from 0 that sum to 1, got "
+                f"{where}: fractions must be three numbers (train, valid, test) from 0 that sum to 1, got "
                 f"{self.fractions}; use for example 0.9, 0.05, 0.05."
             )
         if not self.glob or self.glob.startswith("/"):
             raise ValueError(
-                f"glob: must be a pattern below the directory, got {self.glob!r}; use for example '*.txt'."
+                f"{where}: glob must be a pattern below the directory, got {self.glob!r}; use for example '*.txt'."
             )
         if self.document_separator == "":
-            raise ValueError("document_separator: must not be empty, got ''; use None for a text that is one whole.")
+            raise ValueError(
+                f"{where}: document_separator must not be empty, got ''; use None for a text that is one whole."
+            )
         try:
             "".encode(self.encoding)
         except LookupError as error:
             raise ValueError(
-                f"encoding: must be a text encoding of Python, got {self.encoding!r}; use for example utf-8."
+                f"{where}: encoding must be a text encoding of Python, got {self.encoding!r}; use for example utf-8."
             ) from error
 
 

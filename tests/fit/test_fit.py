@@ -427,6 +427,14 @@ def test_the_first_update_is_announced_before_it_is_compiled():
     assert rows[0]["programs"] == len(batches.boundaries) == 3
 
 
+def test_processes_that_share_a_training_leave_folders_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"fit: a folder is written by one process, got one of 2 under"):
+        fit(exact_loss, PARAMS, ADAM, batches_of(), steps=2, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert fit(exact_loss, PARAMS, ADAM, batches_of(), steps=2).step == 2
+
+
 def test_a_folder_holds_one_run(tmp_path):
     options = {"steps": 2, "folder": tmp_path}
     fit(exact_loss, PARAMS, ADAM, batches_of(), **options)

@@ -1,5 +1,6 @@
 """The command line from end to end, and what it says to bad input."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -13,6 +14,7 @@ import pytest
 from rnnjax.cli import main
 from rnnjax.files import write_json
 from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.lm.options import KINDS
 
 SMALL = (
     "--steps 120 --evals 3 --log-every 20 --batch-size 4 --chunk-len 16 --hidden 32 --lr 0.03 --sample-length 40"
@@ -123,6 +125,25 @@ def test_documents_mode(text, tmp_path):
     assert config["options"]["text"]["document_separator"] == "\n"
 
 
+def test_options_are_the_fields_of_the_configuration(text, tmp_path, capsys):
+    """Written once: every field with help is an option of the same default, and its value reaches the field."""
+    assert call("train", "--help") == 0
+    page = " ".join(capsys.readouterr().out.split())
+    given = {"decay_from": 3, "glob": "*.t?t", "sample_length": 7, "clip_by": "value", "minutes": None, "tie": True}
+    options = ["--decay-from", 3, "--glob", "*.t?t", "--sample-length", 7, "--clip-by", "value", "--tie"]
+    assert call("train", text, "--out", tmp_path / "run", *options, "--no-baselines", *SMALL) == 0
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
+    others = [*SMALL[::2], "--paths", "--rows", "--devices", "--baselines"]
+    for group, kind in KINDS.items():
+        for field in dataclasses.fields(kind):
+            name = f"--{field.name.replace('_', '-')}"
+            assert (name in page) == ("help" in field.metadata)
+            if name not in others:
+                wanted = given.get(field.name, field.default)
+                assert saved[group][field.name] == (list(wanted) if isinstance(wanted, tuple) else wanted), name
+    assert saved["train"]["baselines"] is False
+
+
 BAD_OPTIONS = [
     (["--hidden", "0"], "--hidden must be at least 1, got 0"),
     (["--batch-size", "-2"], "--batch-size must be at least 1, got -2"),
@@ -131,13 +152,13 @@ BAD_OPTIONS = [
     (["--cell", "lstm(bias=1)"], "cannot be made"),
     (["--optimizer", "adam"], "--optimizer must be 'adamw'"),
     (["--preset", "best"], "--preset: must be one of char-rnn"),
-    (["--level", "letter"], "level"),
+    (["--level", "letter"], "--level must be 'char', 'byte' or 'word', got 'letter'"),
     (["--steps", "0"], "--steps must be at least 1, got 0"),
     (["--steps", "5", "--minutes", "1"], "exactly one of --steps, --epochs and --minutes must be given, got steps"),
-    (["--fractions", "0.5,0.6"], "fractions"),
-    (["--fractions", "a,b,c"], "--fractions: must be three numbers"),
+    (["--fractions", "0.5,0.6"], "--fractions must be three numbers"),
+    (["--fractions", "a,b,c"], "--fractions: must be three numbers like"),
     (["--chunk-len", "100000"], "use --chunk-len at most 160"),
-    (["--encoding", "utf-99"], "encoding"),
+    (["--encoding", "utf-99"], "--encoding must be a text encoding"),
     (["--hidden", "many"], "Invalid value for '--hidden'"),
     (["--hiden", "3"], "No such option"),
     (["--tie", "--embed", "7"], "tied weights need embed_size"),

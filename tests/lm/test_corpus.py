@@ -243,19 +243,19 @@ def test_sizes_below_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": "letter"}, "level: must be one of char, byte, word, got 'letter'"),
-        ({"split": "rows"}, "split: must be one of tail, columns, got 'rows'"),
-        ({"min_count": 0}, "min_count: must be at least 1, got 0"),
-        ({"rows": 0}, "rows: must be at least 1, got 0"),
+        ({"level": "letter"}, "TextOptions: level must be 'char', 'byte' or 'word', got 'letter'"),
+        ({"split": "rows"}, "split must be 'tail' or 'columns', got 'rows'"),
+        ({"min_count": 0}, "min_count must be at least 1, got 0"),
+        ({"rows": 0}, "rows must be at least 1, got 0"),
         ({"fractions": (0.9, 0.2, 0.0)}, r"sum to 1, got \(0.9, 0.2, 0.0\)"),
         ({"fractions": (1.1, -0.1, 0.0)}, "sum to 1, got"),
         ({"fractions": (0.5, 0.5)}, "sum to 1, got"),
         ({"fractions": (float("nan"), 0.5, 0.5)}, "sum to 1, got"),
-        ({"document_separator": ""}, "document_separator: must not be empty"),
-        ({"encoding": "utf-9"}, "encoding: must be a text encoding of Python, got 'utf-9'"),
-        ({"encoding": "hex"}, "encoding: must be a text encoding of Python, got 'hex'"),
-        ({"glob": ""}, "glob: must be a pattern below the directory, got ''"),
-        ({"glob": "/x/*"}, "glob: must be a pattern below the directory"),
+        ({"document_separator": ""}, "document_separator must not be empty"),
+        ({"encoding": "utf-9"}, "encoding must be a text encoding of Python, got 'utf-9'"),
+        ({"encoding": "hex"}, "encoding must be a text encoding of Python, got 'hex'"),
+        ({"glob": ""}, "glob must be a pattern below the directory, got ''"),
+        ({"glob": "/x/*"}, "glob must be a pattern below the directory"),
     ],
 )
 def test_options_that_cannot_be(options, message):
@@ -276,7 +276,7 @@ def test_empty_text(tmp_path, level):
 
 
 def test_a_text_that_changes_while_it_is_read(tmp_path, monkeypatch):
-    from rnnjax.lm import sources
+    from rnnjax.text import sources
 
     original, passes = sources._read_text, []
 

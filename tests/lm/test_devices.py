@@ -83,9 +83,9 @@ def test_devices_that_fit_the_batch(batch_size, cores, count, monkeypatch):
 
 def test_devices_that_do_not_fit(monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 4)
-    with pytest.raises(ValueError, match=r"JAX has 4 here \(cpu\), got 5; take at most 4, or 0"):
+    with pytest.raises(ValueError, match=r"devices must be at most 4, which JAX has here \(cpu\), got 5; take 0"):
         devices.choose_devices(5, 50)
-    with pytest.raises(ValueError, match="4 devices cannot share 50 streams evenly; take one of 1, 2, or another"):
+    with pytest.raises(ValueError, match="devices must share 50 streams evenly, got 4; take one of 1, 2, or another"):
         devices.choose_devices(4, 50)
     assert devices.choose_devices(2, 2) == 2
 
@@ -106,7 +106,7 @@ def test_jax_is_told_the_devices(monkeypatch):
     assert len(told) == 3
 
 
-@pytest.mark.parametrize(("option", "sentence"), [(10**6, "--devices: "), (-1, "--devices: must not be negative")])
+@pytest.mark.parametrize(("option", "sentence"), [(10**6, "--devices must be at m"), (-1, "--devices must be at l")])
 def test_devices_that_are_not_there(option, sentence, text, tmp_path, capsys):
     """Nothing is begun."""
     assert main_code("train", text, *OPTIONS, "--devices", option, "--out", tmp_path / "run") == 2
@@ -120,3 +120,10 @@ def test_a_run_from_before_there_were_devices():
     assert RunConfig.from_json(options).train.devices == 2
     del options["train"]["devices"]
     assert RunConfig.from_json(options).train.devices == 1
+
+
+def test_processes_that_share_a_training_begin_nothing(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert main_code("train", text, *OPTIONS, "--out", tmp_path / "run") == 2
+    assert "train: a folder is written by one process, got one of 2 under jax.distributed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -126,7 +126,7 @@ def test_an_explosion_rolls_back_with_a_lower_rate(corpus, tmp_path):
 
 
 def test_explosions_without_end_stop_the_run_and_keep_the_last_good_state(corpus, tmp_path):
-    with pytest.raises(TrainingFailedError, match=f"{MAX_ROLLBACKS}th time in a row.*lower --lr"):
+    with pytest.raises(TrainingFailedError, match=f"{MAX_ROLLBACKS}th time in a row.*lower the learning rate"):
         run(corpus, tmp_path / "run", optimizer="sgd", lr=1e30, clip=0.0, warmup=0.0, schedule="constant")
     arrays = final_arrays(RunPaths(tmp_path / "run"))
     assert all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")

@@ -1,0 +1,20 @@
+"""Fields of dataclasses that are options of the command line as well."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+__all__ = ["option"]
+
+
+def option(default: Any, help: str, metavar: str = "", **more: Any) -> Any:
+    """A field with a default, and what ``--help`` says of it.
+
+    Args:
+        default: of the field and of the option.
+        help: a line or two.
+        metavar: a word for the value; several, separated by ``|``, are all that there are.
+        more: what the command line needs besides, by name.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, **more})
