@@ -41,8 +41,7 @@ def options_command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options that are fields of dataclasses, in the place of its ``**options``.
 
-    A field with help (`rnnjax.options.option`) becomes an option of its name, kind and default. One of another kind than
-    typer knows comes as text.
+    A field with help (`rnnjax.options.option`) becomes an option of its name, kind and default; a tuple comes as text.
 
     Args:
         groups: dataclasses by the title that their options stand under in the help; a field may name another.
