@@ -23,7 +23,7 @@ FLOORS = {
     "arrays": 0,
     "user_code": 0,
     "kinds": 0,
-    "text": 0,
+    "text": 0.5,  # of checks, files and options
     "cells": 1,
     "data": 1,
     "unroll": 2,
