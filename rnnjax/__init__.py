@@ -3,7 +3,7 @@
 from rnnjax import _start  # noqa: F401  # isort: skip  (before all others: what Ctrl-C does while they load)
 
 from rnnjax import decoding, fit, online, topologies
-from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step, start_state
+from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step
 from rnnjax.cells import (
     GRU,
     LRU,
@@ -35,20 +35,17 @@ from rnnjax.cpu import use_cores
 from rnnjax.data import bucket_by_length, pack_documents, pad_sequences, padded_share, unpack_documents
 from rnnjax.engines import implementations
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
+from rnnjax.network import Network, network_step, start_state
 from rnnjax.networks import (
     Bidirectional,
-    ContextState,
-    DeepStack,
     LearnedState,
+    Regularized,
     Stack,
     activation_regularization,
     drop_connect,
     dropout,
     locked_dropout,
     temporal_activation_regularization,
-    unroll_bidirectional,
-    unroll_regularized,
-    unroll_stack,
     zoneout,
 )
 from rnnjax.saving import load, save
@@ -71,10 +68,8 @@ __all__ = [
     "Bidirectional",
     "Cell",
     "Chrono",
-    "ContextState",
     "ConvLSTM",
     "CoupledLSTM",
-    "DeepStack",
     "Elman",
     "GRUResetBefore",
     "Glorot",
@@ -88,10 +83,12 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "MinimalRNN",
+    "Network",
     "Orthogonal",
     "PeepholeLSTM",
     "ProjectedLSTM",
     "RecurrentHighway",
+    "Regularized",
     "Stack",
     "TBPTTResult",
     "Uniform",
@@ -110,6 +107,7 @@ __all__ = [
     "linear_step",
     "load",
     "locked_dropout",
+    "network_step",
     "online",
     "pack_documents",
     "pad_sequences",
@@ -121,9 +119,6 @@ __all__ = [
     "topologies",
     "unpack_documents",
     "unroll",
-    "unroll_bidirectional",
-    "unroll_regularized",
-    "unroll_stack",
     "use_cores",
     "zoneout",
 ]

@@ -6,6 +6,8 @@ that are passed in and handed back. Nothing here is stateful.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -23,25 +25,27 @@ __all__ = [
     "affine_step",
     "batch_axes",
     "batch_shape",
+    "check_resets",
     "check_size",
     "compute_dtype",
     "describe",
-    "input_shape",
+    "input_size_of",
     "leaf_names",
     "linear_step",
-    "output_shape",
     "pack_state",
     "project_input",
     "project_state",
+    "shapes_of",
     "split_gates",
-    "start_state",
     "unpack_state",
+    "wide_dtype",
 ]
 
 Params = Any  # a NamedTuple of arrays
 State = Any  # a NamedTuple of arrays, each [*batch, ...]
 Gates = tuple[jax.Array, ...]
 S = TypeVar("S")
+_PROBES = (10_007, 10_009)  # two input sizes that nobody has
 
 
 @runtime_checkable
@@ -248,58 +252,6 @@ def batch_shape(cell: Cell, state: State) -> tuple[int, ...]:
     return tuple(leaves[0].shape[: leaves[0].ndim - single[0].ndim])
 
 
-def start_state(cell: Any, params: Params, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:
-    """The state before the first step, which a reset restores; a function of the parameters where a cell learns it.
-
-    A cell that learns its initial state, or is made of such cells, has a method ``start_state(params, batch_shape,
-    dtype)``; for every other cell it is ``cell.initial_state(batch_shape, dtype)``.
-
-    Args:
-        cell: any cell, or a `Bidirectional` network.
-        params: its parameters.
-        batch_shape: the batch axes.
-        dtype: of the state; None keeps the dtype of what is learned, and is float32 for what is not.
-
-    Returns:
-        A state as ``cell.initial_state`` makes it; its gradient flows into ``params``.
-
-    >>> import jax.numpy as jnp, rnnjax
-    >>> cell = rnnjax.LearnedState(rnnjax.GRU(2))
-    >>> params = cell.init(jax.random.key(0), input_size=3)
-    >>> params = params._replace(start=params.start._replace(h=jnp.array([1.0, 2.0])))
-    >>> rnnjax.start_state(cell, params, (3,)).h.tolist()
-    [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
-    """
-    own = getattr(cell, "start_state", None)
-    if own is not None:
-        return own(params, batch_shape, dtype)
-    return cell.initial_state(batch_shape) if dtype is None else cell.initial_state(batch_shape, dtype)
-
-
-def input_shape(cell: Cell, input_size: int) -> tuple[int, ...]:
-    """The axes of one input behind the batch axes: ``(I,)``, unless the cell has a method `input_shape` of its own.
-
-    A cell whose features are not one axis (channels of an image, say) offers ``input_shape(input_size)``; everybody
-    else reads the shape through this function.
-
-    >>> import rnnjax
-    >>> input_shape(rnnjax.LSTM(4), 3)
-    (3,)
-    """
-    own = getattr(cell, "input_shape", None)
-    return (input_size,) if own is None else tuple(own(input_size))
-
-
-def output_shape(cell: Cell, input_size: int) -> tuple[int, ...]:
-    """The axes of ``y`` behind the batch axes, found by tracing one step; ``(H,)`` for all but a few cells."""
-    if not hasattr(cell, "input_shape"):
-        return (cell.hidden_size,)
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
-    x = jax.ShapeDtypeStruct(input_shape(cell, input_size), jnp.float32)
-    _, y = jax.eval_shape(cell.step, params, jax.eval_shape(cell.initial_state), x)
-    return tuple(y.shape)
-
-
 def batch_axes(batch_shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[int, ...]:
     """The arguments of an ``initial_state``: the axes as a tuple of plain ints.
 
@@ -313,3 +265,56 @@ def batch_axes(batch_shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[
     sizes = ((size, is_symbolic_dim(size)) for size in batch_shape)  # a program exported for any batch has symbols
     name = "every size of batch_shape"
     return tuple(size if symbol else check_size("initial_state", name, size, least=0) for size, symbol in sizes)
+
+
+def input_size_of(cell: Any, arrays: Mapping[str, Any]) -> tuple[int, str]:
+    """I, and the name of the first array with an axis that depends on it; ``(1, "")`` where nothing tells.
+
+    Sizes are affine in I, so that two sizes that ``init`` is tried with tell how.
+
+    Args:
+        cell: anything with an ``init``.
+        arrays: its parameters by their paths, as ``"layers[0].w_ih"``; more and other ones do no harm.
+
+    >>> import rnnjax
+    >>> input_size_of(rnnjax.Bidirectional((rnnjax.GRU(4),)), {"layers[0].forward.w_ih": jnp.zeros((5, 12))})
+    (5, 'layers[0].forward.w_ih')
+    """
+    low, high = (jax.tree_util.tree_leaves_with_path(shapes_of(cell, size)) for size in _PROBES)
+    for (path, first), (_, second) in zip(low, high, strict=True):
+        name = jax.tree_util.keystr(path).lstrip(".")
+        shape = jnp.shape(arrays[name]) if name in arrays else ()
+        for a, b, size in zip(first.shape, second.shape, shape) if len(shape) == first.ndim else ():
+            if a != b:
+                found = _PROBES[0] + (size - a) * (_PROBES[1] - _PROBES[0]) / (b - a)
+                if found >= 1 and found == int(found):
+                    return int(found), name
+    return 1, ""
+
+
+def shapes_of(cell: Any, input_size: int) -> Any:
+    """What ``init`` makes, as shapes and dtypes; a model that knows the size of its inputs itself is not told."""
+    try:
+        inspect.signature(cell.init).bind(None, input_size)
+        own = list(inspect.signature(cell.init).parameters)[1] == "dtype"
+    except TypeError:
+        own = True
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0)) if own else cell.init(jax.random.key(0), input_size))
+
+
+def check_resets(where: str, flags: Any, shape: tuple[int, ...], of: str = "xs", name: str = "resets") -> jax.Array:
+    """The flags as an array; raises unless they are bool and have ``shape``, that of ``of`` without its features."""
+    flags = jnp.asarray(flags)
+    if flags.dtype != bool:
+        raise TypeError(f"{where}: {name} must be bool, got {describe(flags)}; compare with != 0 first.")
+    if flags.shape != shape:
+        raise ValueError(
+            f"{where}: {name} must have shape {list(shape)}, as {of} without features, got {describe(flags)}."
+        )
+    return flags
+
+
+def wide_dtype(params: Params) -> Any:
+    """The dtype of a state beside these parameters: float32, or wider where a parameter is."""
+    leaves = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.result_type(jnp.float32, *leaves)

@@ -6,9 +6,10 @@ of the cell and digests of all of these. Beside the two stands what other files 
 
 from __future__ import annotations
 
-import inspect
+import ast
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.arrays import ArraysFile, seal, write_arrays
-from rnnjax.cell import describe
+from rnnjax.cell import describe, input_size_of, shapes_of
 from rnnjax.cells import cell_from_repr
 from rnnjax.files import CheckpointError, FileWarning, open_regular
 
 __all__ = [
     "CheckpointError",
-    "input_size_of",
     "load",
     "named_arrays",
     "restore",
@@ -33,7 +33,6 @@ __all__ = [
 
 _FORMAT = "2"  # of the metadata, with digests
 _UNSEALED = "1"  # without digests
-_PROBES = (10_007, 10_009)  # two input sizes that nobody has
 
 
 def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
@@ -59,7 +58,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     """
     _check_cell("save", cell)
     arrays = named_arrays(params)
-    input_size = input_size_of(cell, arrays)
+    input_size, _ = input_size_of(cell, arrays)
     restore(
         arrays,
         _like(cell, input_size, arrays),
@@ -101,11 +100,13 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
         raise FileNotFoundError(f"load: there is no file {str(file)!r}; name one that rnnjax.save has written.")
     arrays, metadata = _read(file, where)
     described = metadata.get("cell", "an unknown cell")
+    if "DeepStack(" in described:
+        arrays, metadata = _unpacked(arrays, metadata)
     if cell is None:
         cell = _described_cell(where, metadata)
     _check_cell("load", cell)
     size = metadata.get("input_size", "")
-    input_size = int(size) if size.isascii() and size.isdigit() and 0 < int(size) else input_size_of(cell, arrays)
+    input_size = int(size) if size.isascii() and size.isdigit() and 0 < int(size) else input_size_of(cell, arrays)[0]
     params = restore(
         arrays,
         _like(cell, input_size, arrays),
@@ -187,30 +188,6 @@ def restore(
     return jax.tree_util.tree_unflatten(structure, filled)
 
 
-def input_size_of(cell: Any, arrays: Mapping[str, np.ndarray]) -> int:
-    """I, from the first leaf with an axis that depends on it; sizes are affine in I. It is 1 where nothing tells.
-
-    Args:
-        cell: whose ``init`` tells how shapes depend on I.
-        arrays: its parameters by name, as `named_arrays` makes them; more and other ones do no harm.
-
-    >>> import rnnjax
-    >>> input_size_of(rnnjax.Bidirectional((rnnjax.GRU(4),)), {"layers[0].forward.w_ih": np.zeros((5, 12))})
-    5
-    """
-    low, high = (jax.tree_util.tree_leaves_with_path(_shapes(cell, size)) for size in _PROBES)
-    for (path, first), (_, second) in zip(low, high, strict=True):
-        array = arrays.get(jax.tree_util.keystr(path).lstrip("."))
-        if array is None or array.ndim != first.ndim:
-            continue
-        for a, b, size in zip(first.shape, second.shape, array.shape, strict=True):
-            if a != b:
-                found = _PROBES[0] + (size - a) * (_PROBES[1] - _PROBES[0]) / (b - a)
-                if found >= 1 and found == int(found):
-                    return int(found)
-    return 1
-
-
 def _check_cell(where: str, cell: Any) -> None:
     if isinstance(cell, type) or not callable(getattr(cell, "init", None)):
         raise TypeError(f"{where}: cell must be a cell, as rnnjax.LSTM(8), got {cell!r}.")
@@ -233,6 +210,40 @@ def _described_cell(where: str, metadata: Mapping[str, str]) -> Any:
         raise CheckpointError(f"{where} describes a cell that cannot be made here ({error}); pass cell=.") from error
 
 
+class _Unpack(ast.NodeTransformer):
+    """``DeepStack(cell=C, num_layers=L, ...)``, as older files say it, becomes ``Stack(cells=(C,) * L, ...)``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        if getattr(node.func, "id", None) != "DeepStack":
+            return node
+        given: dict[str, ast.expr] = {str(keyword.arg): keyword.value for keyword in node.keywords}
+        cells = ast.Tuple([given.pop("cell")] * ast.literal_eval(given.pop("num_layers")), ast.Load())
+        keywords = [ast.keyword("cells", cells), *(ast.keyword(*item) for item in given.items())]
+        return ast.Call(ast.Name("Stack", ast.Load()), [], keywords)
+
+
+def _unpacked(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """What a file of an older ``DeepStack`` holds, whose layers lay on top of each other, layer by layer."""
+    found = {}
+    for name, array in arrays.items():
+        match = re.fullmatch(r"(|.*\.)(first|rest|norms)\.(.+)", name)
+        if match is None:
+            found[name] = array
+        elif match[2] == "first":
+            found[f"{match[1]}layers[0].{match[3]}"] = array
+        else:
+            field = "layers" if match[2] == "rest" else "norms"
+            found |= {f"{match[1]}{field}[{k + 1}].{match[3]}": layer for k, layer in enumerate(array)}
+    try:
+        text = ast.unparse(_Unpack().visit(ast.parse(metadata["cell"], mode="eval")))
+    except (SyntaxError, KeyError, ValueError, RecursionError):
+        text = metadata["cell"]  # `_described_cell` says that it cannot be read
+    return found, {**metadata, "cell": text}
+
+
 def _rebuilds(cell: Any) -> bool:
     """Whether the cell equals what is made of its repr; a class of somebody else's may have one of our names."""
     try:
@@ -243,16 +254,6 @@ def _rebuilds(cell: Any) -> bool:
 
 def _short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def _shapes(cell: Any, input_size: int) -> Any:
-    """What ``init`` makes; a model of `rnnjax.topologies` knows the size of its inputs itself."""
-    try:
-        inspect.signature(cell.init).bind(None, input_size)
-        own = list(inspect.signature(cell.init).parameters)[1] == "dtype"
-    except TypeError:
-        own = True
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0)) if own else cell.init(jax.random.key(0), input_size))
 
 
 def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -267,4 +268,4 @@ def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
             return jax.ShapeDtypeStruct(wanted.shape, array.dtype)
         return wanted
 
-    return jax.tree_util.tree_map_with_path(leaf, _shapes(cell, input_size))
+    return jax.tree_util.tree_map_with_path(leaf, shapes_of(cell, input_size))

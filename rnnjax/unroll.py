@@ -1,4 +1,4 @@
-"""`unroll`: a cell over a sequence, with one semantics for every implementation."""
+"""`unroll`: a cell or a network over a sequence, with one semantics for every implementation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import AffineCell, Cell, batch_shape, describe, input_shape, start_state
+from rnnjax.cell import check_resets, describe, input_size_of, wide_dtype
 from rnnjax.checks import check_ints
-from rnnjax.engines import Controls, choose, engines, make_job, split_over_devices
+from rnnjax.engines import Controls, Job, choose, engines, implementations, make_job, split_over_devices
+from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
 from rnnjax.kinds import public
+from rnnjax.network import Network, input_shape, leaves, start_state
 
-__all__ = ["check_resets", "run", "unroll"]
+__all__ = ["run", "unroll"]
 
 
-@public(but=("cell",))
+@public(but=("net",))
 def unroll(
-    cell: Cell,
+    net: Any,
     params: Any,
     state: Any,
     xs: jax.Array,
@@ -28,28 +30,34 @@ def unroll(
     valid: jax.Array | None = None,
     resets: jax.Array | None = None,
     reverse: bool = False,
+    key: jax.Array | None = None,
     implementation: str | None = None,
     remat: bool | int | str | None = None,
 ) -> tuple[Any, jax.Array]:
-    r"""Runs a cell over a sequence: ``state[t+1], ys[t] = cell.step(params, state[t], xs[t])``.
+    r"""Runs a cell or a network over a sequence: ``state[t+1], ys[t] = net.step(params, state[t], xs[t])``.
 
     Args:
-        cell: any cell, also a `Stack`.
-        params: from ``cell.init``.
-        state: from ``cell.initial_state(batch_shape)``, or the final state of an earlier call; ``batch_shape``
-            may have any number of axes, also none.
+        net: any cell, or a network of cells: `Stack`, `Bidirectional`, `LearnedState`, `Regularized` or your own, see
+            `Network`. A network that needs the future has no ``step``, and runs all the same.
+        params: from ``net.init``.
+        state: from ``net.initial_state(batch_shape)``, or the final state of an earlier call; ``batch_shape`` may have
+            any number of axes, also none. None begins at ``start_state(net, params, ...)``, learned where a cell learns
+            it, in float32 or the wider dtype of the parameters.
         xs: ``[T, *batch, I]``, time first; T may be 0. A cell with a method `input_shape` says what stands for I.
         lengths: int ``[*batch]``. Steps at and past a row's length leave its state alone and emit zeros, so
             the final state is that of the last valid step, and length 0 returns the state passed in. What
             stands in the padding of ``xs``, also NaN, reaches no output and no gradient.
         valid: bool ``[T, *batch]``, a mask of any pattern: padding on the left, gaps. Steps where it is not set are
             padding, as those past a length are; with ``lengths`` too, a step needs both.
-        resets: bool ``[T, *batch]``; a set flag restores ``start_state(cell, params)``, that is ``cell.initial_state``
-            unless the cell learns another, *before* the step it marks. A flag in the padding does nothing.
+        resets: bool ``[T, *batch]``; a set flag restores ``start_state(net, params)``, that is ``net.initial_state``
+            unless a cell learns another, *before* the step it marks. A flag in the padding does nothing.
         reverse: time runs backwards, from each row's last valid step to step 0; ``ys[t]`` still belongs to
             ``xs[t]``, and padding stays where it is.
-        implementation: a name from ``rnnjax.implementations(cell)``; None takes the best one for the cell, the
-            backend and the dtype. ``"scan"`` is the reference, and the one that has forward-mode derivatives.
+        key: one a call, of all masks that the rates of a network ask for. Without a key nothing is dropped, whatever
+            the rates: that is how a network is evaluated, and so a training step has to pass one. A cell needs none.
+        implementation: a name from ``rnnjax.implementations(net)``, of a network for each of its cells; None takes the
+            best one for the cell, the backend and the dtype. ``"scan"`` is the reference, and the one that has
+            forward-mode derivatives.
         remat: checkpointing through time. None keeps everything for the backward pass; True keeps the state
             every sqrt(T) steps and computes the rest again, so memory grows with sqrt(T); an int sets the
             distance; an implementation may know names of its own.
@@ -60,7 +68,7 @@ def unroll(
     Raises:
         ValueError: for shapes, lengths or resets that do not fit, or an unknown implementation.
         TypeError: if ``lengths`` are not integers, ``valid`` or ``resets`` not bool, ``xs`` not of a floating dtype,
-            ``remat`` is of no kind listed, or ``cell`` is a class.
+            ``remat`` is of no kind listed, or ``net`` is a class.
 
     >>> import jax, jax.numpy as jnp, rnnjax
     >>> cell = rnnjax.LSTM(hidden_size=5)
@@ -69,11 +77,16 @@ def unroll(
     >>> state, ys = rnnjax.unroll(cell, params, state, jnp.ones((7, 2, 3)), lengths=jnp.array([7, 4]))
     >>> ys.shape, bool((ys[4:, 1] == 0).all()), bool((state.h[1] == ys[3, 1]).all())
     ((7, 2, 5), True, True)
+    >>> net = rnnjax.Bidirectional((rnnjax.GRU(4), rnnjax.GRU(4)), dropout=0.3)
+    >>> params = net.init(jax.random.key(0), input_size=3)
+    >>> state, ys = rnnjax.unroll(net, params, None, jnp.ones((7, 2, 3)), key=jax.random.key(1))
+    >>> ys.shape
+    (7, 2, 8)
     """
     xs = jnp.asarray(xs)
-    batch = _check_state(cell, state)
-    _check_xs(cell, params, xs, batch)
-    _check_params(cell, params, xs)
+    _check_net(net)
+    batch = _batch_of(net, xs) if state is None else _check_state(net, state)
+    _check_arrays(net, params, xs, batch)
     if lengths is not None:
         lengths = _check_lengths(lengths, xs.shape[0], batch)
     if valid is not None:
@@ -83,164 +96,206 @@ def unroll(
     remat = _check_remat(remat)
     if implementation is not None or isinstance(remat, str):  # what may be refused, before anything is traced
         controls = Controls(valid, resets, None, lengths if valid is None else None)
-        choose(make_job(cell, params, state, xs, controls, reverse=reverse, remat=remat), implementation)
-    return _unroll(cell, params, state, xs, lengths, valid, resets, reverse, implementation, remat, engines())
+        _check_implementation(net, implementation, params, state, xs, controls, reverse, remat)
+    return _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implementation, remat, engines())
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse", "implementation", "remat", "among"))
-def _unroll(cell, params, state, xs, lengths, valid, resets, reverse, implementation, remat, among):
+@functools.partial(jax.jit, static_argnames=("net", "reverse", "implementation", "remat", "among"))
+def _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implementation, remat, among):
     del among  # where there are other engines, the choice among them may be another
-    batch = batch_shape(cell, state)
-    steps = xs.shape[: 1 + len(batch)]
+    if state is None:
+        batch = _batch_of(net, xs)
+        state = start_state(net, params, batch, wide_dtype(params))
+    else:
+        batch = _batch_shape(net, state)
     if lengths is not None:
-        lengths = jnp.clip(lengths.astype(jnp.int32), 0, steps[0])  # traced values could not be checked
-        inside = jnp.arange(steps[0]).reshape(-1, *(1,) * len(batch)) < lengths  # [T, *batch]
+        lengths = jnp.clip(lengths.astype(jnp.int32), 0, xs.shape[0])  # traced values could not be checked
+        inside = jnp.arange(xs.shape[0]).reshape(-1, *(1,) * len(batch)) < lengths  # [T, *batch]
         lengths, valid = (lengths, inside) if valid is None else (None, inside & valid)
     if valid is not None:
         # Zeros instead of whatever stands in the padding: a NaN would pass through `where` into gradients.
         xs = jnp.where(_as_wide(valid, xs), xs, jnp.zeros((), xs.dtype))
     fresh = None
     if resets is not None:
-        fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), start_state(cell, params, batch, None), state)
+        fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), start_state(net, params, batch, None), state)
     controls = Controls(valid, resets, fresh, lengths)
     # In reverse, too, masks are enough: from the last step on, the state waits until a row's valid part begins.
-    state, ys = run(cell, params, state, xs, controls, implementation, reverse=reverse, remat=remat)
+    state, ys = run(
+        net, params, state, xs, controls, reverse=reverse, key=key, implementation=implementation, remat=remat
+    )
     if valid is not None:
         ys = jnp.where(_as_wide(valid, ys), ys, jnp.zeros((), ys.dtype))
     return state, ys
 
 
 def run(
-    cell: Cell,
+    net: Any,
     params: Any,
     state: Any,
     xs: jax.Array,
     controls: Controls,
-    implementation: str | None,
     *,
     reverse: bool = False,
+    key: jax.Array | None = None,
+    implementation: str | None = None,
     remat: Any = None,
 ) -> tuple[Any, jax.Array]:
-    """`unroll` below its checks: what composite cells call for their parts."""
-    job = make_job(cell, params, state, xs, controls, reverse=reverse, remat=remat)
+    """`unroll` below its checks: a cell by its implementation, a network part by part."""
+    if isinstance(net, Network):
+        options: Any = {"reverse": reverse, "key": key}
+        stacks = implementation == "stacked" or (implementation is None and worth_stacking(net))
+        if stacks and stackable(net):
+            visit = functools.partial(run, remat=remat)
+            return thread_stacked(net, visit, params, state, xs, controls, **options)
+        visit = functools.partial(run, implementation=implementation, remat=remat)
+        return net.thread(visit, params, state, xs, controls, **options)
+    job = make_job(net, params, state, xs, controls, reverse=reverse, remat=remat)
+    if controls.noise is not None and implementation is None:
+        implementation = "scan"  # no other hands it over
     engine = choose(job, implementation)
     if implementation is None:
         engine = split_over_devices(engine, job, params)
-    return engine.run(cell, params, state, xs, controls, reverse=reverse, remat=remat)
+    return engine.run(net, params, state, xs, controls, reverse=reverse, remat=remat)
 
 
 def _as_wide(mask, array):
     return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
 
 
-def _check_state(cell, state):
-    """The batch axes of a state that fits the cell."""
-    if isinstance(cell, type):
-        raise TypeError(f"unroll: cell must be an instance, got the class {cell.__name__}; make one.")
-    name = type(cell).__name__
-    if not hasattr(cell, "step"):
-        more = "; run it with unroll_bidirectional" if hasattr(cell, "merge") else ""
-        raise TypeError(f"unroll: cell must have a method step, got {name}{more}.")
+def _check_net(net):
+    if isinstance(net, type):
+        raise TypeError(f"unroll: net must be an instance, got the class {net.__name__}; make one.")
+    if not hasattr(net, "step") and not isinstance(net, Network):
+        raise TypeError(f"unroll: net must be a cell or a network, got {net!r}.")
     try:
-        hash(cell)
+        hash(net)
     except TypeError as error:
         raise TypeError(
-            f"unroll: cell must be hashable, as compiled programs are found by it, got {name} ({error}); make it a "
-            "dataclass with frozen=True and keep arrays and lists out of its fields."
+            f"unroll: net must be hashable, as compiled programs are found by it, got {type(net).__name__} ({error}); "
+            "make it a dataclass with frozen=True and keep arrays and lists out of its fields."
         ) from None
-    structure: Any = jax.tree.structure(state)
-    if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
+
+
+@functools.lru_cache(maxsize=1024)
+def _state_like(net):
+    """The structure of a state without batch axes, and its leaves as shapes and dtypes."""
+    like = jax.eval_shape(net.initial_state)
+    return jax.tree.structure(like), tuple(jax.tree.leaves(like))
+
+
+def _batch_shape(net, state):
+    first, single = jax.tree.leaves(state)[0], _state_like(net)[1][0]
+    return tuple(first.shape[: first.ndim - len(single.shape)])
+
+
+def _batch_of(net, xs):
+    """The batch axes of inputs that come without a state."""
+    own = input_shape(net, (xs.shape or (1,))[-1])
+    if xs.ndim < 1 + len(own):
+        features = ", ".join([*map(str, own[:-1]), "I"])
+        raise ValueError(f"unroll: xs must have shape [T, *batch, {features}], got {describe(xs)}.")
+    return tuple(xs.shape[1 : xs.ndim - len(own)])
+
+
+def _check_state(net, state):
+    """The batch axes of a state that fits."""
+    name = type(net).__name__
+    structure, single = _state_like(net)
+    got = jax.tree.leaves(state)
+    if jax.tree.structure(state) != structure:
         raise ValueError(
             f"unroll: state must be what {name}.initial_state makes, got {type(state).__name__}; "
-            "start from cell.initial_state(batch_shape)."
+            "start from None, or from initial_state(batch_shape)."
         )
-    batch = batch_shape(cell, state)
-    expected = jax.eval_shape(lambda: cell.initial_state(batch))
-    for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
-        if want.shape != got.shape:
+    batch = _batch_shape(net, state)
+    for want, leaf in zip(single, got, strict=True):
+        if leaf.shape != (*batch, *want.shape):
             raise ValueError(
                 f"unroll: every leaf of the state must have the shape of {name}.initial_state({batch}), "
-                f"{list(want.shape)} here, got {describe(got)}."
+                f"{[*batch, *want.shape]} here, got {describe(leaf)}."
             )
-        if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(got.dtype, jnp.floating):
-            raise TypeError(f"unroll: every leaf of the state must be of a floating dtype, got {describe(got)}.")
+        if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"unroll: every leaf of the state must be of a floating dtype, got {describe(leaf)}.")
     return batch
 
 
-def _check_xs(cell, params, xs, batch):
+def _check_arrays(net, params, xs, batch):
+    """Params of another cell or size may compute something all the same: JAX clamps indices and broadcasts."""
     if not jnp.issubdtype(xs.dtype, jnp.floating):
         raise TypeError(f"unroll: xs must be of a floating dtype, got {describe(xs)}; one-hot encode or embed symbols.")
-    axes = ", ".join(["T", *map(str, batch)])
-    cell, params, source = _first_to_read(cell, params)
-    weights = getattr(params, "w_ih", None)
-    if weights is not None and isinstance(cell, AffineCell):
-        width = cell.num_gates * cell.hidden_size
-        if weights.ndim != 2 or weights.shape[1] != width:
-            raise ValueError(
-                f"unroll: {source}.w_ih must have shape [I, {width}] for {type(cell).__name__} with hidden_size = "
-                f"{cell.hidden_size}, got {describe(weights)}; take the params of this cell."
-            )
-    if hasattr(cell, "input_shape"):
-        own = input_shape(cell, (xs.shape or (1,))[-1] if weights is None else weights.shape[-2])
-        if xs.shape[1:] != (*batch, *own):
-            features = ", ".join([*map(str, own[:-1]), "I"])
-            raise ValueError(
-                f"unroll: xs must have shape [{axes}, {features}] with I = {own[-1]} for {type(cell).__name__} and the "
-                f"batch axes of the state, got {describe(xs)}."
-            )
+    size = xs.shape[-1] if xs.ndim else 0
+    if xs.shape[1:] == (*batch, *input_shape(net, size)) and _fits(params, _params_of(net, size)):
         return
-    if weights is not None and xs.shape[1:] != (*batch, weights.shape[0]):
-        batch_first = len(batch) == 1 and xs.ndim == 3 and (xs.shape[0], xs.shape[2]) == (*batch, weights.shape[0])
-        hint = "; time comes first, so pass jnp.swapaxes(xs, 0, 1)" if batch_first else ""
+    paths = jax.tree_util.tree_leaves_with_path(params)  # something is wrong; from here on it only has to be found
+    size, source = input_size_of(net, {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths})
+    _check_params(net, params, size if source else xs.shape[-1] if xs.ndim else 1)
+    own = input_shape(net, size if source else (xs.shape or (1,))[-1])
+    if xs.shape[1:] != (*batch, *own):
+        axes = ", ".join(["T", *map(str, batch), *map(str, own[:-1]), "I"])
+        known = f" with I = {size} (from params{'' if source.startswith('[') else '.'}{source})" if source else ""
         raise ValueError(
-            f"unroll: xs must have shape [{axes}, I] with I = {weights.shape[0]} (from {source}.w_ih) and the "
-            f"batch axes of the state, got {describe(xs)}{hint}."
+            f"unroll: xs must have shape [{axes}]{known} and the batch axes of the state, got "
+            f"{describe(xs)}{_batch_first(xs, batch, own)}."
         )
-    if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch:
-        raise ValueError(f"unroll: xs must have shape [{axes}, I], as the state has, got {describe(xs)}.")
 
 
-def _check_params(cell, params, xs):
-    """Params of another cell or size may compute something all the same: JAX clamps indices and broadcasts."""
-    _, first, _ = _first_to_read(cell, params)
-    weights = getattr(first, "w_ih", None)
-    expected = _params_of(cell, xs.shape[-1] if weights is None else weights.shape[-2])
+def _batch_first(xs, batch, own):
+    """The commonest slip, as the end of a sentence."""
+    turned = len(batch) == 1 and xs.ndim > 1 and (xs.shape[0], *xs.shape[2:]) == (*batch, *own)
+    return "; time comes first, so pass jnp.swapaxes(xs, 0, 1)" if turned else ""
+
+
+def _fits(params, expected):
     if expected is None:
+        return True
+    structure, shapes = expected
+    leaves = jax.tree.leaves(params)
+    return jax.tree.structure(params) == structure and all(
+        jnp.shape(got) == want for got, want in zip(leaves, shapes, strict=True)
+    )
+
+
+def _check_params(net, params, size):
+    expected = _params_of(net, size)
+    if _fits(params, expected):
         return
-    name = type(cell).__name__
-    structure: Any = jax.tree.structure(params)
-    if structure != jax.tree.structure(expected):
+    name, structure = type(net).__name__, expected[0]
+    if jax.tree.structure(params) != structure:
+        kind = type(jax.tree.unflatten(structure, [0] * structure.num_leaves)).__name__
         raise ValueError(
             f"unroll: params must be what the init of this {name} makes, got {type(params).__name__} with "
-            f"{structure.num_leaves} arrays, not {type(expected).__name__} with {len(jax.tree.leaves(expected))}."
+            f"{len(jax.tree.leaves(params))} arrays, not {kind} with {structure.num_leaves}."
         )
-    for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(params), strict=True):
-        if jnp.shape(got) != want.shape:
+    for (path, got), want in zip(jax.tree_util.tree_leaves_with_path(params), expected[1], strict=True):
+        if jnp.shape(got) != want:
             raise ValueError(
-                f"unroll: params{jax.tree_util.keystr(path)} must have shape {list(want.shape)} for this {name}, got "
+                f"unroll: params{jax.tree_util.keystr(path)} must have shape {list(want)} for this {name}, got "
                 f"{describe(got)}; take the params of this cell."
             )
 
 
 @functools.lru_cache(maxsize=1024)
-def _params_of(cell, input_size):
-    """The shapes of the parameters; None for a cell that cannot say, without a number that is a size."""
+def _params_of(net, input_size):
+    """The structure of the parameters and the shapes of their leaves; None without a number that is a size."""
     if not isinstance(input_size, int) or input_size < 1:
         return None
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+    like = jax.eval_shape(lambda: net.init(jax.random.key(0), input_size))
+    return jax.tree.structure(like), tuple(leaf.shape for leaf in jax.tree.leaves(like))
 
 
-def _first_to_read(cell, params):
-    """The cell inside of a composite one that gets the input, its parameters, and their path."""
-    source = "params"
-    while True:
-        if hasattr(cell, "cells") and hasattr(params, "layers"):
-            cell, params, source = cell.cells[0], params.layers[0], f"{source}.layers[0]"
-        elif hasattr(cell, "cell") and (hasattr(params, "cell") or hasattr(params, "first")):
-            field = "cell" if hasattr(params, "cell") else "first"
-            cell, params, source = cell.cell, getattr(params, field), f"{source}.{field}"
-        else:
-            return cell, params, source
+def _check_implementation(net, name, params, state, xs, controls, reverse, remat):
+    """Asks every engine that was named; of a network, once a kind of cell and before there are states."""
+    if not isinstance(net, Network):
+        if state is None:
+            state = jax.eval_shape(lambda p: start_state(net, p, _batch_of(net, xs), wide_dtype(p)), params)
+        choose(make_job(net, params, state, xs, controls, reverse=reverse, remat=remat), name)
+        return
+    names = implementations(net)
+    if name is None or name in names:
+        return
+    for leaf in leaves(net):
+        choose(Job(leaf.cell, jax.default_backend(), input_size=leaf.cell.hidden_size), name)
+    raise ValueError(f"unroll: no {name!r} implementation for {type(net).__name__}; available: {', '.join(names)}.")
 
 
 def _check_remat(remat):
@@ -258,15 +313,3 @@ def _check_lengths(lengths, length, batch):
     if array.shape != batch:
         raise ValueError(f"unroll: lengths must have the batch shape {list(batch)}, got {describe(array)}.")
     return array
-
-
-def check_resets(where: str, flags: Any, shape: tuple[int, ...], of: str = "xs", name: str = "resets") -> jax.Array:
-    """The flags as an array; raises unless they are bool and have ``shape``, that of ``of`` without its features."""
-    flags = jnp.asarray(flags)
-    if flags.dtype != bool:
-        raise TypeError(f"{where}: {name} must be bool, got {describe(flags)}; compare with != 0 first.")
-    if flags.shape != shape:
-        raise ValueError(
-            f"{where}: {name} must have shape {list(shape)}, as {of} without features, got {describe(flags)}."
-        )
-    return flags

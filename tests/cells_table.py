@@ -72,7 +72,7 @@ CELLS = {
     "gru": Row(GRU(5)),
     "stack": Row(Stack((LSTM(5), GRU(4)))),
     "residual_stack": Row(Stack((GRU(4), LSTM(4)), residual=True, norm="layer")),
-    "deep_stack": Row(rnnjax.DeepStack(Elman(4), 3, residual=True, norm="rms")),
+    "deep_stack": Row(Stack((Elman(4),) * 3, residual=True, norm="rms")),
     "learned_state": Row(rnnjax.LearnedState(GRU(4))),
     "min_gru": Row(MinGRU(4)),
     "min_lstm": Row(MinLSTM(4)),

@@ -17,6 +17,7 @@ import pytest
 import rnnjax
 import rnnjax.testing
 from rnnjax.engines import Job, choose
+from rnnjax.network import leaves
 from tests.cells_table import (
     CELLS,
     CORE,
@@ -47,7 +48,7 @@ def by_implementation():
     """
     found = []
     for name, row in CELLS.items():
-        default = choose(Job(row.cell)).name
+        default = choose(Job(leaves(row.cell)[0].cell)).name
         others = [other for other in rnnjax.implementations(row.cell) if other != default]
         found.append(pytest.param(row, [default], None, id=f"{name}-default"))
         if others:

@@ -9,7 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Chrono, ConvLSTM, GRUResetBefore, ProjectedLSTM, RecurrentHighway, Stack
-from rnnjax.cell import input_shape, output_shape
+from rnnjax.network import input_shape, output_shape
 from rnnjax.testing import assert_close, fast_jit, forward, loss_of, make_problem, plain, with_gradients
 
 KEY = jax.random.key(0)
@@ -231,8 +231,9 @@ def test_xs_that_do_not_fit_an_image(stacked, shape):
     params = cell.init(KEY, 3)
     with pytest.raises(ValueError) as caught:
         rnnjax.unroll(cell, params, cell.initial_state((2,)), jnp.zeros(shape))
+    source = "params.layers[0].w_ih" if stacked else "params.w_ih"
     assert str(caught.value) == (
-        "unroll: xs must have shape [T, 2, 4, 3, I] with I = 3 for ConvLSTM and the batch axes of the state, "
+        f"unroll: xs must have shape [T, 2, 4, 3, I] with I = 3 (from {source}) and the batch axes of the state, "
         f"got f32[{','.join(map(str, shape))}]."
     )
 
@@ -294,7 +295,9 @@ def test_a_cell_may_read_an_image_and_write_a_vector():
     _, ys = rnnjax.unroll(cell, cell.init(KEY, 3), cell.initial_state((2,)), xs, lengths=lengths)
     want = np.repeat(xs.sum(-1).mean(-1)[..., None], 2, -1) * (np.arange(5)[:, None] < lengths)[..., None]
     np.testing.assert_allclose(ys, want, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"^unroll: xs must have shape \[T, 2, 4, I\] with I = 3 for Mean"):
+    with pytest.raises(
+        ValueError, match=r"^unroll: xs must have shape \[T, 2, 4, I\] with I = 3 \(from params\['w'\]\) and the"
+    ):
         rnnjax.unroll(cell, cell.init(KEY, 3), cell.initial_state((2,)), xs[:, :, :3])
 
 

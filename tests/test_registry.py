@@ -177,8 +177,11 @@ def test_rank_decides_the_default():
 
 def test_every_cell_has_the_reference():
     assert rnnjax.implementations(GRU(4))[0] == "scan"
-    assert {"scan", "layered"} <= set(rnnjax.implementations(Stack((GRU(4),))))
-    assert "layered" not in rnnjax.implementations(GRU(4))
+    assert rnnjax.implementations(Stack((GRU(4),))) == rnnjax.implementations(GRU(4))
+    assert rnnjax.implementations(Stack((GRU(4), rnnjax.MinGRU(4)))) == ("scan",)  # what both take
+    assert "stacked" in rnnjax.implementations(rnnjax.LearnedState(Stack((GRU(4),) * 3)))
+    for cells in ((GRU(4), GRU(4)), (GRU(4), GRU(4), GRU(3)), (GRU(3), GRU(4), GRU(4))):
+        assert "stacked" not in rnnjax.implementations(Stack(cells))
     with pytest.raises(TypeError, match=r"^implementations: cell must be an instance, got the class LSTM; make one\.$"):
         rnnjax.implementations(LSTM)
 

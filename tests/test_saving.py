@@ -17,8 +17,6 @@ from rnnjax import (
     LSTM,
     Bidirectional,
     Chrono,
-    ContextState,
-    DeepStack,
     Elman,
     LearnedState,
     Stack,
@@ -27,9 +25,10 @@ from rnnjax import (
 )
 from rnnjax import arrays as arrays_file
 from rnnjax.cells import describable
-from rnnjax.files import write_atomic
+from rnnjax.files import FileWarning, write_atomic
 from rnnjax.lm.model import LanguageModel
 from rnnjax.saving import CheckpointError, named_arrays
+from rnnjax.topologies import ContextState
 from tests.cells_table import CELLS, VARIANTS
 
 pytestmark = pytest.mark.quick
@@ -37,7 +36,7 @@ NETWORKS = {
     "bidirectional": Bidirectional((LSTM(4), (GRU(3), Elman(2, activation="relu")))),
     "bidirectional_sum": Bidirectional((LSTM(4),), merge="sum"),
     "context": ContextState(Stack((LSTM(4), GRU(4))), activation="tanh"),
-    "nested": Stack((LearnedState(DeepStack(GRU(4, update_bias=Chrono(max_lag=20)), 3, norm="rms")), LSTM(2))),
+    "nested": Stack((LearnedState(Stack((GRU(4, update_bias=Chrono(max_lag=20)),) * 3, norm="rms")), LSTM(2))),
 }
 
 
@@ -342,3 +341,30 @@ def test_a_file_is_replaced_in_one_move(tmp_path, monkeypatch):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_file_of_an_older_deep_stack_is_a_stack(tmp_path):
+    """Files that were written when equal layers lay on top of each other; here one of them within another network."""
+    rng = np.random.default_rng(0)
+    layers = [random_params(GRU(4), 3), *(jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+                                                      random_params(GRU(4), 4)) for _ in range(2))]  # fmt: skip
+    scale = rng.normal(size=(2, 4)).astype(np.float32)
+    arrays = {}
+    for field in ("w_ih", "w_hh", "b", "b_hn"):
+        first, *rest = (np.asarray(getattr(layer, field)) for layer in layers)
+        arrays |= {f"layers[0].cell.first.{field}": first, f"layers[0].cell.rest.{field}": np.stack(rest)}
+    start = rng.normal(size=(3, 4)).astype(np.float32)
+    arrays |= {"layers[0].cell.norms.scale": scale, "layers[0].start.first.h": start[0]}
+    arrays |= {"layers[0].start.rest.h": start[1:]}
+    deep = f"DeepStack(cell={GRU(4)!r}, num_layers=3, residual=True, norm='rms')"
+    described = f"Stack(cells=(LearnedState(cell={deep}),), residual=False, norm=None)"
+    metadata = {"rnnjax.format": "1", "cell": described, "rebuild": "yes", "input_size": "3"}
+    write_atomic(tmp_path / "old.safetensors", arrays_file.encode(arrays, metadata))
+    with pytest.warns(FileWarning):  # nor did they hold checksums
+        cell, params = rnnjax.load(tmp_path / "old.safetensors")
+    assert cell == Stack((LearnedState(Stack((GRU(4),) * 3, residual=True, norm="rms")),))
+    inner = params.layers[0].cell
+    for got, want in zip(inner.layers, layers, strict=True):
+        assert_same(got, jax.tree.map(jnp.asarray, want))
+    np.testing.assert_array_equal([norm.scale for norm in inner.norms[1:]], scale)
+    np.testing.assert_array_equal([state.h for state in params.layers[0].start.layers], start)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Bidirectional, DeepStack, Elman, LearnedState, RecurrentHighway, Stack
+from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, RecurrentHighway, Stack
 from rnnjax.engines import UnfitError
 
 CELL = LSTM(4)
@@ -21,7 +21,7 @@ STACK_PARAMS = jax.tree.map(
 )
 
 
-DEEP = DeepStack(LearnedState(LSTM(4)), 2)
+DEEP = Stack((LearnedState(LSTM(4)),) * 3)
 DEEP_PARAMS = jax.eval_shape(lambda: DEEP.init(jax.random.key(0), 3))
 DEEP_PARAMS = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), DEEP_PARAMS)
 
@@ -41,7 +41,8 @@ CASES = {
     "xs_batch_first": (
         {"xs": jnp.ones((2, 5, 3))},
         ValueError,
-        "unroll: xs must have shape [T, 2, I] with I = 3",
+        "unroll: xs must have shape [T, 2, I] with I = 3 (from params.w_ih) and the batch axes of the state, "
+        "got f32[2,5,3]; time comes first, so pass jnp.swapaxes(xs, 0, 1).",
     ),
     "xs_without_batch": ({"xs": jnp.ones((5, 3))}, ValueError, "got f32[5,3]"),
     "xs_integers": (
@@ -74,15 +75,16 @@ CASES = {
         TypeError,
         "unroll: every leaf of the state must be of a floating dtype, got i32[2,4].",
     ),
-    "a_bidirectional_network": (
+    "no_network": ({"cell": 3}, TypeError, "unroll: net must be a cell or a network, got 3."),
+    "state_of_a_bidirectional_network": (
         {"cell": Bidirectional((LSTM(4),))},
-        TypeError,
-        "unroll: cell must have a method step, got Bidirectional; run it with unroll_bidirectional.",
+        ValueError,
+        "unroll: state must be what Bidirectional.initial_state makes, got LSTMState; start from None, or from",
     ),
     "xs_of_a_deep_stack": (
         {"cell": DEEP, "params": DEEP_PARAMS, "state": DEEP.initial_state((2,)), "xs": jnp.ones((5, 2, 8))},
         ValueError,
-        "unroll: xs must have shape [T, 2, I] with I = 3 (from params.first.cell.w_ih)",
+        "unroll: xs must have shape [T, 2, I] with I = 3 (from params.layers[0].cell.w_ih)",
     ),
     "xs_of_a_stack": (
         {"cell": STACK, "params": STACK_PARAMS, "state": STACK.initial_state((2,)), "xs": jnp.ones((5, 2, 4))},
@@ -92,25 +94,25 @@ CASES = {
     "params_of_another_size": (
         {"cell": LSTM(8), "state": LSTM(8).initial_state((2,))},
         ValueError,
-        "unroll: params.w_ih must have shape [I, 32] for LSTM with hidden_size = 8, got f32[3,16]; "
-        "take the params of this cell.",
+        "unroll: params.w_ih must have shape [3, 32] for this LSTM, got f32[3,16]; take the params of this cell.",
     ),
     "params_of_another_cell": (
         {"cell": GRU(4), "state": GRU(4).initial_state((2,))},
         ValueError,
-        "unroll: params.w_ih must have shape [I, 12] for GRU",
+        "unroll: params must be what the init of this GRU makes, got LSTMParams with 3 arrays, not GRUParams with 4.",
     ),
     "state_of_another_kind": (
         {"state": (STATE.h, STATE.c)},
         ValueError,
-        "unroll: state must be what LSTM.initial_state makes, got tuple; start from cell.initial_state(batch_shape).",
+        "unroll: state must be what LSTM.initial_state makes, got tuple; start from None, or from "
+        "initial_state(batch_shape).",
     ),
     "state_of_another_cell": (
         {"state": GRU(4).initial_state((2,))},
         ValueError,
         "unroll: state must be what LSTM.initial_state makes, got GRUState",
     ),
-    "no_state": ({"state": None}, ValueError, "unroll: state must be what LSTM.initial_state makes, got NoneType"),
+    "no_state_and_no_axes": ({"state": None, "xs": jnp.ones(())}, ValueError, "unroll: xs must have shape [T, *batch,"),
     "state_of_another_size": (
         {"state": LSTM(8).initial_state((2,))},
         ValueError,
@@ -158,7 +160,7 @@ CASES = {
         UnfitError,
         "unroll: 'scan' needs remat to be None, True ",
     ),
-    "class": ({"cell": LSTM}, TypeError, "unroll: cell must be an instance, got the class LSTM; make one."),
+    "class": ({"cell": LSTM}, TypeError, "unroll: net must be an instance, got the class LSTM; make one."),
 }
 
 

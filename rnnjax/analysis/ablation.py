@@ -26,7 +26,8 @@ from rnnjax.analysis.recording import (
     windows,
 )
 from rnnjax.analysis.units import HOW_TO_NAME, parse_unit, select_units
-from rnnjax.cell import batch_shape, start_state
+from rnnjax.cell import batch_shape
+from rnnjax.network import start_state
 from rnnjax.traced import observe
 
 __all__ = ["Ablation", "Tally", "ablate", "step_clamped", "unit_means"]

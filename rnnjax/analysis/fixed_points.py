@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from rnnjax.analysis.flat import flat_step, flatten_state, state_size, trajectory, unflatten_state, widen_state
-from rnnjax.cell import Cell, describe, input_shape
+from rnnjax.cell import Cell, describe
+from rnnjax.network import input_shape
 
 __all__ = ["FixedPoints", "find_fixed_points", "visited_states"]
 

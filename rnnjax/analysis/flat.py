@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe, start_state
+from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe
 from rnnjax.engines.scan import select
-from rnnjax.networks import DeepStack, LearnedState, Stack
+from rnnjax.network import leaves, start_state
 
 __all__ = [
     "Part",
@@ -72,7 +72,7 @@ def flat_step(cell: Cell, params: Any, s: jax.Array, x: jax.Array) -> jax.Array:
 def state_parts(cell: Cell) -> tuple[Part, ...]:
     """What the flat vector holds: every field of every layer's state.
 
-    Layers are those of `Stack` and `DeepStack`, also one in another; any other cell is one layer.
+    Layers are the cells of a network, from the bottom up; any other cell is one layer.
 
     >>> import rnnjax
     >>> [part.name for part in state_parts(rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3))))]
@@ -80,24 +80,10 @@ def state_parts(cell: Cell) -> tuple[Part, ...]:
     """
     found: list[Part] = []
 
-    def visit(cell: Any, indices: Any, layer: int) -> int:
-        if isinstance(cell, LearnedState):
-            return visit(cell.cell, indices, layer)
-        if isinstance(cell, Stack):
-            for one, below in zip(cell.cells, indices.layers, strict=True):
-                layer = visit(one, below, layer)
-            return layer
-        if isinstance(cell, DeepStack):
-            layer = visit(cell.cell, indices.first, layer)
-            for i in range(cell.num_layers - 1):
-                layer = visit(cell.cell, jax.tree.map(lambda leaf, i=i: leaf[i], indices.rest), layer)
-            return layer
+    for layer, (_, _, indices) in enumerate(leaves(cell, unflatten_state(cell, np.arange(state_size(cell)))), 1):
         for path, leaf in jax.tree_util.tree_leaves_with_path(indices):
             name = f"L{layer}" + "".join(f".{getattr(key, 'name', getattr(key, 'key', key))}" for key in path)
             found.append(Part(name, layer, int(leaf.min()), int(leaf.max()) + 1))
-        return layer + 1
-
-    visit(cell, unflatten_state(cell, np.arange(state_size(cell))), 1)
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, trajectory, widen_state
 from rnnjax.cell import Cell, batch_shape
 from rnnjax.cells import Elman, IndRNN, LeakyRNN
-from rnnjax.networks import LearnedState
+from rnnjax.network import Network
 
 __all__ = ["JacobianSpectrum", "RecurrentBound", "jacobian_spectrum", "recurrent_bound", "step_jacobians"]
 
@@ -155,7 +155,7 @@ def recurrent_bound(cell: Cell, params: Any) -> RecurrentBound:
     measures. Cells with gates have no such bound, for their Jacobian grows with the state.
 
     Args:
-        cell: `Elman`, `LeakyRNN` or `IndRNN`, or a `LearnedState` of one.
+        cell: `Elman`, `LeakyRNN` or `IndRNN`, also within a network of one part, such as `LearnedState`.
         params: its parameters.
 
     Returns:
@@ -169,8 +169,8 @@ def recurrent_bound(cell: Cell, params: Any) -> RecurrentBound:
     >>> round(recurrent_bound(cell, cell.init(jax.random.key(0), input_size=2)).bound, 6)
     0.5
     """
-    if isinstance(cell, LearnedState):
-        return recurrent_bound(cell.cell, params.cell)
+    if isinstance(cell, Network) and len(inner := cell.parts(params)) == 1:
+        return recurrent_bound(*inner[0][1:])
     if isinstance(cell, IndRNN):
         largest = float(np.abs(np.asarray(params.u, np.float64)).max())
         return RecurrentBound(largest, largest, largest)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.analysis.units import Leaf, Selection, parse_unit, select_units
-from rnnjax.cell import batch_shape, leaf_names, start_state
-from rnnjax.networks import DeepStack, LearnedState, Stack, normalize
+from rnnjax.cell import batch_shape, leaf_names
+from rnnjax.network import start_state, walk
 from rnnjax.traced import observe
 
 __all__ = [
@@ -63,29 +63,15 @@ class Window(NamedTuple):
 def step_layers(cell: Any, params: Any, state: Any, x: jax.Array, visit: Visit) -> tuple[Any, jax.Array]:
     """One step of a cell in which ``visit(cell, params, state, x)`` takes that of every layer, from the first up.
 
-    The layers are those of a `Stack` (also of stacks), a `DeepStack`, and what is in a `LearnedState`; any other cell
-    is one layer. With ``visit = lambda cell, *args: cell.step(*args)`` it is ``cell.step``.
+    The layers are the cells of a network; any other cell is one layer. With ``visit = lambda cell, *args:
+    cell.step(*args)`` it is ``cell.step``.
     """
-    if isinstance(cell, LearnedState):
-        return step_layers(cell.cell, params.cell, state, x, visit)
-    if isinstance(cell, DeepStack):
-        axis = len(batch_shape(cell, state))
-        rest = [jax.tree.map(lambda leaf, k=k: jnp.take(leaf, k, axis), state.rest) for k in range(cell.num_layers - 1)]
-        stack = Stack((cell.cell,) * cell.num_layers, cell.residual, cell.norm)
-        layers = type(stack.initial_state())((state.first, *rest))
-        new, y = step_layers(stack, cell.unpack(params), layers, x, visit)
-        return state._replace(
-            first=new.layers[0], rest=jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *new.layers[1:])
-        ), y
-    if not isinstance(cell, Stack):
+
+    def one(cell: Any, params: Any, state: Any, x: jax.Array, controls: Any, **options: Any) -> tuple[Any, jax.Array]:
+        del controls, options  # of sequences
         return visit(cell, params, state, x)
-    norms = params.norms or (None,) * len(cell.cells)
-    states = []
-    for depth, (layer, p, s) in enumerate(zip(cell.cells, params.layers, state.layers, strict=True)):
-        s, y = step_layers(layer, p, s, normalize(cell.norm, norms[depth], x), visit)
-        x = x + y if cell.residual and depth else y
-        states.append(s)
-    return state._replace(layers=tuple(states)), x
+
+    return walk(one, cell, params, state, x)
 
 
 def observe_layers(

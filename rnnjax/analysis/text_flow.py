@@ -9,7 +9,7 @@ import optax
 
 from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
 from rnnjax.analysis.recording import SymbolModel
-from rnnjax.cell import start_state
+from rnnjax.network import start_state
 
 __all__ = ["symbol_gradient_flow", "text_pieces"]
 

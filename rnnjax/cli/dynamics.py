@@ -16,12 +16,12 @@ from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
-from rnnjax.cell import start_state
 from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
 from rnnjax.fit.folder import remember
 from rnnjax.lm.run import open_run
+from rnnjax.network import start_state
 
 __all__ = ["fixedpoints", "gradflow", "lyapunov"]
 

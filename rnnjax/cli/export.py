@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import typer
 
-from rnnjax.cell import start_state
 from rnnjax.cli.options import Checkpoint, RunArgument, TrustCode
 from rnnjax.cli.output import echo
 from rnnjax.files import write_json
@@ -17,6 +16,7 @@ from rnnjax.interop.exporting import export_functions
 from rnnjax.lm.export import DESCRIPTION, describe_run, make_folder
 from rnnjax.lm.export import export as write
 from rnnjax.lm.run import Run, open_run
+from rnnjax.network import start_state
 
 __all__ = ["export", "export_stablehlo"]
 

@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, batch_shape
+from rnnjax.cell import batch_shape
+from rnnjax.engines.stacked import stackable
+from rnnjax.network import Controls, Network
 
 __all__ = [
     "Controls",
@@ -28,22 +30,6 @@ __all__ = [
     "make_job",
     "register",
 ]
-
-
-class Controls(NamedTuple):
-    """What happens at a step beside the cell's own mathematics; None where there is nothing to do.
-
-    Attributes:
-        valid: bool ``[T, *batch]``; where False the state passes unchanged (the output there is masked later).
-        resets: bool ``[T, *batch]``; where True the state becomes ``fresh`` before the step.
-        fresh: the state that a reset restores; None if and only if ``resets`` is.
-        lengths: int ``[*batch]``, where that is what ``valid`` was made from; else None.
-    """
-
-    valid: jax.Array | None = None
-    resets: jax.Array | None = None
-    fresh: Any = None
-    lengths: jax.Array | None = None
 
 
 class Job(NamedTuple):
@@ -91,7 +77,7 @@ def make_job(
     remat: bool | int | str | None = None,
 ) -> Job:
     """The job of an unroll of these arrays."""
-    valid, resets, _, lengths = controls or Controls()
+    valid, resets, _, lengths, _ = controls or Controls()
     return Job(
         cell,
         jax.default_backend(),
@@ -178,8 +164,10 @@ def engine(name: str) -> Engine:
     raise ValueError(f"engine: none is called {name!r}; known: {known}.")
 
 
-def implementations(cell: Cell) -> tuple[str, ...]:
-    """The names that ``implementation=`` takes for this cell.
+def implementations(cell: Any) -> tuple[str, ...]:
+    """The names that ``implementation=`` takes for this cell; of a network, those that all of its parts take.
+
+    ``"stacked"`` is for a `Stack` of equal layers; see `rnnjax.engines.stacked`.
 
     A name may still be refused for a kind of work (``"cudnn"`` has no resets), in one sentence.
 
@@ -192,6 +180,10 @@ def implementations(cell: Cell) -> tuple[str, ...]:
     """
     if isinstance(cell, type):
         raise TypeError(f"implementations: cell must be an instance, got the class {cell.__name__}; make one.")
+    if isinstance(cell, Network):
+        first, *others = (implementations(part) for _, part, _ in cell.parts(None))
+        own = ("stacked",) if stackable(cell) else ()
+        return (*(name for name in first if all(name in other for other in others) and name not in own), *own)
     job = Job(cell, jax.default_backend(), input_size=getattr(cell, "hidden_size", 1))
     return tuple(entry.name for entry in _engines.entries if not entry.fits(job))
 

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell
 from rnnjax.engines.choice import Controls, Job
 
 __all__ = ["checkpointed", "in_segments", "no_named_remat", "segment_length", "select", "unroll_scan"]
@@ -22,7 +21,7 @@ def select(mask: jax.Array, new: Any, old: Any) -> Any:
 
 
 def unroll_scan(
-    cell: Cell,
+    cell: Any,
     params: Any,
     state: Any,
     xs: jax.Array,
@@ -49,11 +48,11 @@ def unroll_scan(
     fresh = controls.fresh
 
     def step(state, inputs):
-        x, valid, reset = inputs
+        x, valid, reset, noise = inputs
         if reset is not None:
             restart = reset if valid is None else reset & valid
             state = select(restart, fresh, state)
-        new_state, y = cell.step(params, state, x)
+        new_state, y = cell.step(params, state, x) if noise is None else cell.step(params, state, x, noise)
         if valid is not None:
             new_state = select(valid, new_state, state)
         return new_state, y
@@ -61,7 +60,7 @@ def unroll_scan(
     def run(state, inputs, reverse=False):
         return jax.lax.scan(step, state, inputs, reverse=reverse)
 
-    inputs = (xs, controls.valid, controls.resets)
+    inputs = (xs, controls.valid, controls.resets, controls.noise)
     segment = segment_length(remat, xs.shape[0])
     if segment is None:
         return run(state, inputs, reverse)

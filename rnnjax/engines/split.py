@@ -53,7 +53,7 @@ def split_over_devices(engine: Engine, job: Job, params: Any) -> Engine:
         mapped = jax.shard_map(
             functools.partial(engine.run, cell, reverse=reverse, remat=remat),
             mesh=Mesh(devices, (_AXIS,)),
-            in_specs=(PartitionSpec(), rows, columns, Controls._make((columns, columns, rows, rows))),
+            in_specs=(PartitionSpec(), rows, columns, Controls._make((columns, columns, rows, rows, PartitionSpec()))),
             out_specs=(rows, columns),
             check_vma=False,
         )

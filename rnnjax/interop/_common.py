@@ -10,17 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import batch_shape, describe
+from rnnjax.cell import describe
+from rnnjax.network import Network
 from rnnjax.networks import (
     Bidirectional,
     BidirectionalParams,
-    BidirectionalState,
-    DeepStack,
-    DeepStackState,
     Directions,
     Stack,
     StackParams,
-    StackState,
 )
 
 __all__ = [
@@ -108,41 +105,28 @@ def reorder_gates(array: Any, order: Sequence[int], axis: int = -1) -> Any:
 def layers_of(where: str, cell: Any, tree: Any) -> list[Layer]:
     """The layers of a cell or network from the bottom up, each with ``(cell, part of tree)`` of its directions.
 
-    A cell is one layer; a `Stack` or `DeepStack` is its cells, also those of stacks within it; a `Bidirectional` is its
-    pairs. ``tree`` is the parameters or a state.
+    A cell is one layer; a `Stack` is its cells, also those of stacks within it; a `Bidirectional` is its pairs.
+    ``tree`` is the parameters or a state.
 
     Raises:
         ValueError: for residual connections or norms, which no other framework has between its layers, or if ``tree``
             belongs to another network.
     """
-    if not isinstance(cell, Stack | DeepStack | Bidirectional):
-        return [((cell, tree),)]
     if isinstance(cell, Bidirectional):
-        return [tuple(zip(pair, p, strict=True)) for pair, p in zip(cell.layers, _parts(where, tree, cell.layers))]
+        parts = [part[1:] for part in _parts(where, cell, tree)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+    if not isinstance(cell, Stack):
+        return [((cell, tree),)]
     if cell.residual or cell.norm is not None:
         refuse(where, repr(cell), "layers of other frameworks have neither residual connections nor norms between them")
-    if isinstance(cell, DeepStack):
-        return [((cell.cell, part),) for part in _parts_of_deep_stack(cell, tree)]
-    parts = zip(cell.cells, _parts(where, tree, cell.cells))
-    return [layer for inner, part in parts for layer in layers_of(where, inner, part)]
+    return [layer for _, inner, part in _parts(where, cell, tree) for layer in layers_of(where, inner, part)]
 
 
-def _parts(where: str, tree: Any, cells: Sequence[Any]) -> tuple[Any, ...]:
-    parts = getattr(tree, "layers", ())
-    if len(parts) != len(cells):
-        raise ValueError(
-            f"{where}: {type(tree).__name__}.layers must have one entry a layer, {len(cells)} here, got {len(parts)}; "
-            "take what was made for these layers."
-        )
-    return tuple(parts)
-
-
-def _parts_of_deep_stack(cell: DeepStack, tree: Any) -> tuple[Any, ...]:
-    if not isinstance(tree, DeepStackState):
-        return cell.unpack(tree).layers
-    axis = len(batch_shape(cell, tree))
-    rest = (jax.tree.map(lambda leaf, i=i: jnp.take(leaf, i, axis), tree.rest) for i in range(cell.num_layers - 1))
-    return (tree.first, *rest)
+def _parts(where: str, net: Network, tree: Any) -> tuple[tuple[str, Any, Any], ...]:
+    try:
+        return net.parts(tree)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def join_layers(layers: Sequence[Layer], merge: Literal["concat", "sum"] = "concat") -> tuple[Any, Any]:
@@ -152,7 +136,7 @@ def join_layers(layers: Sequence[Layer], merge: Literal["concat", "sum"] = "conc
     """
     cells, params = (tuple(tuple(part[k] for part in layer) for layer in layers) for k in (0, 1))
     if len(cells[0]) == 2:
-        return Bidirectional(cells, merge), BidirectionalParams(tuple(Directions(*pair) for pair in params))
+        return Bidirectional(cells, merge=merge), BidirectionalParams(tuple(Directions(*pair) for pair in params))
     if len(cells) == 1:
         return cells[0][0], params[0][0]
     return Stack(tuple(cell for (cell,) in cells)), StackParams(tuple(p for (p,) in params))
@@ -161,12 +145,8 @@ def join_layers(layers: Sequence[Layer], merge: Literal["concat", "sum"] = "conc
 def join_states(cell: Any, states: Iterable[Any]) -> Any:
     """A state of ``cell`` from those of its layers and directions, in the order in which `layers_of` lists them."""
     states = iter(states)
-    if isinstance(cell, Bidirectional):
-        return BidirectionalState(tuple(Directions(next(states), next(states)) for _ in cell.layers))
-    if isinstance(cell, Stack):
-        return StackState(tuple(join_states(inner, states) for inner in cell.cells))
-    if isinstance(cell, DeepStack):
-        first, *rest = (next(states) for _ in range(cell.num_layers))
-        axis = len(batch_shape(cell.cell, first))
-        return DeepStackState(first, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *rest))
-    return next(states)
+
+    def join(cell: Any) -> Any:
+        return cell.join([join(part) for _, part, _ in cell.parts(None)]) if isinstance(cell, Network) else next(states)
+
+    return join(cell)

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, input_shape, start_state
-from rnnjax.networks import LearnedState
+from rnnjax.cell import Cell
+from rnnjax.network import Network, input_shape, start_state
 from rnnjax.unroll import unroll
 
 __all__ = ["check_host_cell", "feature_axes", "make_params", "param_shapes", "run_layer", "start"]
@@ -33,8 +33,8 @@ def check_host_cell(where: str, cell: Any, *, may_learn_start: bool = True) -> N
 
 
 def _learns_start(cell: Any) -> bool:
-    inner = (*getattr(cell, "cells", ()), *([cell.cell] if hasattr(cell, "cell") else []))
-    return isinstance(cell, LearnedState) or any(_learns_start(part) for part in inner)
+    inner = cell.parts(None) if isinstance(cell, Network) else ()
+    return hasattr(cell, "start_state") or any(_learns_start(part) for _, part, _ in inner)
 
 
 def feature_axes(cell: Cell) -> int:

@@ -71,7 +71,7 @@ def to_cudnn(cell: Any, params: Any) -> jax.Array:
     """The flat vector of an LSTM, or of a network of equally wide ones.
 
     Args:
-        cell: an `LSTM`; a `Stack`, `DeepStack` or `Bidirectional` of them.
+        cell: an `LSTM`; a `Stack` or `Bidirectional` of them.
         params: its parameters.
 
     Raises:

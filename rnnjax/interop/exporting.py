@@ -20,10 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import input_shape, start_state
+from rnnjax.cell import input_size_of
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import require
-from rnnjax.saving import input_size_of, named_arrays
+from rnnjax.network import input_shape, start_state
+from rnnjax.saving import named_arrays
 from rnnjax.unroll import unroll
 
 __all__ = ["SUFFIX", "export_cell", "export_functions"]
@@ -77,7 +78,7 @@ def export_cell(
     >>> y.shape, [path.name for path in paths]
     ((5, 4), ['start.jaxexport', 'step.jaxexport', 'unroll.jaxexport'])
     """
-    shape = input_shape(cell, input_size_of(cell, named_arrays(params)))
+    shape = input_shape(cell, input_size_of(cell, named_arrays(params))[0])
     return export_functions(
         folder,
         params,

@@ -227,7 +227,7 @@ def to_keras(cell: Any, params: Any, *, use_bias: bool = True) -> list[jax.Array
     of further layers follow, as ``set_weights`` of a ``Sequential`` model takes them.
 
     Args:
-        cell: one of these cells, or a `Stack`, `DeepStack` or `Bidirectional` of them.
+        cell: one of these cells, or a `Stack` or `Bidirectional` of them.
         params: its parameters.
         use_bias: False for layers without bias, if ours are all zero.
 

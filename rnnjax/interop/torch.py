@@ -229,7 +229,7 @@ def to_torch(
     """The ``state_dict`` of the torch module that computes what ``cell`` does; see `to_torch_module`, which makes it.
 
     Args:
-        cell: `Elman`, `LSTM`, `GRU` or `ProjectedLSTM`; a `Stack`, `DeepStack` or `Bidirectional` of equal ones.
+        cell: `Elman`, `LSTM`, `GRU` or `ProjectedLSTM`; a `Stack` or `Bidirectional` of equal ones.
         params: its parameters.
         bias: False for a module without biases, if ours are all zero.
         as_cell: whether the names are those of ``torch.nn.LSTMCell`` and the like.

@@ -11,8 +11,10 @@ import optax
 
 from rnnjax.cell import check_size
 from rnnjax.initializers import Glorot
-from rnnjax.networks import Stack, StackParams, StackState, dropout, unroll_stack
+from rnnjax.networks import Stack, StackParams, StackState, dropout
 from rnnjax.text.corpus import Chunk
+from rnnjax.topologies.parts import with_dropout
+from rnnjax.unroll import unroll
 
 __all__ = ["LMParams", "LanguageModel"]
 
@@ -40,8 +42,8 @@ class LanguageModel:
         stack: the recurrent layers.
         embed_size: E, or 0 for one-hot inputs.
         tie: whether the output weights are the embedding's (Press and Wolf, 2017); E must equal the top layer's H.
-        dropout: rate on the embedding, between the layers and on the output, new for every step; only active
-            where a key is passed.
+        dropout: rate on the embedding, between the layers (of a stack whose own rate is zero) and on the output, new
+            for every step. Only where a key is passed: without one the model is evaluated, and nothing dropped.
         dtype: of the matmuls: ``"float32"``, or ``"bfloat16"`` with float32 parameters, accumulation and state.
 
     Raises:
@@ -119,27 +121,15 @@ class LanguageModel:
             The state after the last symbol, and logits ``[T, *batch, V]``.
         """
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
-
-        def thin(key: jax.Array | None, x: jax.Array) -> jax.Array:
-            return x if key is None else dropout(key, x, self.dropout)
-
         low = jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
         if low.embedding is None:
             xs = jax.nn.one_hot(symbols, self.vocab_size, dtype=self.dtype)  # [T, *batch, V]
         else:
-            xs = thin(keys[0], low.embedding[symbols])  # [T, *batch, E]
-        state, ys = unroll_stack(
-            self.stack,
-            low.stack,
-            state,
-            xs,
-            dropout_rate=self.dropout,
-            key=keys[1],
-            resets=resets,
-            implementation=implementation,
-        )
+            xs = dropout(keys[0], low.embedding[symbols], self.dropout)  # [T, *batch, E]
+        stack = self.stack if key is None else with_dropout(self.stack, self.dropout)
+        state, ys = unroll(stack, low.stack, state, xs, resets=resets, key=keys[1], implementation=implementation)
         w_out = low.embedding.T if self.tie else low.w_out
-        ys = thin(keys[2], ys).astype(self.dtype)
+        ys = dropout(keys[2], ys, self.dropout).astype(self.dtype)
         logits = jnp.matmul(ys, w_out, preferred_element_type=jnp.float32) + params.b_out
         return state, logits
 

@@ -7,7 +7,7 @@ in one program.
 >>> cell = rnnjax.Stack((rnnjax.GRU(4), rnnjax.GRU(4)))
 >>> params = jax.vmap(lambda key: cell.init(key, input_size=3))(jax.random.split(jax.random.key(0), 5))
 >>> def run(params, xs):
-...     return rnnjax.unroll(cell, params, rnnjax.start_state(cell, params, xs.shape[1:-1]), xs)
+...     return rnnjax.unroll(cell, params, None, xs)
 >>> state, ys = jax.vmap(run, in_axes=(0, None))(params, jnp.ones((7, 2, 3)))  # all members read the same inputs
 >>> ys.shape  # [members, T, B, H]
 (5, 7, 2, 4)
@@ -16,41 +16,30 @@ With `jax.value_and_grad` of a loss and an optimizer's ``init`` and ``update`` i
 train side by side, each as if it were alone.
 """
 
-from rnnjax.cell import start_state
 from rnnjax.cells import describable
-from rnnjax.networks.bidirectional import (
-    Bidirectional,
-    BidirectionalParams,
-    BidirectionalState,
-    Directions,
-    unroll_bidirectional,
-)
-from rnnjax.networks.deep import DeepStack, DeepStackParams, DeepStackState
-from rnnjax.networks.norms import NormParams, init_norm, normalize
-from rnnjax.networks.regularization import (
+from rnnjax.networks.bidirectional import Bidirectional, BidirectionalParams, BidirectionalState, Directions
+from rnnjax.networks.masks import (
     activation_regularization,
     drop_connect,
+    dropout,
     locked_dropout,
     temporal_activation_regularization,
     zoneout,
 )
-from rnnjax.networks.regularized import unroll_regularized
-from rnnjax.networks.stack import Stack, StackParams, StackState, dropout, unroll_layered, unroll_stack
-from rnnjax.networks.start import ContextState, ContextStateParams, LearnedState, LearnedStateParams
+from rnnjax.networks.norms import NormParams, init_norm, normalize
+from rnnjax.networks.regularized import Regularized
+from rnnjax.networks.stack import Stack, StackParams, StackState
+from rnnjax.networks.start import LearnedState, LearnedStateParams
 
 __all__ = [
     "Bidirectional",
     "BidirectionalParams",
     "BidirectionalState",
-    "ContextState",
-    "ContextStateParams",
-    "DeepStack",
-    "DeepStackParams",
-    "DeepStackState",
     "Directions",
     "LearnedState",
     "LearnedStateParams",
     "NormParams",
+    "Regularized",
     "Stack",
     "StackParams",
     "StackState",
@@ -60,14 +49,9 @@ __all__ = [
     "init_norm",
     "locked_dropout",
     "normalize",
-    "start_state",
     "temporal_activation_regularization",
-    "unroll_bidirectional",
-    "unroll_layered",
-    "unroll_regularized",
-    "unroll_stack",
     "zoneout",
 ]
 
-for _kind in (Bidirectional, ContextState, DeepStack, LearnedState, Stack):
+for _kind in (Bidirectional, LearnedState, Regularized, Stack):
     describable(_kind)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, batch_shape, start_state
-from rnnjax.networks.regularization import check_rate
-from rnnjax.networks.stack import check_layers, dropout
-from rnnjax.unroll import unroll
+from rnnjax.cell import Cell
+from rnnjax.kinds import check_fields
+from rnnjax.network import Controls, Visit, network_initial_state, part_controls
+from rnnjax.networks.masks import check_rate, dropout
+from rnnjax.networks.stack import check_layers
 
-__all__ = ["Bidirectional", "BidirectionalParams", "BidirectionalState", "Directions", "unroll_bidirectional"]
+__all__ = ["Bidirectional", "BidirectionalParams", "BidirectionalState", "Directions"]
 
 
 class Directions(NamedTuple):
@@ -43,35 +45,47 @@ class Bidirectional:
         backward_l[t] = y of cells_l.backward at y_{l-1}[t], from the state after step t + 1
         y_l[t] = concat(forward_l[t], backward_l[t]),  or their sum;   y_0 = x,   y = y_L
 
-    It needs the future, so it is no cell and cannot step; `unroll_bidirectional` runs it. With `concat` and one kind of
-    cell it is what ``torch.nn.LSTM(bidirectional=True)`` computes.
+    It needs the future, so it is no cell and cannot step; `rnnjax.unroll` runs it. With `concat` and one kind of cell
+    it is what ``torch.nn.LSTM(bidirectional=True)`` computes.
+
+    A forward direction begins with the state passed in at step 0, a backward one at each row's last valid step; the
+    final state is the one after the last valid step, and the one after step 0. Resets say that a new document begins
+    with the step they mark, and no direction carries anything from one document to another: at a flag at t, the forward
+    direction restores its initial state before step t, and the backward one, which comes from above, before step t - 1.
+    So every document comes out as if it were run alone. A flag at step 0, where the backward direction has arrived,
+    does not concern it. With ``unroll(..., reverse=True)`` the two change roles.
+
+    Dropout acts where `rnnjax.unroll` gets a ``key``, as that of a `Stack`.
 
     Args:
         layers: for each layer a cell for both directions, or a pair of cells ``(forward, backward)``. The directions
             never share parameters.
         merge: ``"concat"`` or ``"sum"``; the latter needs both directions to be equally wide.
+        dropout: the share of each layer's outputs that the next layer does not see, new for every step.
 
     Raises:
-        ValueError: if there is no layer, an unknown merge, or a sum of directions of different sizes.
+        ValueError: if there is no layer, an unknown merge, a sum of directions of different sizes, or for a rate
+            outside [0, 1).
         TypeError: if ``layers`` is not a tuple or list of cells and pairs of cells.
 
     >>> import jax, rnnjax
     >>> net = rnnjax.Bidirectional((rnnjax.LSTM(4), (rnnjax.GRU(3), rnnjax.GRU(2))))
     >>> params = net.init(jax.random.key(0), input_size=3)
-    >>> state = net.initial_state((2,))
-    >>> state, ys = rnnjax.unroll_bidirectional(net, params, state, jax.numpy.ones((5, 2, 3)))
+    >>> state, ys = rnnjax.unroll(net, params, None, jax.numpy.ones((5, 2, 3)))
     >>> ys.shape, params.layers[1].backward.w_ih.shape
     ((5, 2, 5), (8, 6))
     """
 
     layers: tuple[Any, ...]  # pairs of cells, once it is made
+    _: dataclasses.KW_ONLY
     merge: Literal["concat", "sum"] = "concat"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, tuple | list):
             raise TypeError(f"Bidirectional: layers must be a tuple of cells or pairs of cells, got {self.layers!r}.")
-        if self.merge not in ("concat", "sum"):
-            raise ValueError(f"Bidirectional: merge must be 'concat' or 'sum', got {self.merge!r}.")
+        check_rate("Bidirectional", "dropout", self.dropout)
+        check_fields(self)
         pairs = [tuple(layer) if isinstance(layer, tuple | list) else (layer, layer) for layer in self.layers]
         if not pairs:
             raise ValueError("Bidirectional: layers must hold at least one layer, got none.")
@@ -108,89 +122,65 @@ class Bidirectional:
             )
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> BidirectionalState:
-        """The initial state of both directions of every layer."""
-        return BidirectionalState(
-            tuple(Directions(*(cell.initial_state(batch_shape, dtype) for cell in pair)) for pair in self.layers)
+    def parts(self, tree: Any) -> tuple[tuple[str, Cell, Any], ...]:
+        """Both directions of every layer: ``0.forward``, ``0.backward``, ``1.forward``, ..."""
+        if tree is not None:
+            check_layers("Bidirectional", len(self.layers), tree)
+        layers = ((None, None),) * len(self.layers) if tree is None else tree.layers
+        return tuple(
+            (f"{depth}.{way}", cell, part)
+            for depth, (cells, parts) in enumerate(zip(self.layers, layers, strict=True))
+            for way, cell, part in zip(Directions._fields, cells, parts, strict=True)
         )
 
-    def start_state(
-        self, params: BidirectionalParams, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32
-    ) -> BidirectionalState:
-        """The initial state of both directions of every layer, learned where a cell learns it."""
-        check_layers("Bidirectional", len(self.layers), params=params)
-        layers = zip(self.layers, params.layers, strict=True)
-        return BidirectionalState(
-            tuple(
-                Directions(*(start_state(cell, p, batch_shape, dtype) for cell, p in zip(pair, ps, strict=True)))
-                for pair, ps in layers
-            )
-        )
+    def join(self, parts: Sequence[Any]) -> BidirectionalState:
+        """A state from those of all directions."""
+        return BidirectionalState(tuple(Directions(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)))
+
+    def thread(
+        self,
+        visit: Visit,
+        params: BidirectionalParams,
+        state: BidirectionalState,
+        xs: jax.Array,
+        controls: Controls,
+        *,
+        reverse: bool,
+        key: jax.Array | None,
+    ) -> tuple[BidirectionalState, jax.Array]:
+        """From layer to layer, in both directions; see `rnnjax.Network`."""
+        parts = list(zip(self.parts(params), self.parts(state), part_controls(self, controls), strict=True))
+        ends, states = _ends(controls, reverse), []
+        keys = None if key is None else jax.random.split(key, (3, len(self.layers)))
+        for depth in range(len(self.layers)):
+            if depth and keys is not None:
+                xs = dropout(keys[0, depth], xs, self.dropout)
+            merged = []
+            for way in (0, 1):
+                (_, cell, p), (_, _, s), control = parts[2 * depth + way]
+                control = control._replace(resets=ends) if way else control
+                within = None if keys is None else keys[1 + way, depth]
+                s, ys = visit(cell, p, s, xs, control, reverse=reverse != bool(way), key=within)
+                states.append(s)
+                merged.append(ys)
+            xs = merged[0] + merged[1] if self.merge == "sum" else jnp.concatenate(merged, axis=-1)
+        return self.join(states), xs
+
+    initial_state = network_initial_state
 
 
-def unroll_bidirectional(
-    net: Bidirectional,
-    params: BidirectionalParams,
-    state: BidirectionalState,
-    xs: jax.Array,
-    *,
-    lengths: jax.Array | None = None,
-    resets: jax.Array | None = None,
-    dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
-    implementation: str | None = None,
-    remat: bool | int | str | None = None,
-) -> tuple[BidirectionalState, jax.Array]:
-    """Runs a bidirectional network over a sequence.
-
-    Args:
-        net: the network.
-        params: from ``net.init``.
-        state: from ``net.initial_state(batch_shape)``. A forward direction begins with it at step 0, a backward one at
-            the last valid step; the final state is the one after the last valid step, and the one after step 0.
-        xs: ``[T, *batch, I]``.
-        lengths: int ``[*batch]``, see `unroll`: each row's backward direction begins at its own last valid step, and
-            padding stays at the end and comes out as zeros.
-        resets: bool ``[T, *batch]``; a set flag says that a new document begins with the step it marks. No direction
-            carries anything from one document to another: at a flag at t, the forward direction restores its initial
-            state before step t, and the backward one, which comes from above, before step t - 1. So every
-            document comes out as if it were run alone. A flag at step 0, where the backward direction has
-            arrived, does not concern it.
-        dropout_rate: share of each layer's outputs that the next layer does not see, as in `unroll_stack`.
-        key: one key a call; without a key nothing is dropped.
-        implementation: of every layer, see `unroll`.
-        remat: of every layer, see `unroll`.
-
-    Returns:
-        The final state, and ``ys [T, *batch, output_size]``.
-
-    Raises:
-        ValueError: if params or state have another number of layers, for a rate outside [0, 1), or as `unroll` does.
-        TypeError: as `unroll` does.
-    """
-    check_rate("unroll_bidirectional", "dropout_rate", dropout_rate)
-    if not isinstance(net, Bidirectional):
-        raise TypeError(f"unroll_bidirectional: net must be a Bidirectional network, got {net!r}; a cell has unroll.")
-    check_layers("unroll_bidirectional", len(net.layers), params=params, state=state)
-    keys = None if key is None else jax.random.split(key, len(net.layers))
-    axes = len(batch_shape(net.layers[0][0], state.layers[0].forward))
-    ys, states = jnp.asarray(xs), []
-    for depth, (pair, p, s) in enumerate(zip(net.layers, params.layers, state.layers, strict=True)):
-        if depth and keys is not None:
-            ys = dropout(keys[depth], ys, dropout_rate)
-        options: Any = {"lengths": lengths, "implementation": implementation, "remat": remat}
-        forward, up = unroll(pair[0], p.forward, s.forward, ys, resets=resets, **options)
-        ends = None if resets is None else _ends(resets, lengths, axes)  # after unroll has checked them
-        backward, down = unroll(pair[1], p.backward, s.backward, ys, resets=ends, reverse=True, **options)
-        states.append(Directions(forward, backward))
-        ys = up + down if net.merge == "sum" else jnp.concatenate([up, down], axis=-1)
-    return BidirectionalState(tuple(states)), ys
-
-
-def _ends(resets: jax.Array, lengths: jax.Array | None, axes: int) -> jax.Array:
-    """The last steps of documents that another one follows, ``[T, *batch]``: where the backward direction restarts."""
-    resets = jnp.asarray(resets)
-    if lengths is not None:  # a flag in the padding would restart at the last valid step and lose the state passed in
-        time = jnp.arange(resets.shape[0]).reshape(-1, *(1,) * axes)
-        resets = resets & (time < jnp.asarray(lengths))
-    return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+def _ends(controls: Controls, reverse: bool) -> jax.Array | None:
+    """The last steps of documents that another one follows, ``[T, *batch]``: where the way back restarts."""
+    flags, valid = controls.restarts, controls.valid
+    if flags is None:
+        return None
+    if reverse:
+        flags, valid = jnp.flip(flags, 0), None if valid is None else jnp.flip(valid, 0)
+    ends = jnp.concatenate([flags[1:], jnp.zeros_like(flags[:1])])
+    if valid is not None and controls.lengths is None:  # there may be gaps: a step ends where the next valid one begins
+        time = jnp.arange(len(flags)).reshape(-1, *(1,) * (flags.ndim - 1))
+        following = jax.lax.cummin(jnp.where(valid, time, len(flags)), axis=0, reverse=True)
+        following = jnp.concatenate([following[1:], jnp.full_like(following[:1], len(flags))])
+        found = jnp.take_along_axis(flags, jnp.minimum(following, len(flags) - 1), axis=0)
+        ends = found & (following < len(flags))
+    return jnp.flip(ends, 0) if reverse else ends

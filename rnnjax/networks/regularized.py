@@ -1,9 +1,10 @@
-"""`unroll_regularized`: any cell over a sequence, with dropout and zoneout on its way through time."""
+"""`Regularized`: any cell or network, with dropout and zoneout on its way through time."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,41 +13,23 @@ import jax.numpy as jnp
 from rnnjax.cell import (
     AffineCell,
     Cell,
-    batch_shape,
     cast_like,
     compute_dtype,
     project_input,
     project_state,
-    start_state,
     widen,
 )
-from rnnjax.networks.regularization import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
-from rnnjax.unroll import unroll
+from rnnjax.checks import check_kind
+from rnnjax.kinds import check_fields
+from rnnjax.network import Controls, Network, Visit, leaves, network_initial_state, network_step, walk
+from rnnjax.networks.masks import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
 
-__all__ = ["unroll_regularized"]
+__all__ = ["Regularized", "RegularizedCell"]
 
 
-def unroll_regularized(
-    cell: Cell,
-    params: Any,
-    state: Any,
-    xs: jax.Array,
-    *,
-    key: jax.Array | None = None,
-    input_dropout: float = 0.0,
-    recurrent_dropout: float = 0.0,
-    zoneout_h: float = 0.0,
-    zoneout_c: float = 0.0,
-    weight_dropout: float = 0.0,
-    output_dropout: float = 0.0,
-    expected_zoneout: bool = False,
-    lengths: jax.Array | None = None,
-    resets: jax.Array | None = None,
-    reverse: bool = False,
-    implementation: str | None = None,
-    remat: bool | int | str | None = None,
-) -> tuple[Any, jax.Array]:
-    r"""Unrolls any cell with regularisers; without a key it is `unroll`, to the last bit.
+@dataclasses.dataclass(frozen=True)
+class Regularized:
+    r"""A cell or network with masks on its way through time; without a key it is what is inside, to the last bit.
 
         w_hh'  = w_hh * m_w / (1 - weight_dropout)                  m_w: once a call
         x'     = x[t] * m_x / (1 - input_dropout)                   m_x: once a sequence
@@ -56,23 +39,21 @@ def unroll_regularized(
         c      = c where z_c, else new.c                            z_c ~ Bernoulli(zoneout_c): every step
         ys[t]  = y * m_y / (1 - output_dropout)                     m_y: once a sequence
 
-    Every mask is new for each example and unit (``m_w``: for each weight). A sequence is a row of this call, or what
-    lies between two resets. Recurrent dropout is that of Gal and Ghahramani (2016), with one mask for all gates:
-    only the matmul sees ``h'``, not what a cell does with ``h`` besides, which would shrink or grow it step by step.
-    Zoneout is that of Krueger et al. (2017): ``new.h`` comes from ``c`` before its zoneout, and where the cell's ``y``
-    is its ``h``, ``y`` is the ``h`` after zoneout.
-    A reset restores the fresh state before the step it marks, and zoneout keeps values of that one.
+    Masks are drawn where `rnnjax.unroll` gets a ``key``; **without one, and in ``step``, it is evaluated**: a rate
+    above zero then does nothing at all, so a training loop has to pass a key. Every mask is new for each example and
+    unit (``m_w``: for each weight). A sequence is a row of a call, or what lies between two resets. Recurrent dropout
+    is that of Gal and Ghahramani (2016), with one mask for all gates: only the matmul sees ``h'``, not what a cell does
+    with ``h`` besides, which would shrink or grow it step by step. Zoneout is that of Krueger et al. (2017): ``new.h``
+    comes from ``c`` before its zoneout, and where the cell's ``y`` is its ``h``, ``y`` is the ``h`` after zoneout. A
+    reset restores the fresh state before the step it marks, and zoneout keeps values of that one.
 
-    With recurrent dropout or zoneout the cell runs step by step as in ``"scan"``; the rest does not slow it down.
+    Parameters and state are those of the cell inside. Of a network, ``input_dropout`` and ``output_dropout`` act on its
+    input and its output, the other rates on every cell in it, each with masks of its own. With recurrent dropout or
+    zoneout the cells run step by step as in ``"scan"``; the rest does not slow them down.
 
     Args:
-        cell: any cell; for recurrent dropout and ``zoneout_h`` its state has a field ``h``, for ``zoneout_c`` ``c``.
-            For a `Stack`, `unroll_stack` takes the same options and applies them to every layer.
-        params: from ``cell.init``.
-        state: the state before the first step.
-        xs: ``[T, *batch, I]``.
-        key: one a call; without one nothing is random. Six keys of their own come from it: ``key_x, key_h, key_zh,
-            key_zc, key_w, key_y = jax.random.split(key, 6)``.
+        cell: any cell, also a `Stack`; for recurrent dropout and ``zoneout_h`` the states have a field ``h``, for
+            ``zoneout_c`` ``c``.
         input_dropout: rate of `locked_dropout` on ``xs``.
         recurrent_dropout: rate of the mask on what the recurrent matmul sees.
         zoneout_h: probability that a unit of ``h`` keeps its value.
@@ -80,86 +61,137 @@ def unroll_regularized(
             normaliser ``n`` and a stabiliser ``m``, as in `SLSTM`, the unit keeps all three of them.
         weight_dropout: rate of `drop_connect` on ``w_hh``.
         output_dropout: rate of `locked_dropout` on ``ys``.
-        expected_zoneout: without a key, states move by the mean of zoneout, ``rate * old + (1 - rate) * new``, as
-            the paper evaluates; with a key it changes nothing. Not for ``zoneout_c`` of a cell with ``n`` and ``m``.
-        lengths: as in `unroll`; the state of a row stands still in its padding.
-        resets: as in `unroll`.
-        reverse: as in `unroll`.
-        implementation: as in `unroll`; with recurrent dropout or zoneout only None and ``"scan"``.
-        remat: as in `unroll`.
+        expected_zoneout: without a key, states move by the mean of zoneout, ``rate * old + (1 - rate) * new``, which is
+            how the paper evaluates; False evaluates the cell as it is. With a key it changes nothing. Not for
+            ``zoneout_c`` of a cell with ``n`` and ``m``.
 
-    Returns:
-        The final state and ``ys [T, *batch, H]``.
+    From the key of a call come ``key_x, key_w, key_y, key_cell = jax.random.split(key, 4)``, and from ``key_cell``, or
+    of a network from what it hands to each of its cells, ``key_h, key_zh, key_zc = jax.random.split(key_cell, 3)``.
 
     Raises:
-        ValueError: for a rate outside [0, 1), a state without the field, a cell whose recurrent matmul cannot be
-            told from the rest of its step, an implementation that is not for this, or as `unroll` does.
-        TypeError: as `unroll` does.
+        TypeError: if ``cell`` is none.
+        ValueError: for a rate outside [0, 1), a state without the field, or two of these around one cell that both
+            have recurrent dropout or zoneout. `rnnjax.unroll` raises it for a cell whose recurrent matmul cannot be
+            told from the rest of its step, and for an implementation other than ``"scan"`` where it runs step by
+            step.
 
     >>> import jax, jax.numpy as jnp, rnnjax
-    >>> cell = rnnjax.LSTM(hidden_size=5)
-    >>> params, state, xs = cell.init(jax.random.key(0), input_size=3), cell.initial_state((2,)), jnp.ones((7, 2, 3))
-    >>> final, ys = rnnjax.unroll_regularized(
-    ...     cell, params, state, xs, key=jax.random.key(1), recurrent_dropout=0.25, zoneout_c=0.5, zoneout_h=0.05)
+    >>> cell = rnnjax.Regularized(rnnjax.LSTM(5), recurrent_dropout=0.25, zoneout_c=0.5, zoneout_h=0.05)
+    >>> params, xs = cell.init(jax.random.key(0), input_size=3), jnp.ones((7, 2, 3))
+    >>> final, ys = rnnjax.unroll(cell, params, None, xs, key=jax.random.key(1))
     >>> ys.shape, bool((ys[-1] == final.h).all())
     ((7, 2, 5), True)
     """
-    rates = {
-        "input_dropout": input_dropout,
-        "recurrent_dropout": recurrent_dropout,
-        "zoneout_h": zoneout_h,
-        "zoneout_c": zoneout_c,
-        "weight_dropout": weight_dropout,
-        "output_dropout": output_dropout,
-    }
-    for name, rate in rates.items():
-        check_rate("unroll_regularized", name, rate)
-    options: dict[str, Any] = {"lengths": lengths, "resets": resets, "reverse": reverse, "remat": remat}
-    stepwise = bool(zoneout_h or zoneout_c) if key is None else bool(recurrent_dropout or zoneout_h or zoneout_c)
-    if stepwise:
-        _check_stepwise(cell, state, rates, implementation, expected_zoneout and key is None)
-    if not any(rates.values()) or (key is None and not (expected_zoneout and stepwise)):
-        return unroll(cell, params, state, xs, implementation=implementation, **options)
-    xs = jnp.asarray(xs)
-    # What is wrong with the arguments is said before they are changed, in the words of `unroll`.
-    jax.eval_shape(lambda: unroll(cell, params, state, xs, implementation="scan" if stepwise else None, **options))
-    resets = None if resets is None else jnp.asarray(resets)
-    keys = _Keys(*((None,) * 6 if key is None else jax.random.split(key, 6)))
-    xs = locked_dropout(keys.x, xs, input_dropout, resets=resets, reverse=reverse)
-    if weight_dropout:
-        params = drop_connect(keys.w, params, weight_dropout)
-    if stepwise:
-        batch = batch_shape(cell, state)
-        drawn = _draw(keys, state, xs.shape[0], batch, rates, resets, reverse)
-        wrapper = _Regularized(
-            cell=cell,
-            x_shape=xs.shape[1 + len(batch) :],
-            masks=tuple((name, mask.shape[1 + len(batch) :]) for name, mask in drawn.items()),
-            recurrent_dropout=float(recurrent_dropout),
-            zoneout=(("h", float(zoneout_h)), ("c", float(zoneout_c))),
+
+    cell: Any  # a cell
+    _: dataclasses.KW_ONLY
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    weight_dropout: float = 0.0
+    output_dropout: float = 0.0
+    expected_zoneout: bool = False
+
+    def __post_init__(self) -> None:
+        check_kind("Regularized", "cell", self.cell, Cell, "a cell")
+        for rate in dataclasses.fields(self)[1:-1]:
+            check_rate("Regularized", rate.name, getattr(self, rate.name))
+        check_fields(self)
+        for path, cell, state in leaves(self.cell, jax.eval_shape(self.cell.initial_state)):
+            where = f" (cell {path})" if path else ""
+            for option, field in (("recurrent_dropout", "h"), ("zoneout_h", "h"), ("zoneout_c", "c")):
+                if getattr(self, option) and not hasattr(state, field):
+                    raise ValueError(
+                        f"Regularized: {option} needs a state with a field {field}, got {type(state).__name__} of "
+                        f"{type(cell).__name__}{where}; set it to 0."
+                    )
+            if self.expected_zoneout and self.zoneout_c and len(_together(state, "c")) > 1:
+                raise ValueError(
+                    "Regularized: expected_zoneout with zoneout_c needs a state whose c has a meaning by itself, got "
+                    f"{type(state).__name__} of {type(cell).__name__}{where}, with c relative to m; leave "
+                    "expected_zoneout out."
+                )
+        if self._stepwise and any(other._stepwise for other in _inside(self.cell)):
+            raise ValueError(
+                "Regularized: recurrent dropout and zoneout must be set once around a cell, got them in another "
+                "Regularized within this one, too; set them in one of the two."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """That of the cell inside."""
+        return self.cell.hidden_size
+
+    @property
+    def _stepwise(self) -> bool:
+        return bool(self.recurrent_dropout or self.zoneout_h or self.zoneout_c)
+
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Any:
+        """New parameters of the cell inside."""
+        return self.cell.init(key, input_size, dtype)
+
+    def parts(self, tree: Any) -> tuple[tuple[str, Cell, Any], ...]:
+        """The cell inside, whose parameters and state are those of the whole."""
+        return (("cell", self.cell, tree),)
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """The state of the cell inside."""
+        (state,) = parts
+        return state
+
+    def thread(
+        self,
+        visit: Visit,
+        params: Any,
+        state: Any,
+        xs: jax.Array,
+        controls: Controls,
+        *,
+        reverse: bool,
+        key: jax.Array | None,
+    ) -> tuple[Any, jax.Array]:
+        """Through the cell inside; see `rnnjax.Network`."""
+        key_x, key_w, key_y, key = (None,) * 4 if key is None else jax.random.split(key, 4)
+        locked = functools.partial(locked_dropout, resets=controls.restarts, reverse=reverse)
+        if key_x is not None:
+            xs = locked(key_x, xs, self.input_dropout)
+        if key_w is not None and self.weight_dropout:
+            params = drop_connect(key_w, params, self.weight_dropout)
+        if self._stepwise and (key is not None or (self.expected_zoneout and (self.zoneout_h or self.zoneout_c))):
+            visit = functools.partial(walk, functools.partial(self._visit, visit))
+        state, ys = visit(self.cell, params, state, xs, controls, reverse=reverse, key=key)
+        return state, ys if key_y is None else locked(key_y, ys, self.output_dropout)
+
+    def _visit(
+        self,
+        visit: Visit,
+        cell: Cell,
+        params: Any,
+        state: Any,
+        xs: jax.Array,
+        controls: Controls,
+        *,
+        reverse: bool,
+        key: jax.Array | None,
+    ) -> tuple[Any, jax.Array]:
+        """Runs one of the cells with the masks that its steps need; without a key zoneout is its own mean."""
+        rates = RegularizedCell(
+            cell, float(self.recurrent_dropout if key is not None else 0), float(self.zoneout_h), float(self.zoneout_c)
         )
-        # Zeros and ones, exact in every dtype, pass through lengths, reverse and remat as further features of x.
-        steps = xs.shape[: 1 + len(batch)]
-        flat = [
-            # The size by name: where there is no step or no row, -1 could be anything.
-            part.reshape(*steps, math.prod(part.shape[len(steps) :])).astype(xs.dtype)
-            for part in (xs, *drawn.values())
-        ]
-        state, ys = unroll(
-            wrapper, _Wrapped(params), state, jnp.concatenate(flat, axis=-1), implementation="scan", **options
-        )
-    else:
-        state, ys = unroll(cell, params, state, xs, implementation=implementation, **options)
-    return state, locked_dropout(keys.y, ys, output_dropout, resets=resets, reverse=reverse)
+        noise = None if key is None else rates.draw(key, xs.shape[0], state, controls.restarts, reverse)
+        return visit(rates, params, state, xs, controls._replace(noise=noise), reverse=reverse, key=None)
+
+    step = network_step
+    initial_state = network_initial_state
 
 
-class _Keys(NamedTuple):
-    x: jax.Array | None
-    h: jax.Array | None
-    zh: jax.Array | None
-    zc: jax.Array | None
-    w: jax.Array | None
-    y: jax.Array | None
+def _inside(net: Any) -> Iterator[Regularized]:
+    if isinstance(net, Regularized):
+        yield net
+    if isinstance(net, Network):
+        for _, cell, _ in net.parts(None):
+            yield from _inside(cell)
 
 
 def _together(state: Any, field: str) -> tuple[str, ...]:
@@ -167,108 +199,69 @@ def _together(state: Any, field: str) -> tuple[str, ...]:
     return ("c", "n", "m") if field == "c" and hasattr(state, "n") and hasattr(state, "m") else (field,)
 
 
-def _check_stepwise(
-    cell: Cell, state: Any, rates: dict[str, float], implementation: str | None, expected: bool
-) -> None:
-    for option, field in (("recurrent_dropout", "h"), ("zoneout_h", "h"), ("zoneout_c", "c")):
-        if rates[option] and not hasattr(state, field):
-            advice = "unroll_stack takes the option for every layer" if hasattr(cell, "cells") else "set it to 0"
-            raise ValueError(
-                f"unroll_regularized: {option} needs a state with a field {field}, got {type(state).__name__} of "
-                f"{type(cell).__name__}; {advice}."
-            )
-    if expected and rates["zoneout_c"] and len(_together(state, "c")) > 1:
-        raise ValueError(
-            "unroll_regularized: expected_zoneout with zoneout_c needs a state whose c has a meaning by itself, got "
-            f"{type(state).__name__} of {type(cell).__name__}, with c relative to m; leave expected_zoneout out."
-        )
-    if implementation not in (None, "scan"):
-        raise ValueError(
-            "unroll_regularized: implementation must be None or 'scan' with recurrent dropout or zoneout, "
-            f"got {implementation!r}."
-        )
+class Masks(NamedTuple):
+    """What a step of a `RegularizedCell` gets as its noise, bool ``[T, *batch, ...]``; None for a rate of zero."""
 
-
-def _draw(
-    keys: _Keys,
-    state: Any,
-    length: int,
-    batch: tuple[int, ...],
-    rates: dict[str, float],
-    resets: jax.Array | None,
-    reverse: bool,
-) -> dict[str, jax.Array]:
-    """The masks that steps need, bool ``[T, *batch, ...]``: set where the matmul sees h, where h and c are kept."""
-    drawn: dict[str, jax.Array] = {}
-    if keys.h is None:
-        return drawn
-    if rate := rates["recurrent_dropout"]:
-        shape = (length, *state.h.shape)
-        drawn["seen"] = jnp.broadcast_to(locked_mask(keys.h, shape, rate, resets=resets, reverse=reverse), shape)
-    for field, key in (("h", keys.zh), ("c", keys.zc)):
-        if key is not None and (rate := rates[f"zoneout_{field}"]):
-            drawn[field] = jax.random.bernoulli(key, rate, (length, *getattr(state, field).shape))
-    return drawn
-
-
-class _Wrapped(NamedTuple):
-    """Hides ``w_ih`` from the check of the size of x, which masks have widened."""
-
-    params: Any
+    seen: jax.Array | None  # where the recurrent matmul sees h
+    h: jax.Array | None  # where h keeps its value
+    c: jax.Array | None  # where c does
 
 
 @dataclasses.dataclass(frozen=True)
-class _Regularized:
-    """A cell whose x also carries the masks of the step, flat; without masks zoneout is its own mean."""
+class RegularizedCell:
+    """What `Regularized` makes of each cell: a cell whose step takes the masks as its noise."""
 
     cell: Cell
-    x_shape: tuple[int, ...]
-    masks: tuple[tuple[str, tuple[int, ...]], ...]
     recurrent_dropout: float
-    zoneout: tuple[tuple[str, float], ...]
+    zoneout_h: float
+    zoneout_c: float
 
     @property
     def hidden_size(self) -> int:
+        """That of the cell inside."""
         return self.cell.hidden_size
 
-    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> _Wrapped:
-        del input_size  # counts the masks, too
-        return _Wrapped(self.cell.init(key, self.x_shape[-1], dtype))
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Any:
+        """New parameters of the cell inside."""
+        return self.cell.init(key, input_size, dtype)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
+        """That of the cell inside."""
         return self.cell.initial_state(batch_shape, dtype)
 
-    def start_state(self, params: _Wrapped, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
-        return start_state(self.cell, params.params, batch_shape, dtype)
+    def draw(self, key: jax.Array, length: int, state: Any, resets: jax.Array | None, reverse: bool) -> Masks:
+        """The masks of all steps."""
+        key_h, key_zh, key_zc = jax.random.split(key, 3)
+        seen = None
+        if self.recurrent_dropout:
+            shape = (length, *state.h.shape)
+            seen = locked_mask(key_h, shape, self.recurrent_dropout, resets=resets, reverse=reverse)
+            seen = jnp.broadcast_to(seen, shape)
 
-    def step(self, params: _Wrapped, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        batch = x.shape[:-1]
-        shapes = [self.x_shape, *(shape for _, shape in self.masks)]
-        cuts = [sum(math.prod(shape) for shape in shapes[: n + 1]) for n in range(len(self.masks))]
-        x, *flat = (
-            part.reshape(*batch, *shape) for part, shape in zip(jnp.split(x, cuts, axis=-1), shapes, strict=True)
-        )
-        masks = {name: mask != 0 for (name, _), mask in zip(self.masks, flat, strict=True)}
-        new, y = self._dropped_step(params.params, state, x, masks.get("seen"))
-        is_h = dict(self.zoneout)["h"] > 0 and _y_is_h(self.cell, params.params, state, x)
-        for field, rate in self.zoneout:
+        def kept(key: jax.Array, field: str, rate: float) -> jax.Array | None:
+            return jax.random.bernoulli(key, rate, (length, *getattr(state, field).shape)) if rate else None
+
+        return Masks(seen, kept(key_zh, "h", self.zoneout_h), kept(key_zc, "c", self.zoneout_c))
+
+    def step(self, params: Any, state: Any, x: jax.Array, noise: Masks | None = None) -> tuple[Any, jax.Array]:
+        """One step, with the masks of this step or, without, with the mean of zoneout."""
+        new, y = self._dropped_step(params, state, x, None if noise is None else noise.seen)
+        is_h = self.zoneout_h > 0 and _y_is_h(self.cell, params, state, x)
+        for field, rate in (("h", self.zoneout_h), ("c", self.zoneout_c)):
             for part in _together(state, field) if rate else ():
                 was, now = getattr(state, part), getattr(new, part)
-                mean = rate * was + (1 - rate) * now
-                new = new._replace(
-                    **{part: jnp.where(masks[field], was, now) if self.masks else mean.astype(now.dtype)}
-                )
+                if noise is None:
+                    value = (rate * was + (1 - rate) * now).astype(now.dtype)
+                else:
+                    value = jnp.where(getattr(noise, field), was, now)
+                new = new._replace(**{part: value})
         return new, new.h.astype(y.dtype) if is_h else y
 
     def _dropped_step(self, params: Any, state: Any, x: jax.Array, seen: jax.Array | None) -> tuple[Any, jax.Array]:
         """A step of the cell whose recurrent matmul sees only the units of h that are set in ``seen``."""
-        from rnnjax.networks.start import LearnedState  # it stands above the stack, which stands above this
-
         cell = self.cell
         if seen is None:
             return cell.step(params, state, x)
-        if isinstance(cell, LearnedState):
-            return dataclasses.replace(self, cell=cell.cell)._dropped_step(params.cell, state, x, seen)
         h = scale_kept(seen, state.h, self.recurrent_dropout)
         if isinstance(cell, AffineCell) and getattr(params, "w_hh", None) is not None:
             dtype = compute_dtype(state.h.dtype)
@@ -280,7 +273,7 @@ class _Regularized:
         position = next(n for n, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.h)
         if not _only_in_matmuls(jaxpr, jaxpr.invars[before + position]):
             raise ValueError(
-                "unroll_regularized: recurrent_dropout needs an affine cell with w_hh, or one whose step reads h in "
+                "Regularized: recurrent_dropout needs an affine cell with w_hh, or one whose step reads h in "
                 f"matmuls alone, got {type(cell).__name__}; take zoneout_h or weight_dropout."
             )
         return cell.step(params, state._replace(h=h), x)

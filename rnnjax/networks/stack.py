@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, input_shape, output_shape, start_state
-from rnnjax.engines import Controls, Engine, Job, register
+from rnnjax.cell import Cell
+from rnnjax.kinds import check_fields
+from rnnjax.network import (
+    Controls,
+    Visit,
+    input_shape,
+    network_initial_state,
+    network_step,
+    output_shape,
+    part_controls,
+)
+from rnnjax.networks.masks import check_rate, dropout, locked_dropout
 from rnnjax.networks.norms import check_norm, init_norm, normalize
-from rnnjax.networks.regularization import check_rate, locked_dropout
-from rnnjax.networks.regularized import unroll_regularized
-from rnnjax.unroll import run
 
-__all__ = ["Stack", "StackParams", "StackState", "check_layers", "dropout", "unroll_layered", "unroll_stack"]
+__all__ = ["Stack", "StackParams", "StackState", "check_layers"]
 
 
 class StackParams(NamedTuple):
@@ -46,13 +52,20 @@ class Stack:
     it has neither norm nor residual connection. The norm stands on the branch (pre-norm; Xiong et al., 2020), so the
     sum that runs from the bottom to the top (He et al., 2016) is never normalised, nor is ``y``.
 
+    Dropout acts where `rnnjax.unroll` gets a ``key``; without one, and in ``step``, the stack is evaluated and nothing
+    is dropped. It thins what a layer sees from the one below (Zaremba et al., 2014), after the norm; recurrent
+    connections, residual connections and ``y`` are left alone. No two masks share a key that comes from the one.
+
     Args:
         cells: the layers, the first nearest to the input; any cells, of any sizes.
         residual: whether every layer but the first adds its output to what comes from below.
         norm: ``"layer"`` or ``"rms"`` normalises what every layer but the first sees.
+        dropout: the share of each layer's outputs that the next layer does not see.
+        locked: False draws a new mask for every step, example and unit; True one a sequence, see `locked_dropout`.
 
     Raises:
-        ValueError: if there is no cell, the norm is unknown, or with ``residual`` a layer is not as wide as the first.
+        ValueError: if there is no cell, the norm is unknown, with ``residual`` a layer is not as wide as the first, or
+            for a rate outside [0, 1).
         TypeError: if ``cells`` is not a tuple or list of cells.
 
     >>> import jax, rnnjax
@@ -67,8 +80,11 @@ class Stack:
     """
 
     cells: tuple[Cell, ...]
+    _: dataclasses.KW_ONLY
     residual: bool = False
     norm: str | None = None
+    dropout: float = 0.0
+    locked: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.cells, tuple | list):
@@ -80,6 +96,8 @@ class Stack:
             if isinstance(cell, type) or not isinstance(cell, Cell):
                 raise TypeError(f"Stack: every layer must be a cell, got {cell!r}.")
         check_norm("Stack", self.norm)
+        check_rate("Stack", "dropout", self.dropout)
+        check_fields(self)
         sizes = [cell.hidden_size for cell in self.cells]
         for depth, size in enumerate(sizes):
             if self.residual and size != sizes[0]:
@@ -92,11 +110,6 @@ class Stack:
     def hidden_size(self) -> int:
         """The size of the top layer."""
         return self.cells[-1].hidden_size
-
-    @property
-    def input_shape(self) -> Any:
-        """The method of the first layer; there is none, as `hasattr` sees it, where that layer has none."""
-        return self.cells[0].input_shape  # type: ignore[attr-defined]
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> StackParams:
         """New parameters of every layer, each from a key of its own; norms start with gain one.
@@ -118,162 +131,74 @@ class Stack:
             () if self.norm is None else (None, *(init_norm(self.norm, size, dtype) for size in sizes[1:])),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> StackState:
-        """The initial state of every layer."""
-        return StackState(tuple(cell.initial_state(batch_shape, dtype) for cell in self.cells))
+    def parts(self, tree: Any) -> tuple[tuple[str, Cell, Any], ...]:
+        """Every layer, by its number from the bottom."""
+        if tree is None:
+            return tuple((str(depth), cell, None) for depth, cell in enumerate(self.cells))
+        check_layers("Stack", len(self.cells), tree)
+        return tuple((str(depth), *part) for depth, part in enumerate(zip(self.cells, tree.layers, strict=True)))
 
-    def start_state(
-        self, params: StackParams, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32
-    ) -> StackState:
-        """The initial state of every layer, learned where the layer learns it."""
-        _check_params("Stack", self, params)
-        layers = zip(self.cells, params.layers, strict=True)
-        return StackState(tuple(start_state(cell, p, batch_shape, dtype) for cell, p in layers))
+    def join(self, parts: Sequence[Any]) -> StackState:
+        """A state from those of the layers."""
+        return StackState(tuple(parts))
 
-    def step(self, params: StackParams, state: StackState, x: jax.Array) -> tuple[StackState, jax.Array]:
-        """One step of all layers, from the first to the last."""
-        return _ascend("Stack", self, params, state, x, lambda depth, cell, p, s, x: cell.step(p, s, x))
+    def thread(
+        self,
+        visit: Visit,
+        params: StackParams,
+        state: StackState,
+        xs: jax.Array,
+        controls: Controls,
+        *,
+        reverse: bool,
+        key: jax.Array | None,
+    ) -> tuple[StackState, jax.Array]:
+        """From layer to layer; see `rnnjax.Network`."""
+        self._check_norms(params)
+        layers, states = zip(self.parts(params), self.parts(state), part_controls(self, controls), strict=True), []
+        for depth, ((_, cell, p), (_, _, s), control) in enumerate(layers):
+            norm = params.norms[depth] if params.norms else None
+            between, within = self.keys(key)[:, depth] if key is not None else (None, None)
+            below = self.between(depth, norm, xs, control, reverse=reverse, key=between)
+            s, ys = visit(cell, p, s, below, control, reverse=reverse, key=within)
+            xs = xs + ys if self.residual and depth else ys
+            states.append(s)
+        return self.join(states), xs
 
+    def keys(self, key: jax.Array) -> jax.Array:
+        """``[2, L]`` keys: of what each layer sees from below, and of each layer itself."""
+        return jax.random.split(key, (2, len(self.cells)))
 
-def _ascend(
-    where: str, stack: Stack, params: StackParams, state: StackState, x: jax.Array, apply: Callable[..., Any]
-) -> tuple[StackState, jax.Array]:
-    """From layer to layer, for one step as for whole sequences: what ``apply(depth, cell, params, state, x)`` runs."""
-    _check_params(where, stack, params)
-    check_layers(where, len(stack.cells), state=state)
-    norms = params.norms or (None,) * len(stack.cells)
-    states = []
-    for depth, (cell, p, s) in enumerate(zip(stack.cells, params.layers, state.layers, strict=True)):
-        s, y = apply(depth, cell, p, s, normalize(stack.norm, norms[depth], x))
-        x = x + y if stack.residual and depth else y
-        states.append(s)
-    return StackState(tuple(states)), x
+    def between(
+        self, depth: int, norm: Any, xs: jax.Array, controls: Controls, *, reverse: bool, key: jax.Array | None
+    ) -> jax.Array:
+        """What a layer sees of ``xs`` from below: normalised, then thinned where there is a key."""
+        xs = normalize(self.norm, norm, xs)
+        if not depth or key is None:
+            return xs
+        if self.locked:
+            return locked_dropout(key, xs, self.dropout, resets=controls.restarts, reverse=reverse)
+        return dropout(key, xs, self.dropout)
 
-
-def check_layers(where: str, count: int, **trees: Any) -> None:
-    """Raises unless the given ``params`` or ``state`` have as many entries in ``layers`` as there are layers."""
-    for name, tree in trees.items():
-        layers = getattr(tree, "layers", None)
-        many = len(layers) if isinstance(layers, tuple | list) else None
-        if many != count:
-            got = f"{many} of them" if many is not None else type(tree).__name__
+    def _check_norms(self, params: StackParams) -> None:
+        norms, wanted = getattr(params, "norms", ()), 0 if self.norm is None else len(self.cells)
+        if len(norms) != wanted:
             raise ValueError(
-                f"{where}: {name}.layers must have one entry a layer, {count} here, got {got}; take {name} made for "
-                "these layers."
+                f"Stack: params.norms must have {wanted} entries for norm={self.norm!r}, got {len(norms)}; take params "
+                "that init of this stack makes."
             )
 
+    step = network_step
+    initial_state = network_initial_state
 
-def _check_params(where: str, stack: Stack, params: Any) -> None:
-    check_layers(where, len(stack.cells), params=params)
-    norms, wanted = getattr(params, "norms", ()), 0 if stack.norm is None else len(stack.cells)
-    if len(norms) != wanted:
+
+def check_layers(where: str, count: int, tree: Any) -> None:
+    """Raises unless parameters or a state have as many entries in ``layers`` as there are layers."""
+    layers = getattr(tree, "layers", None)
+    many = len(layers) if isinstance(layers, tuple | list) else None
+    if many != count:
+        got = f"{many} of them in {type(tree).__name__}" if many is not None else type(tree).__name__
         raise ValueError(
-            f"{where}: params.norms must have {wanted} entries for norm={stack.norm!r}, got {len(norms)}; take params "
-            "that init of this stack makes."
+            f"{where}: parameters and states must have one entry a layer in layers, {count} here, got {got}; take "
+            "those made for these layers."
         )
-
-
-def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    r"""Inverted dropout (Srivastava et al., 2014): ``x * m / (1 - rate)`` with ``m ~ Bernoulli(1 - rate)`` a element.
-
-    Args:
-        key: used once; the mask is new for every element, so over ``[T, B, H]`` it is new at every step.
-        x: any shape.
-        rate: the share that is dropped, in [0, 1).
-
-    Raises:
-        ValueError: for a rate outside [0, 1).
-    """
-    check_rate("dropout", "rate", rate)
-    if rate == 0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
-
-
-def unroll_stack(
-    stack: Stack,
-    params: StackParams,
-    state: StackState,
-    xs: jax.Array,
-    *,
-    dropout_rate: float = 0.0,
-    locked: bool = False,
-    key: jax.Array | None = None,
-    **options: Any,
-) -> tuple[StackState, jax.Array]:
-    """Unrolls a stack layer by layer, with dropout between the layers; those of a stack within it are layers, too.
-
-    Args:
-        stack: the stack.
-        params: its parameters.
-        state: its state.
-        xs: ``[T, *batch, I]``.
-        dropout_rate: share of each layer's outputs that the next layer does not see (Zaremba et al., 2014); the
-            recurrent connections, residual connections and the top layer's output are left alone. The mask is new for
-            every step, example and unit; it comes after the norm.
-        locked: whether that mask is `locked_dropout`'s instead: one a sequence, the same at all of its steps.
-        key: one key a call; without a key nothing is dropped. No two masks share a key that comes from it.
-        **options: ``lengths``, ``resets``, ``reverse``, ``implementation`` and ``remat`` of `unroll`, where
-            ``implementation`` is each layer's; and the rates of `unroll_regularized`, which hold for every layer.
-
-    Returns:
-        The final state and ``ys [T, *batch, H]``; without a key the same as ``unroll(stack, ...)``.
-
-    Raises:
-        ValueError: for a rate outside [0, 1), an option that a layer cannot take, or as `unroll` does.
-    """
-    check_rate("unroll_stack", "dropout_rate", dropout_rate)
-    between: Any = [None] * len(stack.cells)
-    between, within = (between, between) if key is None else jax.random.split(key, (2, len(stack.cells)))
-    drop: Callable[..., jax.Array] = dropout
-    if locked:
-        drop = functools.partial(locked_dropout, resets=options.get("resets"), reverse=options.get("reverse", False))
-
-    def apply(depth: int, cell: Cell, p: Any, s: Any, xs: jax.Array) -> tuple[Any, jax.Array]:
-        if depth and key is not None:
-            xs = drop(between[depth], xs, dropout_rate)
-        try:
-            if isinstance(cell, Stack):
-                return unroll_stack(
-                    cell, p, s, xs, dropout_rate=dropout_rate, locked=locked, key=within[depth], **options
-                )
-            return unroll_regularized(cell, p, s, xs, key=within[depth], **options)
-        except ValueError as error:
-            where, _, sentence = str(error).partition(": ")
-            if where not in ("unroll_regularized", "unroll_stack"):
-                raise
-            raise ValueError(f"unroll_stack: layer {depth} ({type(cell).__name__}): {sentence}") from error
-
-    return _ascend("unroll_stack", stack, params, state, xs, apply)
-
-
-@functools.singledispatch
-def unroll_layered(
-    cell: Any, params: Any, state: Any, xs: jax.Array, controls: Controls, *, reverse: bool, remat: Any
-) -> tuple[Any, jax.Array]:
-    """The implementation ``"layered"`` of cells made of cells: every part runs its own best one over all steps.
-
-    A class of such cells joins by ``@unroll_layered.register``.
-    """
-    raise TypeError(f"unroll: 'layered' takes cells that are made of cells, got {cell!r}.")
-
-
-@unroll_layered.register(Stack)
-def _unroll_stack(
-    cell: Stack, params: StackParams, state: StackState, xs: jax.Array, controls: Controls, *, reverse: bool, remat: Any
-) -> tuple[StackState, jax.Array]:
-    def apply(depth: int, cell: Cell, p: Any, s: Any, xs: jax.Array) -> tuple[Any, jax.Array]:
-        fresh = None if controls.fresh is None else controls.fresh.layers[depth]
-        return run(cell, p, s, xs, controls._replace(fresh=fresh), None, reverse=reverse, remat=remat)
-
-    return _ascend("unroll", cell, params, state, xs, apply)
-
-
-def _fits(job: Job) -> str:
-    if unroll_layered.dispatch(type(job.cell)) is unroll_layered.dispatch(object):
-        return f"needs a cell that is made of cells, got {type(job.cell).__name__}"
-    return ""
-
-
-register(Engine("layered", unroll_layered, fits=_fits, rank=lambda job: 10))

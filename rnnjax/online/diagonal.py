@@ -15,7 +15,6 @@ from rnnjax.cell import (
     batch_shape,
     cast_like,
     compute_dtype,
-    input_shape,
     linear_step,
     project_input,
     project_state,
@@ -23,6 +22,7 @@ from rnnjax.cell import (
 )
 from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Refusal
+from rnnjax.network import input_shape
 from rnnjax.online.borders import Reader, read_with, send
 from rnnjax.online.rows import each_step
 

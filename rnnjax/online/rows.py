@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import batch_shape, start_state
+from rnnjax.cell import batch_shape
+from rnnjax.network import start_state
 from rnnjax.online.borders import Read
 
 __all__ = ["each_step", "flatten_rows", "where_rows"]

@@ -10,7 +10,7 @@ from rnnjax.analysis.flat import state_size
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
-from rnnjax.cell import start_state
+from rnnjax.network import start_state
 
 __all__ = ["gradient_data", "lyapunov_data"]
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import affine_step, check_size, describe, input_shape, leaf_names
+from rnnjax.cell import affine_step, check_size, describe, leaf_names
+from rnnjax.network import input_shape
 from rnnjax.traced import observe
 
 __all__ = ["check_cell"]

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import check_size, describe, start_state
+from rnnjax.cell import check_size, describe
 from rnnjax.engines import UnfitError
 from rnnjax.engines import implementations as implementations_of
+from rnnjax.network import start_state
 from rnnjax.testing.contract import check_cell
 from rnnjax.testing.problems import (
     Outcome,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import input_shape, start_state
+from rnnjax.network import input_shape, start_state
 from rnnjax.unroll import unroll
 
 __all__ = [

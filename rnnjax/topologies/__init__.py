@@ -24,6 +24,7 @@ network, a way in and a way out. Symbols come as integers (``vocab_size``), ever
 
 from rnnjax.cells import describable
 from rnnjax.topologies.attention import Attention, AttentionParams, Memory
+from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import DecoderParams, DecoderState
 from rnnjax.topologies.encoder_decoder import EncoderDecoder, EncoderDecoderParams, Source
 from rnnjax.topologies.losses import binary_loss, huber_loss, mse_loss, softmax_loss
@@ -38,6 +39,8 @@ from rnnjax.topologies.pooling import PoolingParams, init_pooling, pool
 __all__ = [
     "Attention",
     "AttentionParams",
+    "ContextState",
+    "ContextStateParams",
     "DecoderParams",
     "DecoderState",
     "Dense",
@@ -66,5 +69,5 @@ __all__ = [
     "softmax_loss",
 ]
 
-for _kind in (Attention, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne):
+for _kind in (Attention, ContextState, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne):
     describable(_kind)

@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, describe
+from rnnjax.cell import Cell, describe, wide_dtype
 from rnnjax.checks import check_ints, check_real, check_size, is_traced, shape_of
-from rnnjax.networks import LearnedState, Stack, unroll_stack
+from rnnjax.network import Network, leaves
+from rnnjax.networks import dropout
 from rnnjax.topologies.attention import Attention, AttentionParams, Memory
 from rnnjax.topologies.masks import as_wide, judged_steps, length_mask
 from rnnjax.topologies.parts import (
@@ -18,11 +19,10 @@ from rnnjax.topologies.parts import (
     Reader,
     affine,
     init_dense,
-    run_network,
     split_key,
-    thin,
-    wide_dtype,
+    with_dropout,
 )
+from rnnjax.unroll import unroll
 
 __all__ = ["NOTHING", "Decoder", "DecoderParams", "DecoderState"]
 
@@ -105,10 +105,7 @@ class Decoder:
             return DecoderState(state, None)
         if self.attention.attend == "feed":
             return DecoderState(state, nothing)
-        cell, top = self.cell, state
-        while isinstance(cell, Stack | LearnedState):
-            cell, top = (cell.cells[-1], top.layers[-1]) if isinstance(cell, Stack) else (cell.cell, top)
-        h = getattr(top, "h", nothing)
+        h = getattr(leaves(self.cell, state)[-1].part, "h", nothing)
         return DecoderState(state, h.astype(dtype) if h.shape == nothing.shape else nothing)
 
     def step(
@@ -134,7 +131,7 @@ class Decoder:
             )
         if self.attention is None or params.attention is None or memory is None:
             cell, y = self._step_cell(params, state.cell, x, keys[1])
-            return DecoderState(cell, None), affine(params.head, thin(keys[2], y, self.dropout)), None
+            return DecoderState(cell, None), affine(params.head, dropout(keys[2], y, self.dropout)), None
         carried, attend = state.carried, self.attention.attend
         if attend == "before":
             context, weights = self.attention.read(params.attention, memory, carried)
@@ -145,17 +142,15 @@ class Decoder:
             context, weights = self.attention.read(params.attention, memory, y)
             seen = self._mix(params, context, y)
             carried = seen if attend == "feed" else None
-        return DecoderState(cell, carried), affine(params.head, thin(keys[2], seen, self.dropout)), weights
+        return DecoderState(cell, carried), affine(params.head, dropout(keys[2], seen, self.dropout)), weights
 
     def _mix(self, params: DecoderParams, context: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.tanh(affine(params.mix, _join(context, y)))
 
     def _step_cell(self, params: DecoderParams, state: Any, x: jax.Array, key: Any) -> tuple[Any, jax.Array]:
-        if key is None or not self.dropout or not isinstance(self.cell, Stack):
+        if key is None or not isinstance(self.cell, Network):
             return self.cell.step(params.cell, state, x)
-        state, ys = unroll_stack(
-            self.cell, params.cell, state, x[None], dropout_rate=self.dropout, key=key, implementation=None
-        )
+        state, ys = unroll(with_dropout(self.cell, self.dropout), params.cell, state, x[None], key=key)
         return state, ys[0]
 
     def run(
@@ -244,14 +239,12 @@ class Decoder:
             xs = jnp.zeros((*given.shape[:2], 1), dtype)
         else:
             xs = self.reader.read(params.embedding, given, dtype, self.dropout, keys[0])
-        _, ys = run_network(
-            self.cell, params.cell, xs, self.reader.size,
-            state=state.cell, dropout_rate=self.dropout, key=keys[1], lengths=lengths, **options,
-        )  # fmt: skip
+        network = self.cell if key is None else with_dropout(self.cell, self.dropout)
+        _, ys = unroll(network, params.cell, state.cell, xs, key=keys[1], lengths=lengths, **options)
         if self.attention is not None and params.attention is not None and memory is not None:
             context, weights = self.attention.read_all(params.attention, memory, ys)
             ys = self._mix(params, context, ys)
-        return affine(params.head, thin(keys[2], ys, self.dropout)), weights
+        return affine(params.head, dropout(keys[2], ys, self.dropout)), weights
 
     def _one_by_one(
         self,
@@ -263,7 +256,7 @@ class Decoder:
         valid: jax.Array | None,
         key: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        keys = None if key is None or not self.dropout else jax.random.split(key, given.shape[0])
+        keys = None if key is None else jax.random.split(key, given.shape[0])
 
         def advance(carry: tuple[DecoderState, jax.Array], now: Any) -> Any:
             (old, own), (inputs, coin, valid, key) = carry, now

@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell
+from rnnjax.cell import Cell, wide_dtype
 from rnnjax.kinds import check_fields, public
-from rnnjax.networks import Bidirectional, ContextState, ContextStateParams
+from rnnjax.network import free_state, output_shape
 from rnnjax.topologies.attention import Attention, Memory
+from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, check_network, features, run_network, split_key, wide_dtype
+from rnnjax.topologies.parts import Reader, check_network, flat, split_key, with_dropout
+from rnnjax.unroll import unroll
 
 __all__ = ["EncoderDecoder", "EncoderDecoderParams", "Source"]
 
@@ -138,7 +140,7 @@ class EncoderDecoder:
             self.output_embed_size,
             self.dropout,
             self.attention,
-            math.prod(features(self.encoder)[1]),
+            math.prod(output_shape(self.encoder, 1)),
         )
 
     @public
@@ -184,13 +186,13 @@ class EncoderDecoder:
         """
         reader, keys, dtype = self._reader, split_key("EncoderDecoder", key, 2), wide_dtype(params)
         xs = reader.read(params.embedding, xs, dtype, self.dropout, keys[0], lengths)
-        options |= {"lengths": lengths, "dropout_rate": self.dropout, "key": keys[1]}
-        state, ys = run_network(self.encoder, params.encoder, xs, reader.size, **options)
+        encoder = self.encoder if key is None else with_dropout(self.encoder, self.dropout)
+        state, ys = unroll(encoder, params.encoder, None, xs, lengths=lengths, key=keys[1], **options)
         if params.bridge is not None:
             state = self._bridge.apply(params.bridge, _flat(self.encoder, state), dtype)
         if self.attention is None or params.decoder.attention is None:
             return Source(state, None)
-        return Source(state, self.attention.memory(params.decoder.attention, ys, lengths=lengths))
+        return Source(state, self.attention.memory(params.decoder.attention, flat(encoder, ys), lengths=lengths))
 
     @public
     def start(self, params: EncoderDecoderParams, source: Source) -> DecoderState:
@@ -332,17 +334,5 @@ def _shapes(network: Any) -> Any:
 
 def _flat(network: Any, state: Any) -> jax.Array:
     """All numbers of a state ``[B, ...]`` that are free to be anything, side by side."""
-    parts = [(network, state)]
-    if isinstance(network, Bidirectional):
-        parts = [
-            part
-            for cells, states in zip(network.layers, state.layers, strict=True)
-            for part in zip(cells, states, strict=True)
-        ]
-    leaves: list[jax.Array] = []
-    for cell, part in parts:
-        # A context sets what is free, and has None for the rest.
-        free = jax.eval_shape(lambda cell=cell: ContextState(cell).init(jax.random.key(0), 1).w)
-        kept = jax.tree.map(lambda w, leaf: () if w is None else leaf, free, part, is_leaf=lambda w: w is None)
-        leaves += jax.tree.leaves(kept)
+    leaves = jax.tree.leaves(free_state("EncoderDecoder", network, state))
     return jnp.concatenate([leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in leaves], axis=-1)

@@ -9,21 +9,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import start_state
+from rnnjax.cell import wide_dtype
 from rnnjax.kinds import check_fields, public
+from rnnjax.network import output_shape, start_state
+from rnnjax.networks.masks import dropout
 from rnnjax.topologies.masks import as_wide, length_mask
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
     affine,
     check_network,
-    features,
+    flat,
     init_dense,
-    run_network,
     split_key,
-    thin,
-    wide_dtype,
+    with_dropout,
 )
+from rnnjax.unroll import unroll
 
 __all__ = ["ManyToMany", "ManyToManyParams"]
 
@@ -54,8 +55,8 @@ class ManyToMany:
         input_size: I, for inputs that are numbers ``[T, *batch, I]``.
         vocab_size: V, in its place for inputs that are symbols, int ``[T, *batch]``.
         embed_size: E of the symbols; 0 for one-hot vectors.
-        dropout: rate on the embedding, between the layers and before the head, new for every element; only active
-            where a key is passed.
+        dropout: rate on the embedding, between the layers (of a network whose own rate is zero) and before the head,
+            new for every element. Only where a key is passed: without one the model is evaluated, and nothing dropped.
 
     Raises:
         ValueError: for sizes below one, a rate outside [0, 1), or not exactly one of input_size and vocab_size.
@@ -88,7 +89,7 @@ class ManyToMany:
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToManyParams:
         """New parameters, each part from a key of its own."""
         key_embedding, key_network, key_head = jax.random.split(key, 3)
-        size = math.prod(features(self.network)[1])
+        size = math.prod(output_shape(self.network, 1))
         return ManyToManyParams(
             embedding=self._reader.init(key_embedding, dtype),
             network=self.network.init(key_network, self._reader.size, dtype),
@@ -167,17 +168,16 @@ class ManyToMany:
         check_network("ManyToMany.step", "network", self.network)
         x = self._reader.read(params.embedding, x, wide_dtype(params))
         state, y = self.network.step(params.network, state, x)
-        inner = features(self.network)[1]
-        return state, affine(params.head, y.reshape(*y.shape[: y.ndim - len(inner)], math.prod(inner)))
+        return state, affine(params.head, flat(self.network, y))
 
     def _run(
         self, params: ManyToManyParams, state: Any, xs: jax.Array, key: jax.Array | None, **options: Any
     ) -> tuple[Any, jax.Array]:
         reader, keys = self._reader, split_key("ManyToMany", key, 3)
         xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], options["lengths"])
-        options |= {"state": state, "dropout_rate": self.dropout, "key": keys[1]}
-        state, ys = run_network(self.network, params.network, xs, reader.size, **options)
-        outputs = affine(params.head, thin(keys[2], ys, self.dropout))
+        network = self.network if key is None else with_dropout(self.network, self.dropout)
+        state, ys = unroll(network, params.network, state, xs, key=keys[1], **options)
+        outputs = affine(params.head, dropout(keys[2], flat(network, ys), self.dropout))
         if options["lengths"] is not None:
             valid = as_wide(length_mask(options["lengths"], outputs.shape[0]), outputs.ndim)
             outputs = jnp.where(valid, outputs, jnp.zeros((), outputs.dtype))

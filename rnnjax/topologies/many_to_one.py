@@ -9,21 +9,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnjax.cell import wide_dtype
 from rnnjax.kinds import check_fields, public
-from rnnjax.networks import Bidirectional, BidirectionalParams
+from rnnjax.network import output_shape
+from rnnjax.networks import Bidirectional, BidirectionalParams, dropout
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
     affine,
     check_network,
-    features,
+    flat,
     init_dense,
-    run_network,
     split_key,
-    thin,
-    wide_dtype,
+    with_dropout,
 )
 from rnnjax.topologies.pooling import Pooling, PoolingParams, init_pooling, pool
+from rnnjax.unroll import unroll
 
 __all__ = ["ManyToOne", "ManyToOneParams", "OneToOne"]
 
@@ -93,7 +94,7 @@ class ManyToOne:
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToOneParams:
         """New parameters, each part from a key of its own."""
         key_embedding, key_network, key_pooling, key_head = jax.random.split(key, 4)
-        size = math.prod(features(self.network)[1])
+        size = math.prod(output_shape(self.network, 1))
         return ManyToOneParams(
             embedding=self._reader.init(key_embedding, dtype),
             network=self.network.init(key_network, self._reader.size, dtype),
@@ -115,11 +116,12 @@ class ManyToOne:
         reader = self._reader
         keys = split_key("ManyToOne", key, 2)
         xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], lengths)
-        options |= {"lengths": lengths, "dropout_rate": self.dropout, "key": keys[1]}
-        if self.pooling != "last" or not isinstance(self.network, Bidirectional):
-            _, ys = run_network(self.network, params.network, xs, reader.size, **options)
-            return pool(ys, self.pooling, lengths=lengths, params=params.pooling)
-        return _ends(self.network, params.network, xs, reader.size, options)
+        options |= {"lengths": lengths, "key": keys[1]}
+        network = self.network if key is None else with_dropout(self.network, self.dropout)
+        if self.pooling != "last" or not isinstance(network, Bidirectional):
+            _, ys = unroll(network, params.network, None, xs, **options)
+            return pool(flat(network, ys), self.pooling, lengths=lengths, params=params.pooling)
+        return _ends(network, params.network, xs, options)
 
     @public
     def apply(
@@ -150,28 +152,23 @@ class ManyToOne:
         """
         keys = split_key("ManyToOne", key, 2)
         pooled = self.features(params, xs, lengths=lengths, key=keys[0], **options)
-        return affine(params.head, thin(keys[1], pooled, self.dropout))
+        return affine(params.head, dropout(keys[1], pooled, self.dropout))
 
 
-def _ends(
-    network: Bidirectional, params: BidirectionalParams, xs: jax.Array, size: int, options: dict[str, Any]
-) -> jax.Array:
+def _ends(network: Bidirectional, params: BidirectionalParams, xs: jax.Array, options: dict[str, Any]) -> jax.Array:
     """What each direction of the top layer puts out once it has read all, ``[*batch, F]``."""
+    top = network
     if network.merge == "sum":  # the directions are needed one by one, so the top layer runs by itself
-        keys = split_key("ManyToOne", options["key"], 2)
+        keys = split_key("ManyToOne", options["key"], 3)
         if len(network.layers) > 1:
-            below = Bidirectional(network.layers[:-1], "sum")
+            below = dataclasses.replace(network, layers=network.layers[:-1])
             lower = BidirectionalParams(params.layers[:-1])
-            _, ys = run_network(below, lower, xs, size, **{**options, "key": keys[0]})
-            ys = thin(keys[1], ys, options["dropout_rate"])
-            xs = ys.reshape(*ys.shape[:-1], *features(below)[1])
-            size = xs.shape[-1]
+            _, xs = unroll(below, lower, None, xs, **{**options, "key": keys[0]})
+            xs = dropout(keys[1], xs, network.dropout)
         top, params = Bidirectional((network.layers[-1],)), BidirectionalParams(params.layers[-1:])
-    else:
-        top = network
-    _, ys = run_network(top, params, xs, size, **options)
-    width, shape = features(top)
-    ys = ys.reshape(*ys.shape[:-1], *shape)
+        options = {**options, "key": keys[2]}
+    _, ys = unroll(top, params, None, xs, **options)
+    width, shape = output_shape(top.layers[-1][0], 1)[-1], output_shape(top, 1)
     forward = pool(ys[..., :width], "last", lengths=_over(options["lengths"], ys.shape, shape))
     backward = ys[0, ..., width:] if ys.shape[0] else jnp.zeros((*ys.shape[1:-1], shape[-1] - width), ys.dtype)
     if network.merge == "sum":

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell
+from rnnjax.cell import Cell, wide_dtype
 from rnnjax.kinds import check_fields, public
-from rnnjax.networks import ContextState, ContextStateParams
+from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, check_network, split_key, wide_dtype
+from rnnjax.topologies.parts import Reader, check_network, split_key
 
 __all__ = ["OneToMany", "OneToManyParams"]
 

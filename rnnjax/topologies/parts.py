@@ -9,27 +9,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, compute_dtype, describe, input_shape, matmul, output_shape
-from rnnjax.checks import check_ints, check_key, shape_of
+from rnnjax.cell import Cell, compute_dtype, matmul
+from rnnjax.checks import check_ints, check_key, describe, shape_of
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
-from rnnjax.networks import Bidirectional, Stack, dropout, start_state, unroll_bidirectional, unroll_stack
+from rnnjax.network import Network, input_shape, output_shape
+from rnnjax.networks.masks import dropout
 from rnnjax.topologies.masks import judged_steps
-from rnnjax.unroll import unroll
 
 __all__ = [
     "Dense",
     "Reader",
     "affine",
-    "batch_of",
     "check_network",
-    "directions",
-    "features",
+    "flat",
     "init_dense",
-    "run_network",
     "split_key",
-    "thin",
-    "wide_dtype",
+    "with_dropout",
 ]
 
 
@@ -91,7 +87,10 @@ class Reader:
         where it is traced it reads as NaN, so that it shows.
         """
         if self.vocab_size is None:
-            return jnp.asarray(xs)
+            xs = jnp.asarray(xs)
+            if not jnp.issubdtype(xs.dtype, jnp.floating):
+                raise TypeError(f"{self.owner}: inputs must be floating, got {describe(xs)}; symbols need vocab_size.")
+            return xs
         judge = judged_steps(lengths, shape_of(xs))
         xs = check_ints(self.owner, "symbols", xs, low=0, high=self.vocab_size - 1, but=-1, judge=judge)
         if table is None:
@@ -100,82 +99,40 @@ class Reader:
             return jnp.where(wrong[..., None], jnp.full((), jnp.nan, dtype), ys)
         # An index below zero would count from behind.
         ys = table.at[jnp.where(xs < 0, self.vocab_size, xs)].get(mode="fill", fill_value=jnp.nan)
-        return thin(key, jnp.where((xs == -1)[..., None], jnp.zeros((), table.dtype), ys), rate)
+        return dropout(key, jnp.where((xs == -1)[..., None], jnp.zeros((), table.dtype), ys), rate)
 
 
 def check_network(owner: str, name: str, network: Any, *, both: bool = False, flat: bool = False) -> None:
-    """Raises unless it is a cell or, with ``both``, a `Bidirectional`; with ``flat`` its features are one axis."""
-    cell = isinstance(network, Cell) and not isinstance(network, type)
-    if not cell and not (both and isinstance(network, Bidirectional)):
-        what = "a cell or a Bidirectional network" if both else "a cell"
-        why = ", which needs the future" if isinstance(network, Bidirectional) else ""
+    """Raises unless it is a cell or, with ``both``, any network; with ``flat`` its features are one axis."""
+    usable = not isinstance(network, type) and isinstance(network, Cell | Network if both else Cell)
+    if not usable:
+        what = "a cell or a network" if both else "a cell"
+        why = ", which needs the future" if isinstance(network, Network) else ""
         raise TypeError(f"{owner}: {name} must be {what}, got {network!r}{why}.")
-    if flat and hasattr(network, "input_shape"):
+    if flat and len(input_shape(network, 1)) > 1:
         raise ValueError(f"{owner}: {name} must be a cell whose features are one axis, got {network!r}.")
 
 
-def directions(network: Any) -> tuple[Cell, ...]:
-    """The cells that read the input: the network itself, or both of the first layer of a bidirectional one."""
-    return network.layers[0] if isinstance(network, Bidirectional) else (network,)
+def flat(network: Any, ys: jax.Array) -> jax.Array:
+    """Outputs ``[..., F]`` of a network, its features on one axis."""
+    inner = output_shape(network, 1)
+    return ys.reshape(*ys.shape[: ys.ndim - len(inner)], math.prod(inner))
 
 
-def features(network: Any) -> tuple[int, tuple[int, ...]]:
-    """The size of the last axis of one direction's outputs, and the shape of the whole network's for one example."""
-    cells = network.layers[-1] if isinstance(network, Bidirectional) else (network,)
-    shapes = [output_shape(cell, 1) for cell in cells]
-    joined = len(shapes) == 2 and network.merge == "concat"
-    last = sum(shape[-1] for shape in shapes) if joined else shapes[0][-1]
-    return shapes[0][-1], (*shapes[0][:-1], last)
+def with_dropout(network: Any, rate: float) -> Any:
+    """The network with this rate in the place of every ``dropout`` in it that is zero; others keep what they have."""
+    if not isinstance(network, Network) or not dataclasses.is_dataclass(network) or not rate:
+        return network
 
+    def spread(value: Any) -> Any:
+        return tuple(map(spread, value)) if isinstance(value, tuple) else with_dropout(value, rate)
 
-def batch_of(network: Any, shape: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """The batch axes of one input of this shape, with the features of the network behind them."""
-    return shape[: len(shape) - len(input_shape(directions(network)[0], size))]
-
-
-def wide_dtype(params: Any) -> Any:
-    """The dtype of states and outputs: float32, or wider where a parameter is."""
-    leaves = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.result_type(jnp.float32, *leaves)
-
-
-def run_network(
-    network: Any,
-    params: Any,
-    xs: jax.Array,
-    size: int,
-    *,
-    state: Any = None,
-    dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
-    **options: Any,
-) -> tuple[Any, jax.Array]:
-    """The final state and ``ys [T, *batch, F]`` of any network, its features flat; the state begins at the start."""
-    if not jnp.issubdtype(xs.dtype, jnp.floating):
-        raise TypeError(
-            f"{type(network).__name__}: inputs must be floating, got {describe(xs)}; symbols need vocab_size."
-        )
-    if xs.ndim < 1 + len(input_shape(directions(network)[0], size)):
-        raise ValueError(
-            f"{type(network).__name__}: inputs must have shape [T, *batch, I] with I = {size}, got {describe(xs)}."
-        )
-    if state is None:
-        state = start_state(network, params, batch_of(network, xs.shape[1:], size), wide_dtype(params))
-    if isinstance(network, Bidirectional):
-        state, ys = unroll_bidirectional(network, params, state, xs, dropout_rate=dropout_rate, key=key, **options)
-    elif isinstance(network, Stack):
-        state, ys = unroll_stack(network, params, state, xs, dropout_rate=dropout_rate, key=key, **options)
-    else:
-        state, ys = unroll(network, params, state, xs, **options)
-    inner = features(network)[1]
-    return state, ys.reshape(*ys.shape[: ys.ndim - len(inner)], math.prod(inner))
+    values = {field.name: spread(getattr(network, field.name)) for field in dataclasses.fields(network)}
+    if values.get("dropout") == 0:
+        values["dropout"] = rate
+    return dataclasses.replace(network, **values)  # type: ignore[type-var]
 
 
 def split_key(where: str, key: jax.Array | None, count: int) -> list[Any]:
     """So many keys, or as many times None."""
     return [None] * count if key is None else list(jax.random.split(check_key(where, key), count))
-
-
-def thin(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
-    """Dropout where there is a key."""
-    return x if key is None else dropout(key, x, rate)

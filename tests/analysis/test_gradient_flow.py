@@ -38,9 +38,6 @@ def loop_norms(cell, problem, times):
             back = pull(problem.params, states[t + 1 - lag], problem.xs[t + 1 - lag], back, dy)
             dy = jnp.zeros_like(dy)
             fields = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(back)]
-            if isinstance(cell, rnnjax.DeepStack):
-                first, rest = fields
-                fields = [first, *np.moveaxis(rest, 1, 0)]
             fields = [field.reshape(len(field), -1) for field in fields]
             vectors = [np.concatenate(fields, axis=-1), *fields]
             norms[t, lag] = np.stack([np.linalg.norm(v, axis=-1) for v in vectors], axis=-1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax import Bidirectional, unroll, unroll_bidirectional
+from rnnjax import unroll
 from rnnjax.testing import Outcome, fast_jit, loss_of
 
 __all__ = ["TOLERANCE", "agree", "difference", "filled", "outcome", "parameters", "record"]
@@ -45,11 +45,10 @@ def parameters(cell: Any, input_size: int = 3, dtype: Any = None, seed: int = 0)
 
 @functools.cache
 def outcome(cell: Any) -> Any:
-    """A compiled unroll of a cell or `Bidirectional` network with all gradients: `(params, state, xs)` to `Outcome`."""
-    run = unroll_bidirectional if isinstance(cell, Bidirectional) else unroll
+    """A compiled unroll of a cell or network with all gradients: `(params, state, xs)` to `Outcome`."""
 
     def loss(params: Any, state: Any, xs: Any) -> Any:
-        final, ys = run(cell, params, state, xs, implementation="scan")
+        final, ys = unroll(cell, params, state, xs, implementation="scan")
         return loss_of(final, ys), (final, ys)
 
     def measure(params: Any, state: Any, xs: Any) -> Outcome:

@@ -81,7 +81,7 @@ def test_a_torch_lstm_in_one_line(tmp_path):
     save_file(lstm.state_dict(), tmp_path / "lstm.safetensors")
     net, params = load_torch(tmp_path / "lstm.safetensors")
     xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
-    _, ys = rnnjax.unroll_bidirectional(net, params, net.initial_state((2,)), xs)
+    _, ys = rnnjax.unroll(net, params, net.initial_state((2,)), xs)
     with torch.no_grad():
         np.testing.assert_allclose(ys, lstm(torch.from_numpy(xs))[0].numpy(), atol=1e-6)
     save_torch(tmp_path / "back.safetensors", net, params)

@@ -67,7 +67,7 @@ def test_what_does_not_fit():
     for cell, message in (
         (GRU(H), "GRU has no exact counterpart: the vector is one of LSTMs"),
         (Stack((LSTM(H), LSTM(2))), "all layers of cuDNN are equally wide"),
-        (Bidirectional((LSTM(H),), "sum"), "cuDNN concatenates"),
+        (Bidirectional((LSTM(H),), merge="sum"), "cuDNN concatenates"),
     ):
         with pytest.raises(ValueError, match=rf"^to_cudnn: .*{message}"):
             to_cudnn(cell, parameters(cell))

@@ -364,5 +364,5 @@ def test_refusals(call, error, message):
 
 
 def test_cells_that_learn_their_start_are_found():
-    for cell, learns in ((CELL, False), (LEARNED, True), (rnnjax.DeepStack(LEARNED.cells[1], 2), True)):
+    for cell, learns in ((CELL, False), (LEARNED, True), (rnnjax.Stack((LEARNED.cells[1],) * 2), True)):
         assert _hosts._learns_start(cell) is learns

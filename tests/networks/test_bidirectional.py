@@ -1,6 +1,7 @@
 """`Bidirectional` against torch, against a NumPy loop, and against every document run by itself."""
 
 import copy
+import dataclasses
 import pickle
 
 import jax
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, dropout, start_state, unroll_bidirectional
-from rnnjax.networks import BidirectionalParams, BidirectionalState, Directions
+from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Regularized, start_state, unroll
+from rnnjax.networks import BidirectionalParams, BidirectionalState, Directions, dropout
 from tests.cells_table import assert_close, fast_jit, loss_of
 from tests.references.numpy_core import numpy_elman, numpy_gru
 from tests.references.test_torch import ours_from_torch, torch, torch_gradient_of, torch_loss
@@ -54,7 +55,7 @@ def test_two_layers_over_packed_sequences_are_those_of_torch(torch, name, x64):
     )
 
     def loss(params, state, xs):
-        state, ys = unroll_bidirectional(net, params, state, xs, lengths=jnp.asarray(lengths))
+        state, ys = unroll(net, params, state, xs, lengths=jnp.asarray(lengths))
         return loss_of(state, ys), (state, ys)
 
     run = fast_jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -91,7 +92,7 @@ def direction(step, params, state, xs, restarts, order):
 def test_ragged_documents_are_a_numpy_loop(merge, implementation, x64):
     """Two unlike layers: the backward direction restarts where it enters an earlier document, and nowhere else."""
     cells = (GRU(4), (GRU(3), Elman(3)))
-    net = Bidirectional(cells, merge)
+    net = Bidirectional(cells, merge=merge)
     rng = np.random.default_rng(0)
     params = fill(net.init(KEY, 2, jnp.float64), rng)
     state = fill(net.initial_state((4,), jnp.float64), rng)
@@ -101,7 +102,7 @@ def test_ragged_documents_are_a_numpy_loop(merge, implementation, x64):
     resets = np.array([[t in flags for flags in starts] for t in range(7)])
     padded = np.where((np.arange(7)[:, None] < lengths)[..., None], xs, np.nan)
     run = fast_jit(
-        lambda params, state, xs, lengths, resets: unroll_bidirectional(
+        lambda params, state, xs, lengths, resets: unroll(
             net, params, state, xs, lengths=lengths, resets=resets, implementation=implementation
         )
     )
@@ -135,13 +136,13 @@ def test_documents_in_one_row_are_documents_by_themselves(x64):
 
     def in_one_row(params):
         state = start_state(net, params, (), jnp.float64)
-        _, ys = unroll_bidirectional(net, params, state, row, lengths=jnp.asarray(12), resets=resets)
+        _, ys = unroll(net, params, state, row, lengths=jnp.asarray(12), resets=resets)
         ys = jnp.stack(jnp.split(ys[:12], 3), axis=1)
         return loss_of(None, ys), ys
 
     def by_themselves(params):
         state = start_state(net, params, (3,), jnp.float64)
-        _, ys = unroll_bidirectional(net, params, state, documents)
+        _, ys = unroll(net, params, state, documents)
         return loss_of(None, ys), ys
 
     outcomes = [fast_jit(jax.grad(f, has_aux=True))(params) for f in (in_one_row, by_themselves)]
@@ -159,14 +160,14 @@ def test_dropout_between_layers_of_a_bidirectional_network():
     def part(depth, xs):
         one = Bidirectional(net.layers[depth : depth + 1])
         pick = lambda tree: tree._replace(layers=tree.layers[depth : depth + 1])  # noqa: E731
-        return unroll_bidirectional(one, pick(params), pick(state), xs)[1]
+        return unroll(one, pick(params), pick(state), xs)[1]
 
-    key = jax.random.split(KEY, 2)[1]
+    key = jax.random.split(KEY, (3, 2))[0, 1]  # of what the second layer sees
     for rate, thin in ((0.4, lambda ys: dropout(key, ys, 0.4)), (0.0, lambda ys: ys)):
         want = part(1, thin(part(0, xs)))
-        _, got = unroll_bidirectional(net, params, state, xs, dropout_rate=rate, key=KEY)
+        _, got = unroll(dataclasses.replace(net, dropout=rate), params, state, xs, key=KEY)
         assert_close(got, want, 1e-6)
-        _, got = unroll_bidirectional(net, params, state, xs, dropout_rate=rate)
+        _, got = unroll(dataclasses.replace(net, dropout=rate), params, state, xs)
         assert_close(got, part(1, part(0, xs)), 1e-6)
 
 
@@ -179,11 +180,9 @@ def test_bidirectional_networks_are_values():
     params = net.init(KEY, 2, jnp.bfloat16)
     assert not jnp.array_equal(params.layers[0].forward.w_hh, params.layers[0].backward.w_hh)
     assert params.layers[1].backward.w_ih.shape == (8, 8) and net.output_size == 5
-    assert Bidirectional((GRU(4), GRU(3)), "sum").init(KEY, 2).layers[1].forward.w_ih.shape == (4, 9)
+    assert Bidirectional((GRU(4), GRU(3)), merge="sum").init(KEY, 2).layers[1].forward.w_ih.shape == (4, 9)
     state = net.initial_state((2,), jnp.bfloat16)
-    state, ys = unroll_bidirectional(
-        net, params, state, jnp.ones((0, 2, 2), jnp.bfloat16), resets=jnp.zeros((0, 2), bool)
-    )
+    state, ys = unroll(net, params, state, jnp.ones((0, 2, 2), jnp.bfloat16), resets=jnp.zeros((0, 2), bool))
     assert ys.shape == (0, 2, 5)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, state, ys))} == {jnp.dtype(jnp.bfloat16)}
 
@@ -208,22 +207,61 @@ def test_bidirectional_networks_are_values():
 )
 def test_errors_of_a_bidirectional_network(layers, merge, kind, sentence):
     with pytest.raises(kind) as caught:
-        Bidirectional(layers, merge)
+        Bidirectional(layers, merge=merge)
     assert str(caught.value).startswith(sentence)
 
 
 @pytest.mark.quick
-def test_errors_of_unroll_bidirectional():
+def test_errors_of_running_a_bidirectional_network():
     net = Bidirectional((GRU(4), GRU(3)))
     params, state, xs = net.init(KEY, 2), net.initial_state((3,)), jnp.ones((5, 3, 2))
-    where = r"^unroll_bidirectional: "
-    with pytest.raises(ValueError, match=where + r"params.layers must have one entry a layer, 2 here, got 1 of them;"):
-        unroll_bidirectional(net, params._replace(layers=params.layers[:1]), state, xs)
-    with pytest.raises(ValueError, match=where + r"state.layers must have one entry a layer, 2 here, got GRUState;"):
-        unroll_bidirectional(net, params, state.layers[0].forward, xs)
-    with pytest.raises(ValueError, match=where + r"dropout_rate must be at least 0 and below 1, got 1\."):
-        unroll_bidirectional(net, params, state, xs, dropout_rate=1)
-    with pytest.raises(TypeError, match=where + r"net must be a Bidirectional network, got GRU\("):
-        unroll_bidirectional(GRU(4), params, state, xs)
+    with pytest.raises(ValueError, match=r"^unroll: params must be what the init of this Bidirectional makes, got"):
+        unroll(net, params._replace(layers=params.layers[:1]), state, xs)
+    with pytest.raises(
+        ValueError, match=r"^unroll: state must be what Bidirectional.initial_state makes, got GRUState"
+    ):
+        unroll(net, params, state.layers[0].forward, xs)
+    entries = r"^Bidirectional: parameters and states must have one entry a layer in layers, 2 here, got 1 of "
+    with pytest.raises(ValueError, match=entries):
+        start_state(net, params._replace(layers=params.layers[:1]))
+    with pytest.raises(ValueError, match=r"^Bidirectional: dropout must lie in \[0, 1\), got 1\."):
+        Bidirectional((GRU(4),), dropout=1)
     with pytest.raises(ValueError, match=r"^unroll: resets must have shape \[5, 3\], as xs without features, got bool"):
-        unroll_bidirectional(net, params, state, xs, resets=jnp.zeros((4, 3), bool))
+        unroll(net, params, state, xs, resets=jnp.zeros((4, 3), bool))
+    with pytest.raises(ValueError, match=r"^unroll: xs must have shape \[T, 3, I\] with I = 2 "):
+        unroll(net, params, state, jnp.ones((5, 3, 4)))
+
+
+def test_a_bidirectional_network_in_reverse_is_that_of_the_reversed_rows(x64):
+    """Ragged documents, learned starts: what the mirror image of the time computes on the mirror image of each row."""
+    net = Bidirectional(((LearnedState(GRU(4)), LSTM(3)), LearnedState(GRU(2))))
+    rng = np.random.default_rng(0)
+    params, state = fill(net.init(KEY, 2, jnp.float64), rng), fill(net.initial_state((3,), jnp.float64), rng)
+    xs, lengths = rng.normal(size=(7, 3, 2)), np.array([7, 5, 0])
+    resets = rng.random((7, 3)) < 0.4
+    order = np.array([[length - 1 - t if t < length else t for length in lengths] for t in range(7)])
+    turn = lambda a: np.take_along_axis(a, order.reshape(*order.shape, *(1,) * (a.ndim - 2)), 0)  # noqa: E731
+    run = fast_jit(
+        lambda xs, resets, reverse: unroll(net, params, state, xs, lengths=lengths, resets=resets, reverse=reverse),
+        static_argnums=2,
+    )
+    got_state, got = run(xs, resets, True)
+    want_state, want = run(turn(xs), turn(resets), False)
+    np.testing.assert_allclose(got, turn(np.asarray(want)), rtol=1e-12, atol=1e-12)
+    assert_close(got_state, want_state)
+
+
+def test_each_direction_has_keys_of_its_own():
+    """Pitfall 11: masks within the cells of four directions, none of them another's."""
+    cell = Regularized(GRU(50), recurrent_dropout=0.5)
+    net = Bidirectional((cell, cell))
+    params = net.init(KEY, 50)
+    same = jax.tree.map(lambda leaf: leaf, params.layers[0].forward)
+    params = params._replace(layers=(Directions(same, same), params.layers[1]))
+    state, xs = fill(net.initial_state((1,)), np.random.default_rng(0)), jnp.ones((1, 1, 50))
+    state = state._replace(layers=(Directions(state.layers[0].forward, state.layers[0].forward), state.layers[1]))
+    run = fast_jit(lambda key: unroll(net, params, state, xs, key=key)[0].layers[0])
+    up, down = run(None)
+    np.testing.assert_allclose(up.h, down.h, rtol=1e-6)  # one step, the same weights
+    up, down = run(KEY)
+    assert not np.allclose(up.h, down.h, atol=1e-2)

@@ -39,21 +39,9 @@ def numpy_learned(params, state, x, step):
     return step(params[0], state, x)
 
 
-def numpy_deep(params, state, x, step, num_layers, norm, residual):
-    def pick(tree, i):
-        return None if tree is None else tuple(None if leaf is None else leaf[i] for leaf in tree)
-
-    first, rest, norms = params
-    layers = (first, *(pick(rest, i) for i in range(num_layers - 1)))
-    states = (state[0], *(pick(state[1], i) for i in range(num_layers - 1)))
-    norms = (None, *(pick(norms, i) for i in range(num_layers - 1)))
-    ((bottom, *above),), y = numpy_norm_stack((layers, norms), (states,), x, (step,) * num_layers, norm, residual)
-    return (bottom, tuple(np.stack(leaves) for leaves in zip(*above))), y
-
-
 STEPS = {
     "residual_stack": partial(numpy_norm_stack, steps=(numpy_gru, numpy_lstm), norm="layer", residual=True),
     "norm_stack": partial(numpy_norm_stack, steps=(numpy_lstm, numpy_gru), norm="rms", residual=False),
     "learned_state": partial(numpy_learned, step=numpy_gru),
-    "deep_stack": partial(numpy_deep, step=partial(numpy_elman, phi=np.tanh), num_layers=3, norm="rms", residual=True),
+    "deep_stack": partial(numpy_norm_stack, steps=(partial(numpy_elman, phi=np.tanh),) * 3, norm="rms", residual=True),
 }

@@ -32,7 +32,7 @@ LENGTHS = np.array([5, 2, 0, 3])
 RNG = np.random.default_rng(0)
 SYMBOLS = RNG.integers(V, size=(T, B))
 BOTH = Bidirectional((GRU(3), GRU(2)))
-SUM = Bidirectional((GRU(3), GRU(2)), "sum")
+SUM = Bidirectional((GRU(3), GRU(2)), merge="sum")
 
 
 def numpy_row(network, params, xs):
@@ -178,7 +178,7 @@ def test_nan_in_the_padding_reaches_nothing(model):
 
 def test_images_are_answered_from_all_their_numbers(x64):
     cell = ConvLSTM(2, spatial_shape=(3,))
-    one, two = ManyToOne(cell, O, input_size=1), ManyToOne(Bidirectional((cell, cell), "sum"), O, input_size=1)
+    one, two = ManyToOne(cell, O, input_size=1), ManyToOne(Bidirectional((cell, cell), merge="sum"), O, input_size=1)
     xs = jnp.asarray(RNG.normal(size=(T, B, 3, 1)))
     params = random_params(one, np.float64)
     state, _ = rnnjax.unroll(
@@ -187,7 +187,7 @@ def test_images_are_answered_from_all_their_numbers(x64):
     np.testing.assert_allclose(fast_jit(one.features)(params, xs, lengths=LENGTHS), state.h.reshape(B, 6), rtol=1e-12)
     params = random_params(two, np.float64)
     net, start = two.network, two.network.initial_state((B,), jnp.float64)
-    state, _ = rnnjax.unroll_bidirectional(net, params.network, start, xs, lengths=jnp.asarray(LENGTHS))
+    state, _ = rnnjax.unroll(net, params.network, start, xs, lengths=jnp.asarray(LENGTHS))
     ends = state.layers[-1].forward.h + state.layers[-1].backward.h
     np.testing.assert_allclose(fast_jit(two.features)(params, xs, lengths=LENGTHS), ends.reshape(B, 6), rtol=1e-12)
     frames = ManyToMany(cell, O, input_size=1)
@@ -298,7 +298,7 @@ def test_gradient_descent_learns_which_symbol_came_first():
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda: ManyToOne(GRU, 2, input_size=2), TypeError, r"^ManyToOne: network must be a cell or a Bidirectional"),
+        (lambda: ManyToOne(GRU, 2, input_size=2), TypeError, r"^ManyToOne: network must be a cell or a network"),
         (
             lambda: OneToOne(BOTH, 2, input_size=2),
             TypeError,
@@ -336,5 +336,5 @@ def test_errors_of_inputs():
     model = ManyToOne(GRU(3), O, input_size=2)
     with pytest.raises(ValueError, match=r"xs must have shape \[T, 4, I\] with I = 2"):
         model.apply(random_params(model), np.ones((5, 4, 3), np.float32))
-    with pytest.raises(ValueError, match=r"inputs must have shape \[T, \*batch, I\] with I = 2, got f32\[2\]\.$"):
+    with pytest.raises(ValueError, match=r"xs must have shape \[T, \*batch, I\], got f32\[2\]\.$"):
         model.apply(random_params(model), np.ones(2, np.float32))

@@ -194,7 +194,7 @@ def _unroll(
     by_name = isinstance(remat, str)
     whole = make_plan(cell, params, compute_dtype(state.h.dtype), keep_gates=not by_name)
     weights = (params.w_ih, getattr(params, "w_hh", None), params.b)
-    own, (_, _, fresh, _) = whole.own(params), controls
+    own, fresh = whole.own(params), controls.fresh
 
     def run(state: Any, inputs: Any, reverse: bool = False) -> tuple[Any, jax.Array]:
         xs, valid, resets = inputs

@@ -51,7 +51,7 @@ class XlaLoops:
 
     def forward(self, plan: Plan, operands: Operands, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
         """All steps; with ``keep`` also the states before every one and, if the plan has it so, what it saw."""
-        xs, w_ih, w_hh, b, own, state, (valid, resets, fresh, _) = operands
+        xs, w_ih, w_hh, b, own, state, (valid, resets, fresh, *_) = operands
         inside = projects_inside(xs, w_ih, plan.dtype, jax.default_backend())
 
         def step(state: Any, inputs: Any) -> tuple[Any, Any]:
@@ -75,7 +75,7 @@ class XlaLoops:
 
     def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
         """All steps the other way, each by `jax.vjp` of the update."""
-        xs, w_ih, w_hh, b, own, _, (valid, resets, _, _) = operands
+        xs, w_ih, w_hh, b, own, _, (valid, resets, *_) = operands
         states, seen = kept
         if seen is None:
             seen = plan.see(plan.project(xs, w_ih), b, () if w_hh is None else plan.project(states.h, w_hh))

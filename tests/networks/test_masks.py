@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, SLSTM, Stack, unroll_regularized, unroll_stack
-from rnnjax.networks.regularization import locked_mask
+from rnnjax import GRU, LSTM, SLSTM, Regularized, Stack
+from rnnjax.networks import (
+    activation_regularization,
+    drop_connect,
+    dropout,
+    locked_dropout,
+    temporal_activation_regularization,
+    zoneout,
+)
+from rnnjax.networks.masks import locked_mask
 from tests.cells_table import Row, assert_close, fast_jit, loss_of, make_problem, plain
 from tests.references.numpy_core import sigmoid
 
@@ -31,25 +39,25 @@ RATES = {
 @pytest.mark.quick
 def test_locked_dropout_is_one_mask_a_sequence():
     xs = jax.random.normal(OTHER, (5, 4, 300))
-    ys = rnnjax.locked_dropout(KEY, xs, 0.2)
+    ys = locked_dropout(KEY, xs, 0.2)
     mask = np.asarray(locked_mask(KEY, xs.shape, 0.2))
     np.testing.assert_allclose(ys, np.asarray(xs) * mask / 0.8, rtol=1e-6)
     np.testing.assert_allclose(mask.mean(), 0.8, atol=0.03)
-    gradient = jax.grad(lambda xs: rnnjax.locked_dropout(KEY, xs, 0.2).sum())(xs)
+    gradient = jax.grad(lambda xs: locked_dropout(KEY, xs, 0.2).sum())(xs)
     np.testing.assert_allclose(gradient, np.broadcast_to(mask / 0.8, xs.shape), rtol=1e-6)
-    assert rnnjax.locked_dropout(None, xs, 0.2) is xs and rnnjax.locked_dropout(KEY, xs, 0) is xs
-    assert rnnjax.locked_dropout(KEY, xs.astype(jnp.bfloat16), 0.2).dtype == jnp.bfloat16
-    assert rnnjax.locked_dropout(KEY, xs[:0], 0.2, resets=jnp.zeros((0, 4), bool)).shape == (0, 4, 300)
+    assert locked_dropout(None, xs, 0.2) is xs and locked_dropout(KEY, xs, 0) is xs
+    assert locked_dropout(KEY, xs.astype(jnp.bfloat16), 0.2).dtype == jnp.bfloat16
+    assert locked_dropout(KEY, xs[:0], 0.2, resets=jnp.zeros((0, 4), bool)).shape == (0, 4, 300)
 
 
 @pytest.mark.quick
 def test_zoneout_keeps_old_values():
     old, new = jnp.zeros(10_000), jnp.ones(10_000)
-    kept = np.asarray(rnnjax.zoneout(KEY, old, new, 0.15)) == 0
+    kept = np.asarray(zoneout(KEY, old, new, 0.15)) == 0
     np.testing.assert_allclose(kept.mean(), 0.15, atol=0.015)
-    np.testing.assert_array_equal(rnnjax.zoneout(KEY, old, new, 0.15, expected=True) == 0, kept)
-    assert rnnjax.zoneout(None, old, new, 0.15) is new
-    gradients = jax.grad(lambda o, n: rnnjax.zoneout(KEY, o, n, 0.15).sum(), (0, 1))(old, new)
+    np.testing.assert_array_equal(zoneout(KEY, old, new, 0.15, expected=True) == 0, kept)
+    assert zoneout(None, old, new, 0.15) is new
+    gradients = jax.grad(lambda o, n: zoneout(KEY, o, n, 0.15).sum(), (0, 1))(old, new)
     np.testing.assert_array_equal(gradients[0], kept)
     np.testing.assert_array_equal(gradients[1], ~kept)
 
@@ -57,7 +65,7 @@ def test_zoneout_keeps_old_values():
 def test_drop_connect_is_a_function_of_the_raw_weights():
     stack = Stack((LSTM(20), LSTM(20)))
     params = jax.tree.map(lambda leaf: leaf + 3.0, stack.init(KEY, 20))
-    dropped = rnnjax.drop_connect(OTHER, params, 0.3)
+    dropped = drop_connect(OTHER, params, 0.3)
     kept = [np.asarray(layer.w_hh) != 0 for layer in dropped.layers]
     for layer, raw, keep in zip(dropped.layers, params.layers, kept):
         np.testing.assert_allclose(layer.w_hh, np.where(keep, np.asarray(raw.w_hh) / 0.7, 0), rtol=1e-6)
@@ -65,9 +73,9 @@ def test_drop_connect_is_a_function_of_the_raw_weights():
         np.testing.assert_array_equal(layer.w_ih, raw.w_ih)
         np.testing.assert_array_equal(layer.b, raw.b)
     assert not (kept[0] == kept[1]).all()  # pitfall 11: a key a layer
-    both = rnnjax.drop_connect(OTHER, params, 0.3, fields=("w_ih", "w_hh")).layers[0]
+    both = drop_connect(OTHER, params, 0.3, fields=("w_ih", "w_hh")).layers[0]
     assert not ((np.asarray(both.w_ih) == 0) == (np.asarray(both.w_hh) == 0)).all()
-    assert rnnjax.drop_connect(None, params, 0.3) is params
+    assert drop_connect(None, params, 0.3) is params
 
 
 def test_gradient_of_a_dropped_weight_is_zero_and_of_a_kept_one_is_scaled(x64):
@@ -75,10 +83,10 @@ def test_gradient_of_a_dropped_weight_is_zero_and_of_a_kept_one_is_scaled(x64):
     params, state, xs = problem[:3]
 
     def loss(params, key, rate):
-        return loss_of(*unroll_regularized(LSTM(4), params, state, xs, key=key, weight_dropout=rate))
+        return loss_of(*rnnjax.unroll(Regularized(LSTM(4), weight_dropout=rate), params, state, xs, key=key))
 
-    key_w = jax.random.split(KEY, 6)[4]
-    dropped = rnnjax.drop_connect(key_w, params, 0.4)
+    key_w = jax.random.split(KEY, 4)[1]
+    dropped = drop_connect(key_w, params, 0.4)
     keep = np.asarray(dropped.w_hh) != 0
     gradients = fast_jit(lambda raw, seen: (jax.grad(loss)(raw, KEY, 0.4), jax.grad(loss)(seen, None, 0.0)))
     got, want = gradients(params, dropped)  # want: with respect to the weights that the cell saw
@@ -96,7 +104,7 @@ def test_activation_regularizers_are_means_over_what_is_valid(x64):
     steps = [(ys[t, row] - ys[t - 1, row]) ** 2 for t, row in pairs]
     inside = [(ys[t, row] - ys[t - 1, row]) ** 2 for t, row in pairs if not resets[t, row]]
     poisoned = np.where((np.arange(6)[:, None] >= lengths)[..., None], np.nan, ys)
-    ar, tar = rnnjax.activation_regularization, rnnjax.temporal_activation_regularization
+    ar, tar = activation_regularization, temporal_activation_regularization
     for function, want in (
         (functools.partial(ar, lengths=lengths), np.mean(squares)),
         (functools.partial(tar, lengths=lengths), np.mean(steps)),
@@ -121,10 +129,10 @@ def test_zoneout_of_a_stabilised_memory_is_that_of_the_memory_itself(x64):
     cell = SLSTM(4)
     problem = plain(make_problem(Row(cell), seq_len=7))
     xs, start = 3 * problem.xs, cell.initial_state((3,), jnp.float64)
-    state, ys = fast_jit(lambda params: unroll_regularized(cell, params, start, xs, key=KEY, zoneout_c=0.5))(
-        problem.params
-    )
-    kept = np.asarray(jax.random.bernoulli(jax.random.split(KEY, 6)[3], 0.5, (7, 3, 4)))
+    net = Regularized(cell, zoneout_c=0.5)
+    state, ys = fast_jit(lambda params: rnnjax.unroll(net, params, start, xs, key=KEY))(problem.params)
+    key_zc = jax.random.split(jax.random.split(KEY, 4)[3], 3)[2]
+    kept = np.asarray(jax.random.bernoulli(key_zc, 0.5, (7, 3, 4)))
     w_ih, w_hh, b = map(np.asarray, problem.params)
     h, memory, count = np.zeros((3, 3, 4))
     for x, keep, y in zip(np.asarray(xs), kept, ys):
@@ -136,36 +144,35 @@ def test_zoneout_of_a_stabilised_memory_is_that_of_the_memory_itself(x64):
         np.testing.assert_allclose(y, h, rtol=1e-10)
     np.testing.assert_allclose(np.exp(state.m) * state.c, memory, rtol=1e-10)
     np.testing.assert_allclose(np.exp(state.m) * state.n, count, rtol=1e-10)
-    with pytest.raises(ValueError, match=r"^unroll_regularized: expected_zoneout with zoneout_c needs a state whose c"):
-        unroll_regularized(cell, problem.params, start, xs, expected_zoneout=True, zoneout_c=0.5)
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("shape", [(0, 2, 3), (5, 0, 3)], ids=["no step", "no row"])
 def test_no_step_and_no_row(shape):
-    cell = LSTM(4)
+    cell = Regularized(LSTM(4), **RATES)
     state = jax.tree.map(lambda leaf: leaf + 2.0, cell.initial_state(shape[1:2]))
     resets = jnp.ones(shape[:2], bool)
-    final, ys = unroll_regularized(cell, cell.init(KEY, 3), state, jnp.ones(shape), key=KEY, resets=resets, **RATES)
+    final, ys = rnnjax.unroll(cell, cell.init(KEY, 3), state, jnp.ones(shape), key=KEY, resets=resets)
     assert ys.shape == (*shape[:2], 4)
     jax.tree.map(np.testing.assert_array_equal, final, state)
 
 
-def test_a_stack_within_a_stack_is_more_layers(x64):
-    stack = Stack((LSTM(5), Stack((GRU(4), GRU(3)))))
-    problem = plain(make_problem(Row(stack), seq_len=4))
+def test_a_stack_within_a_stack_has_keys_of_its_own(x64):
     rates = {"recurrent_dropout": 0.3, "zoneout_h": 0.2}
+    lstm, middle, top = (Regularized(cell, **rates) for cell in (LSTM(5), GRU(4), GRU(3)))
+    stack = Stack((lstm, Stack((middle, top), dropout=0.4)), dropout=0.5)
+    problem = plain(make_problem(Row(stack), seq_len=4))
 
     def by_hand(p):
         (between, within), ((a, b), (c, d)) = jax.random.split(KEY, (2, 2)), (p.params.layers, p.state.layers)
-        low, ys = unroll_regularized(LSTM(5), a, c, p.xs, key=within[0], **rates)
-        ys, (between, within) = rnnjax.dropout(between[1], ys, 0.5), jax.random.split(within[1], (2, 2))
-        middle, ys = unroll_regularized(GRU(4), b.layers[0], d.layers[0], ys, key=within[0], **rates)
-        ys = rnnjax.dropout(between[1], ys, 0.5)
-        high, ys = unroll_regularized(GRU(3), b.layers[1], d.layers[1], ys, key=within[1], **rates)
-        return type(p.state)((low, type(p.state)((middle, high)))), ys
+        low, ys = rnnjax.unroll(lstm, a, c, p.xs, key=within[0])
+        ys, (between, within) = dropout(between[1], ys, 0.5), jax.random.split(within[1], (2, 2))
+        mid, ys = rnnjax.unroll(middle, b.layers[0], d.layers[0], ys, key=within[0])
+        ys = dropout(between[1], ys, 0.4)
+        high, ys = rnnjax.unroll(top, b.layers[1], d.layers[1], ys, key=within[1])
+        return type(p.state)((low, type(p.state)((mid, high)))), ys
 
-    run = fast_jit(lambda p: (unroll_stack(stack, *p[:3], key=KEY, dropout_rate=0.5, **rates), by_hand(p)))
+    run = fast_jit(lambda p: (rnnjax.unroll(stack, *p[:3], key=KEY), by_hand(p)))
     assert_close(*run(problem))
 
 
@@ -173,12 +180,12 @@ def test_a_stack_within_a_stack_is_more_layers(x64):
 def test_resets_may_be_lists():
     cell, flags = LSTM(4), [[t == 2, t == 3] for t in range(5)]
     params, state, xs = cell.init(KEY, 3), cell.initial_state((2,)), jax.random.normal(OTHER, (5, 2, 3))
-    options = {"key": KEY, "input_dropout": 0.4, "recurrent_dropout": 0.4}
-    lists = unroll_regularized(cell, params, state, xs, resets=flags, **options)
-    arrays = unroll_regularized(cell, params, state, xs, resets=jnp.asarray(flags), **options)
+    net = Regularized(cell, input_dropout=0.4, recurrent_dropout=0.4)
+    lists = rnnjax.unroll(net, params, state, xs, resets=flags, key=KEY)
+    arrays = rnnjax.unroll(net, params, state, xs, resets=jnp.asarray(flags), key=KEY)
     jax.tree.map(np.testing.assert_array_equal, lists, arrays)
     pairs = np.diff(np.asarray(xs), axis=0)[~np.asarray(flags)[1:]]
-    value = rnnjax.temporal_activation_regularization(xs, resets=flags)
+    value = temporal_activation_regularization(xs, resets=flags)
     np.testing.assert_allclose(value, (pairs**2).mean(), rtol=1e-5)
 
 
@@ -190,54 +197,65 @@ def test_resets_may_be_lists():
 def test_rates_outside_their_range(rate):
     one = jnp.ones((2, 3))
     params = LSTM(4).init(KEY, 3)
-    sentence = r"must be at least 0 and below 1, got \S+\.$"
+    sentence = r"must lie in \[0, 1\), got \S+\.$"
     for name, call in {
-        "locked_dropout: rate": lambda: rnnjax.locked_dropout(None, one, rate),
-        "zoneout: rate": lambda: rnnjax.zoneout(KEY, one, one, rate),
-        "drop_connect: rate": lambda: rnnjax.drop_connect(KEY, params, rate),
-        **{
-            f"unroll_regularized: {name}": lambda name=name: unroll_regularized(
-                LSTM(4), params, LSTM(4).initial_state((2,)), jnp.ones((5, 2, 3)), **{name: rate}
-            )
-            for name in RATES
-        },
+        "locked_dropout: rate": lambda: locked_dropout(None, one, rate),
+        "zoneout: rate": lambda: zoneout(KEY, one, one, rate),
+        "drop_connect: rate": lambda: drop_connect(KEY, params, rate),
+        **{f"Regularized: {name}": lambda name=name: Regularized(LSTM(4), **{name: rate}) for name in RATES},
     }.items():
         with pytest.raises(ValueError, match=f"^{name} {sentence}"):
             call()
 
 
+CLEAR = {"recurrent_dropout": 0.1}
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("cell", "options", "sentence"),
+    ("cell", "rates", "options", "sentence"),
     [
+        (GRU(4), {"zoneout_c": 0.1}, {}, "Regularized: zoneout_c needs a state with a field c, got GRUState of GRU; s"),
         (
-            GRU(4),
+            Stack((LSTM(4), Stack((GRU(4),)))),
             {"zoneout_c": 0.1},
-            "unroll_regularized: zoneout_c needs a state with a field c, got GRUState of GRU;",
+            {},
+            "Regularized: zoneout_c needs a state with a field c, got GRUState of GRU (cell 1.0); set it to 0.",
         ),
-        (Stack((GRU(4),)), {"zoneout_h": 0.1}, "unroll_regularized: zoneout_h needs a state with a field h, got Stack"),
+        (GRU, {}, {}, "Regularized: cell must be a cell, got the class GRU; make an instance of it."),
         (
-            rnnjax.GRUResetBefore(4),
-            {"recurrent_dropout": 0.1},
-            "unroll_regularized: recurrent_dropout needs an affine cell with w_hh, or one whose step reads h in matm",
+            Stack((Regularized(GRU(4), **CLEAR), GRU(4))),
+            {"zoneout_h": 0.1},
+            {},
+            "Regularized: recurrent dropout and zoneout must be set once around a cell, got them in another Regulari",
         ),
+        (
+            SLSTM(4),
+            {"zoneout_c": 0.1, "expected_zoneout": True},
+            {},
+            "Regularized: expected_zoneout with zoneout_c needs a state whose c has a meaning by itself, got SLSTMSt",
+        ),
+        (
+            Stack((LSTM(4), rnnjax.GRUResetBefore(4))),
+            CLEAR,
+            {},
+            "Regularized: recurrent_dropout needs an affine cell with w_hh, or one whose step reads h in matmuls "
+            "alone, got GRUResetBefore; take zoneout_h or weight_dropout.",
+        ),
+        (GRU(4), CLEAR, {"implementation": "fused"}, "unroll: 'fused' needs "),
         (
             GRU(4),
-            {"zoneout_h": 0.1, "implementation": "fused"},
-            "unroll_regularized: implementation must be None or 'scan' with recurrent dropout or zoneout, got 'fused'.",
-        ),
-        (
-            GRU(4),
-            {"input_dropout": 0.1, "resets": jnp.zeros((5, 3), bool)},
+            {"input_dropout": 0.1},
+            {"resets": jnp.zeros((5, 3), bool)},
             "unroll: resets must have shape [5, 2], as xs without features, got bool[5,3].",
         ),
     ],
-    ids=["no c", "stack", "h elsewhere", "implementation", "resets"],
+    ids=["no c", "no c inside", "class", "twice", "together", "h elsewhere", "implementation", "resets"],
 )
-def test_errors_of_unroll_regularized(cell, options, sentence):
-    params = cell.init(KEY, 3)
-    with pytest.raises(ValueError) as caught:
-        unroll_regularized(cell, params, cell.initial_state((2,)), jnp.ones((5, 2, 3)), key=KEY, **options)
+def test_errors_of_a_regularized_cell(cell, rates, options, sentence):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        net = Regularized(cell, **rates)
+        rnnjax.unroll(net, net.init(KEY, 3), None, jnp.ones((5, 2, 3)), key=KEY, **options)
     assert str(caught.value).startswith(sentence)
 
 
@@ -246,10 +264,10 @@ def test_errors_of_the_functions():
     with pytest.raises(
         ValueError, match=r"^drop_connect: params must have an array 'w_x', got b, w_hh, w_ih; name one"
     ):
-        rnnjax.drop_connect(KEY, LSTM(4).init(KEY, 3), 0.5, fields=("w_x",))
-    xs, tar = jnp.ones((4, 2, 3)), rnnjax.temporal_activation_regularization
+        drop_connect(KEY, LSTM(4).init(KEY, 3), 0.5, fields=("w_x",))
+    xs, tar = jnp.ones((4, 2, 3)), temporal_activation_regularization
     for where, of, call in (
-        ("locked_dropout", "xs", functools.partial(rnnjax.locked_dropout, KEY, xs, 0.5)),
+        ("locked_dropout", "xs", functools.partial(locked_dropout, KEY, xs, 0.5)),
         ("temporal_activation_regularization", "ys", functools.partial(tar, xs)),
     ):
         with pytest.raises(
@@ -259,19 +277,4 @@ def test_errors_of_the_functions():
         with pytest.raises(TypeError, match=rf"^{where}: resets must be bool, got i32\[4,2\]; compare with != 0 first"):
             call(resets=jnp.ones((4, 2), jnp.int32))
     with pytest.raises(ValueError, match=r"^activation_regularization: lengths must have the batch shape of ys"):
-        rnnjax.activation_regularization(jnp.ones((4, 2, 3)), lengths=jnp.ones(3, int))
-
-
-@pytest.mark.quick
-def test_errors_of_a_layer_name_it():
-    mixed = Stack((LSTM(4), rnnjax.GRUResetBefore(4)))
-    sentence = "recurrent_dropout needs an affine cell with w_hh, or one whose step reads h"
-    for stack, options, want in (
-        (mixed, {"recurrent_dropout": 0.1}, f"layer 1 (GRUResetBefore): {sentence}"),
-        (Stack((LSTM(4), mixed)), {"recurrent_dropout": 0.1}, f"layer 1 (Stack): layer 1 (GRUResetBefore): {sentence}"),
-        (mixed, {"zoneout_c": 0.1}, "layer 1 (GRUResetBefore): zoneout_c needs a state with a field c, got"),
-    ):
-        params, state = stack.init(KEY, 3), stack.initial_state((2,))
-        with pytest.raises(ValueError) as caught:
-            unroll_stack(stack, params, state, jnp.ones((5, 2, 3)), key=KEY, **options)
-        assert str(caught.value).startswith(f"unroll_stack: {want}")
+        activation_regularization(jnp.ones((4, 2, 3)), lengths=jnp.ones(3, int))

@@ -1,4 +1,4 @@
-"""`unroll_regularized`: values against a literal loop with the same masks, and how long a mask lasts (pitfall 11)."""
+"""`Regularized`: values against a literal loop with the same masks, and how long a mask lasts (pitfall 11)."""
 
 import dataclasses
 from typing import NamedTuple
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Elman, LearnedState, Stack, unroll_regularized, unroll_stack
+from rnnjax import GRU, LSTM, Elman, LearnedState, Regularized, Stack
+from rnnjax.networks import activation_regularization, locked_dropout
+from rnnjax.networks.regularized import RegularizedCell
 from tests.cells_table import Row, assert_close, fast_jit, loss_of, make_problem, plain
 from tests.references.numpy_core import STEPS, sigmoid
 
@@ -25,11 +27,17 @@ RATES = {
 }
 
 
+def run_regularized(cell, *arguments, key=None, lengths=None, resets=None, reverse=False, remat=None, **rates):
+    """`unroll` of a cell with these rates."""
+    options = {"key": key, "lengths": lengths, "resets": resets, "reverse": reverse, "remat": remat}
+    return rnnjax.unroll(Regularized(cell, **rates), *arguments, **options)
+
+
 def rates_for(cell):
     return RATES if isinstance(cell, LSTM) else {**RATES, "zoneout_c": 0.0}
 
 
-# --- one literal loop for the whole of `unroll_regularized` ---
+# --- one literal loop for the whole of `Regularized` ---
 
 
 def bernoulli(key, probability, shape):
@@ -57,7 +65,8 @@ def reference(cell, problem, key, rates, reverse=False):
     params, state, xs = (jax.tree.map(np.asarray, part) for part in problem[:3])
     T, B, _ = xs.shape
     H = cell.hidden_size
-    key_x, key_h, key_zh, key_zc, key_w, key_y = jax.random.split(key, 6)
+    key_x, key_w, key_y, key = jax.random.split(key, 4)
+    key_h, key_zh, key_zc = jax.random.split(key, 3)
     resets = None if problem.resets is None else np.asarray(problem.resets)
 
     def locked(k, rate, shape):
@@ -69,7 +78,8 @@ def reference(cell, problem, key, rates, reverse=False):
         for row in range(B):
             begin = T - 1 if reverse else 0
             for t in reversed(range(T)) if reverse else range(T):
-                begin = t if resets[t, row] else begin
+                # A flag in the padding does nothing.
+                begin = t if resets[t, row] and (problem.lengths is None or t < problem.lengths[row]) else begin
                 out[t, row] = masks[begin, row]
         return out
 
@@ -116,7 +126,7 @@ def test_everything_at_once_is_the_literal_loop(x64, cell, mode):
     rates = rates_for(cell)
     want_state, want = reference(cell, problem, KEY, rates, reverse)
     state, ys = fast_jit(
-        lambda p, key: unroll_regularized(
+        lambda p, key: run_regularized(
             cell, *p[:3], key=key, lengths=p.lengths, resets=p.resets, reverse=reverse, **rates
         )
     )(problem, KEY)
@@ -129,7 +139,7 @@ def test_everything_at_once_is_the_literal_loop(x64, cell, mode):
 def test_each_option_alone_is_the_literal_loop(x64):
     problem = plain(make_problem(Row(LSTM(4)), seq_len=5))
     chosen = [{other: rate if other == name else 0.0 for other, rate in RATES.items()} for name in RATES]
-    run = fast_jit(lambda p: [unroll_regularized(LSTM(4), *p[:3], key=KEY, **rates) for rates in [*chosen, {}]])
+    run = fast_jit(lambda p: [run_regularized(LSTM(4), *p[:3], key=KEY, **rates) for rates in [*chosen, {}]])
     *results, (_, untouched) = run(problem)
     for rates, (state, ys) in zip(chosen, results):
         want_state, want = reference(LSTM(4), problem, KEY, rates)
@@ -147,11 +157,11 @@ def test_without_a_key_it_is_unroll_to_the_last_bit(cell):
     """The very same compiled program: nothing is computed around it."""
     problem = make_problem(Row(cell))
     options = {"lengths": problem.lengths, "resets": problem.resets}
-    rates = RATES if isinstance(cell, LSTM) else {"weight_dropout": 0.5, "input_dropout": 0.5}
+    rates = RATES if isinstance(cell, LSTM) else {"weight_dropout": 0.5, "recurrent_dropout": 0.5, "zoneout_h": 0.1}
     want = rnnjax.unroll(cell, *problem[:3], **options)
     for got in (
-        unroll_regularized(cell, *problem[:3], **rates, **options),
-        unroll_regularized(cell, *problem[:3], key=KEY, **options),
+        run_regularized(cell, *problem[:3], **rates, **options),
+        run_regularized(cell, *problem[:3], key=KEY, **options),
     ):
         jax.tree.map(np.testing.assert_array_equal, got, want)
 
@@ -168,7 +178,7 @@ def test_expectation_of_zoneout_without_a_key(x64):
         ys.append(h)
     rates = {"zoneout_h": 0.2, "zoneout_c": 0.5}
     run = fast_jit(
-        lambda key, expected: unroll_regularized(LSTM(4), *problem[:3], key=key, expected_zoneout=expected, **rates),
+        lambda key, expected: run_regularized(LSTM(4), *problem[:3], key=key, expected_zoneout=expected, **rates),
         static_argnums=1,
     )
     state, got = run(None, True)
@@ -210,7 +220,7 @@ def shown(key, T=6, B=3, H=200, resets=None, **rates):
     cell = Shows(H)
     state = cell.initial_state((B,))
     xs = jnp.ones((T, B, H))
-    run = fast_jit(lambda key, resets: unroll_regularized(cell, jnp.eye(H), state, xs, key=key, resets=resets, **rates))
+    run = fast_jit(lambda key, resets: run_regularized(cell, jnp.eye(H), state, xs, key=key, resets=resets, **rates))
     final, ys = run(key, resets)
     return final, np.asarray(ys[..., :H]), np.asarray(ys[..., H:])
 
@@ -246,7 +256,7 @@ def test_masks_of_zoneout_are_new_at_every_step():
 
 def test_keys_decide():
     problem = make_problem(Row(LSTM(4)))
-    run = fast_jit(lambda key: unroll_regularized(LSTM(4), *problem[:3], key=key, **RATES))
+    run = fast_jit(lambda key: run_regularized(LSTM(4), *problem[:3], key=key, **RATES))
     first, again, other = run(KEY), run(KEY), run(OTHER)
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert not np.allclose(first[1], other[1])
@@ -255,12 +265,12 @@ def test_keys_decide():
 def test_no_two_masks_of_a_stack_share_a_key():
     """Pitfall 11: key reuse across layers. Three layers show their masks of h in their states."""
     H = 100
-    stack = Stack((Shows(H), Shows(2 * H), Shows(4 * H)))
-    options = {"key": KEY, "dropout_rate": 0.5, "locked": True, "recurrent_dropout": 0.5}
+    cells = tuple(Regularized(Shows(size), recurrent_dropout=0.5) for size in (H, 2 * H, 4 * H))
+    stack = Stack(cells, dropout=0.5, locked=True)
 
     @fast_jit
     def run(xs):
-        return unroll_stack(stack, stack.init(KEY, H), stack.initial_state((2,)), xs, **options)
+        return rnnjax.unroll(stack, stack.init(KEY, H), None, xs, key=KEY)
 
     _, ys = run(jnp.ones((3, 2, H)))
     parts = np.split(np.asarray(ys)[0, 0] != 0, [400, 600, 700])  # h of layer 3, then what came up, twice
@@ -277,7 +287,7 @@ def test_gradients_of_the_step_by_step_part(x64):
 
     def loss(arguments, remat):
         options = {"lengths": problem.lengths, "resets": problem.resets, "remat": remat}
-        return loss_of(*unroll_regularized(GRU(5), *arguments, key=KEY, **options, **rates))
+        return loss_of(*run_regularized(GRU(5), *arguments, key=KEY, **options, **rates))
 
     @fast_jit
     def run(arguments, direction):
@@ -301,8 +311,8 @@ def test_nan_in_padding_stays_there():
 
     def loss(params):
         options = {"lengths": problem.lengths, "key": KEY, **RATES}
-        state, ys = unroll_regularized(LSTM(4), params, problem.state, xs, **options)
-        factors = rnnjax.activation_regularization(ys, lengths=problem.lengths)
+        state, ys = run_regularized(LSTM(4), params, problem.state, xs, **options)
+        factors = activation_regularization(ys, lengths=problem.lengths)
         return ys.sum() + factors, (state, ys)
 
     gradient, (state, ys) = fast_jit(jax.grad(loss, has_aux=True))(problem.params)
@@ -320,7 +330,7 @@ def test_any_number_of_batch_axes(batch):
     problem = make_problem(Row(cell), batch, seq_len=4)
     options = {"lengths": problem.lengths, "resets": problem.resets}
     rates = {"recurrent_dropout": 1e-9, "zoneout_h": 1e-9}
-    got = fast_jit(lambda p: unroll_regularized(cell, *p[:3], key=KEY, **rates, **options))(problem)
+    got = fast_jit(lambda p: run_regularized(cell, *p[:3], key=KEY, **rates, **options))(problem)
     assert_close(got, rnnjax.unroll(cell, *problem[:3], **options), 1e-5)
 
 
@@ -328,7 +338,7 @@ def test_a_state_without_h_may_zone_out_its_c():
     """Every step of an SRU reads the old c by itself, so keeping it always is the state that came in."""
     cell = rnnjax.SRU(3)
     problem = plain(make_problem(Row(cell), seq_len=4))
-    state, ys = fast_jit(lambda p: unroll_regularized(cell, *p[:3], key=KEY, zoneout_c=1 - 1e-7))(problem)
+    state, ys = fast_jit(lambda p: run_regularized(cell, *p[:3], key=KEY, zoneout_c=1 - 1e-7))(problem)
     assert_close(state, problem.state, 1e-6)
     step = fast_jit(cell.step)
     assert_close(ys, jnp.stack([step(problem.params, problem.state, x)[1] for x in problem.xs]), 1e-5)
@@ -338,7 +348,7 @@ def test_bfloat16_keeps_its_dtypes_and_y_is_h():
     problem = plain(make_problem(Row(LSTM(4)), dtype=jnp.bfloat16))
     rates = RATES | {"output_dropout": 0.0}
     for options in ({"key": KEY}, {"expected_zoneout": True}):
-        state, ys = fast_jit(lambda p, o=options: unroll_regularized(LSTM(4), *p[:3], **o, **rates))(problem)
+        state, ys = fast_jit(lambda p, o=options: run_regularized(LSTM(4), *p[:3], **o, **rates))(problem)
         assert {state.h.dtype, state.c.dtype, ys.dtype} == {jnp.dtype(jnp.bfloat16)}
         np.testing.assert_array_equal(np.asarray(ys[-1], np.float32), np.asarray(state.h, np.float32))
 
@@ -351,11 +361,12 @@ def test_a_learned_state_is_what_a_reset_restores(x64):
     rates = {"recurrent_dropout": 0.5, "zoneout_h": 0.3}
     xs = jnp.broadcast_to(problem.xs[:1], problem.xs.shape)
     resets = jnp.ones((8, 3), bool)
-    _, ys = fast_jit(
-        lambda params: unroll_regularized(cell, params, problem.state, xs, resets=resets, key=KEY, **rates)
-    )(problem.params)
-    keys = jax.random.split(KEY, 6)
-    seen, kept = bernoulli(keys[1], 0.5, (8, 3, 4)), bernoulli(keys[2], 0.3, (8, 3, 4))
+    _, ys = fast_jit(lambda params: run_regularized(cell, params, problem.state, xs, resets=resets, key=KEY, **rates))(
+        problem.params
+    )
+    # What is between the key of the call and that of the cell: `Regularized`, then nothing in `LearnedState`.
+    keys = jax.random.split(jax.random.split(KEY, 4)[3], 3)
+    seen, kept = bernoulli(keys[0], 0.5, (8, 3, 4)), bernoulli(keys[1], 0.3, (8, 3, 4))
     params, h = jax.tree.map(np.asarray, problem.params.cell), np.asarray(start.h)
     for t in range(8):
         for row in range(3):
@@ -363,24 +374,61 @@ def test_a_learned_state_is_what_a_reset_restores(x64):
             np.testing.assert_allclose(ys[t, row], np.where(kept[t, row], h[row], y), rtol=1e-9)
 
 
-def test_options_of_a_stack_reach_every_layer(x64):
+@pytest.mark.parametrize("around", ["each", "all"])
+def test_rates_reach_every_cell_of_a_stack(around, x64):
     """Layer by layer by hand, with two keys a layer: one for what comes up to it, one for itself."""
-    stack = Stack((LSTM(5), LSTM(4)))
-    problem = make_problem(Row(stack))
+    cells = (LSTM(5), LSTM(4))
+    stepwise = {"recurrent_dropout": 0.3, "zoneout_h": 0.1, "zoneout_c": 0.4}
+    if around == "each":
+        net = Stack([Regularized(cell, weight_dropout=0.2, **stepwise) for cell in cells], dropout=0.5, locked=True)
+    else:
+        net = Regularized(Stack(cells, dropout=0.5, locked=True), output_dropout=0.2, **stepwise)
+    problem = make_problem(Row(net))
     options = {"lengths": problem.lengths, "resets": problem.resets}
-    rates = {"recurrent_dropout": 0.3, "zoneout_h": 0.1, "zoneout_c": 0.4, "weight_dropout": 0.2}
-    between, within = jax.random.split(KEY, (2, 2))
 
     def by_hand(p):
+        key_y, key = (None, KEY) if around == "each" else jax.random.split(KEY, 4)[2:]
+        between, within = jax.random.split(key, (2, 2))
         ys, states = p.xs, []
-        for depth, (cell, params, state) in enumerate(zip(stack.cells, p.params.layers, p.state.layers)):
-            ys = rnnjax.locked_dropout(between[depth], ys, 0.5, resets=p.resets) if depth else ys
-            state, ys = unroll_regularized(cell, params, state, ys, key=within[depth], **rates, **options)
+        for depth, (cell, params, state) in enumerate(zip(cells, p.params.layers, p.state.layers)):
+            ys = locked_dropout(between[depth], ys, 0.5, resets=p.resets) if depth else ys
+            if around == "each":
+                key, rates = within[depth], {"weight_dropout": 0.2, **stepwise}
+                state, ys = run_regularized(cell, params, state, ys, key=key, **rates, **options)
+            else:
+                noisy = RegularizedCell(cell, 0.3, 0.1, 0.4)
+                masks = noisy.draw(within[depth], len(ys), state, p.resets, False)
+                finals, rows = [], []
+                for row in range(3):
+                    s, out = jax.tree.map(lambda leaf, row=row: leaf[row], state), []
+                    for t in range(len(ys)):
+                        restart, valid = p.resets[t, row], t < p.lengths[row]
+                        s = jax.tree.map(lambda leaf, r=restart & valid: jnp.where(r, 0, leaf), s)
+                        mask = jax.tree.map(lambda m, t=t, row=row: m[t, row], masks)
+                        new, y = noisy.step(params, s, ys[t, row], mask)
+                        s = jax.tree.map(lambda a, b, v=valid: jnp.where(v, a, b), new, s)
+                        out.append(jnp.where(valid, y, 0))
+                    finals.append(s)
+                    rows.append(jnp.stack(out))
+                state, ys = jax.tree.map(lambda *rows: jnp.stack(rows), *finals), jnp.stack(rows, 1)
             states.append(state)
+        ys = ys if key_y is None else locked_dropout(key_y, ys, 0.2, resets=p.resets)
         return type(p.state)(tuple(states)), ys
 
-    def run(p):
-        return unroll_stack(stack, *p[:3], key=KEY, dropout_rate=0.5, locked=True, **rates, **options)
-
-    got, want = fast_jit(lambda p: (run(p), by_hand(p)))(problem)
+    got, want = fast_jit(lambda p: (rnnjax.unroll(net, *p[:3], key=KEY, **options), by_hand(p)))(problem)
     assert_close(got, want)
+
+
+@pytest.mark.quick
+def test_one_step_is_an_evaluation(x64):
+    """`step` has no key: it is the step of the cell, or that with the mean of zoneout."""
+    problem = plain(make_problem(Row(LSTM(4)), seq_len=1))
+    params, state, xs = problem[:3]
+    new, y = fast_jit(LSTM(4).step)(params, state, xs[0])
+    net = Regularized(LSTM(4), **RATES)
+    assert_close(fast_jit(net.step)(params, state, xs[0]), (new, y), 0)
+    mean = Regularized(LSTM(4), zoneout_h=0.2, zoneout_c=0.5, expected_zoneout=True)
+    got, y = fast_jit(mean.step)(params, state, xs[0])
+    np.testing.assert_allclose(got.h, 0.2 * state.h + 0.8 * new.h, rtol=1e-12)
+    np.testing.assert_allclose(got.c, 0.5 * state.c + 0.5 * new.c, rtol=1e-12)
+    np.testing.assert_array_equal(y, got.h)

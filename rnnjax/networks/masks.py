@@ -1,4 +1,4 @@
-"""Regularisers of recurrent networks as pure functions: each takes a key and says how long one mask lasts."""
+"""Masks and penalties as pure functions: each that is random takes a key and says how long one mask lasts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import compute_dtype, describe
-from rnnjax.unroll import check_resets
+from rnnjax.cell import check_resets, compute_dtype
+from rnnjax.checks import check_real, describe
 
 __all__ = [
     "activation_regularization",
     "check_rate",
     "drop_connect",
+    "dropout",
     "locked_dropout",
     "locked_mask",
     "temporal_activation_regularization",
@@ -22,10 +23,27 @@ __all__ = [
 ]
 
 
-def check_rate(where: str, name: str, rate: float) -> None:
-    """Raises unless ``rate`` lies in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"{where}: {name} must be at least 0 and below 1, got {rate}.")
+def check_rate(where: str, name: str, rate: float) -> float:
+    """A rate in [0, 1), as a plain float; raises for anything else."""
+    return check_real(where, name, rate, least=0, below=1)
+
+
+def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
+    r"""Inverted dropout (Srivastava et al., 2014): ``x * m / (1 - rate)`` with ``m ~ Bernoulli(1 - rate)`` a element.
+
+    Args:
+        key: used once; the mask is new for every element, so over ``[T, B, H]`` it is new at every step. None drops
+            nothing.
+        x: any shape.
+        rate: the share that is dropped, in [0, 1).
+
+    Raises:
+        ValueError: for a rate outside [0, 1).
+    """
+    check_rate("dropout", "rate", rate)
+    if key is None or rate == 0:
+        return x
+    return scale_kept(jax.random.bernoulli(key, 1 - rate, x.shape), x, rate)
 
 
 def scale_kept(keep: jax.Array, x: jax.Array, rate: float) -> jax.Array:
@@ -72,7 +90,7 @@ def locked_dropout(
         ys[t] = xs[t] * m / (1 - rate),   m ~ Bernoulli(1 - rate)
 
     with one ``m`` for every example and unit, the same at all steps. Between the layers of a stack it is
-    ``unroll_stack(..., locked=True)``.
+    ``Stack(..., dropout=rate, locked=True)``.
 
     Args:
         key: used once a call; None drops nothing.
@@ -152,7 +170,7 @@ def drop_connect(key: jax.Array | None, params: Any, rate: float, fields: Sequen
 
     >>> import jax, rnnjax
     >>> params = rnnjax.LSTM(50).init(jax.random.key(0), input_size=3)
-    >>> dropped = rnnjax.drop_connect(jax.random.key(1), params, 0.5)
+    >>> dropped = drop_connect(jax.random.key(1), params, 0.5)
     >>> round(float((dropped.w_hh == 0).mean()), 1), bool((dropped.w_ih == params.w_ih).all())
     (0.5, True)
     """

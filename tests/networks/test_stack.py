@@ -1,4 +1,4 @@
-"""`Stack`, `dropout` and `unroll_stack`."""
+"""`Stack`: layers by hand, dropout between them, norms, and deep ones in one loop."""
 
 import dataclasses
 
@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 import rnnjax
-from rnnjax import GRU, LSTM, Stack, dropout, unroll_stack
-from rnnjax.networks import NormParams, StackParams, normalize
-from tests.cells_table import CELLS, Row, assert_close, make_problem
+from rnnjax import GRU, LSTM, LearnedState, Stack
+from rnnjax.networks import NormParams, StackParams, dropout, normalize
+from tests.cells_table import CELLS, Row, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
 
 ROW = CELLS["stack"]
 KEY = jax.random.key(0)
 
 
-def run(row, problem, **options):
-    return unroll_stack(row.cell, *problem[:3], **options)
+def run(row, problem, rate=0.0, **options):
+    return rnnjax.unroll(dataclasses.replace(row.cell, dropout=rate), *problem[:3], **options)
 
 
 @pytest.mark.quick
@@ -90,18 +91,17 @@ def test_gradient_of_dropout_uses_the_same_mask():
 @pytest.mark.quick
 @pytest.mark.parametrize("rate", [1.0, -0.1, 1.5, float("nan")])
 def test_rate_of_dropout(rate):
-    with pytest.raises(ValueError, match=r"^dropout: rate must be at least 0 and below 1, got \S+\.$"):
+    with pytest.raises(ValueError, match=r"^dropout: rate must lie in \[0, 1\), got \S+\.$"):
         dropout(KEY, jnp.ones(3), rate)
-    for key in (None, KEY):
-        with pytest.raises(ValueError, match=r"^unroll_stack: dropout_rate must be at least 0 and below 1, got \S+\.$"):
-            run(ROW, make_problem(ROW), dropout_rate=rate, key=key)
+    with pytest.raises(ValueError, match=r"^Stack: dropout must lie in \[0, 1\), got \S+\.$"):
+        Stack((GRU(4), GRU(4)), dropout=rate)
 
 
 @pytest.mark.quick
-def test_unroll_stack_without_a_key_is_unroll():
+def test_without_a_key_nothing_is_dropped():
     problem = make_problem(ROW)
     options = {"lengths": problem.lengths, "resets": problem.resets, "reverse": True}
-    assert_close(run(ROW, problem, dropout_rate=0.5, **options), rnnjax.unroll(ROW.cell, *problem[:3], **options), 1e-6)
+    assert_close(run(ROW, problem, 0.5, **options), rnnjax.unroll(ROW.cell, *problem[:3], **options), 0)
 
 
 def reference(problem, drop):
@@ -124,7 +124,7 @@ def test_dropout_between_layers_and_nowhere_else():
     mask = dropout(key, jnp.ones((6, 3, 5)), 0.4)
     assert len({np.asarray(m).tobytes() for m in mask}) == 6
     want_states, want = reference(problem, lambda t, y: y * mask[t])
-    got_state, got = run(ROW, problem, dropout_rate=0.4, key=KEY)
+    got_state, got = run(ROW, problem, rate=0.4, key=KEY)
     assert_close(got, want, 1e-5)
     assert_close(got_state.layers, want_states, 1e-5)
 
@@ -132,20 +132,28 @@ def test_dropout_between_layers_and_nowhere_else():
 def test_keys_decide_about_dropout():
     """Pitfall 11: the same key gives the same run, another key another, and no global seed exists."""
     problem = make_problem(ROW)
-    first, again, other = (
-        np.asarray(run(ROW, problem, dropout_rate=0.4, key=key)[1]) for key in (KEY, KEY, jax.random.key(1))
-    )
+    first, again, other = (np.asarray(run(ROW, problem, rate=0.4, key=key)[1]) for key in (KEY, KEY, jax.random.key(1)))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
 
 def test_masks_of_layers_differ():
     """Three layers that pass their input through show the two masks as a product."""
-    stack = Stack((Passes(50), Passes(50), Passes(50)))
+    stack = Stack((Passes(50), Passes(50), Passes(50)), dropout=0.5)
     params, state = stack.init(KEY, 50), stack.initial_state()
-    _, ys = unroll_stack(stack, params, state, jnp.ones((40, 50)), dropout_rate=0.5, key=KEY)
-    np.testing.assert_allclose(np.unique(ys), [0, 4])
-    np.testing.assert_allclose((np.asarray(ys) == 4).mean(), 0.25, atol=0.04)  # 0.5 if the masks were one
+    for implementation in (None, "stacked"):
+        _, ys = rnnjax.unroll(stack, params, state, jnp.ones((40, 50)), key=KEY, implementation=implementation)
+        np.testing.assert_allclose(np.unique(ys), [0, 4])
+        np.testing.assert_allclose((np.asarray(ys) == 4).mean(), 0.25, atol=0.04)  # 0.5 if the masks were one
+
+
+def test_stacked_layers_have_the_masks_of_layers_one_by_one(x64):
+    stack = Stack((GRU(4),) * 4, norm="rms", residual=True, dropout=0.5)
+    problem = make_problem(Row(stack))
+    for locked in (False, True):
+        net, options = dataclasses.replace(stack, locked=locked), {"resets": problem.resets, "key": KEY}
+        got, want = (rnnjax.unroll(net, *problem[:3], implementation=how, **options) for how in ("stacked", "scan"))
+        assert_close(got, want)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +178,7 @@ def test_padding_stays_clean_under_dropout():
     xs = jnp.where(padding[..., None], jnp.nan, problem.xs)
 
     def loss(params):
-        _, ys = run(ROW, problem._replace(params=params, xs=xs), lengths=problem.lengths, dropout_rate=0.5, key=KEY)
+        _, ys = run(ROW, problem._replace(params=params, xs=xs), lengths=problem.lengths, rate=0.5, key=KEY)
         return ys.sum(), ys
 
     gradient, ys = jax.grad(loss, has_aux=True)(problem.params)
@@ -203,11 +211,18 @@ def test_norms_are_those_of_torch(norm, x64):
 
 @pytest.mark.quick
 def test_residual_stack_runs_layer_by_layer_as_step_by_step():
-    """`unroll_stack` too; and a layer whose output is zero leaves the sum as it is."""
+    """And a layer whose output is zero leaves the sum as it is."""
     problem = make_problem(Row(DEEP))
     options = {"lengths": problem.lengths, "resets": problem.resets}
-    want = rnnjax.unroll(DEEP, *problem[:3], implementation="scan", **options)
-    assert_close(unroll_stack(DEEP, *problem[:3], **options), want, 1e-5)
+    got, final = rnnjax.unroll(DEEP, *problem[:3], **options), []
+    for row in range(3):
+        state = jax.tree.map(lambda leaf, row=row: leaf[row], problem.state)
+        for t in range(int(problem.lengths[row])):
+            state = DEEP.initial_state() if problem.resets[t, row] else state
+            state, y = DEEP.step(problem.params, state, problem.xs[t, row])
+            np.testing.assert_allclose(got[1][t, row], y, rtol=1e-5, atol=1e-5)
+        final.append(state)
+    assert_close(got[0], jax.tree.map(lambda *rows: jnp.stack(rows), *final), 1e-5)
     quiet = jax.tree.map(jnp.zeros_like, problem.params.layers[2])
     params = problem.params._replace(layers=(*problem.params.layers[:2], quiet))
     below = Stack(DEEP.cells[:2], residual=True, norm="layer")
@@ -219,9 +234,9 @@ def test_residual_stack_runs_layer_by_layer_as_step_by_step():
 
 def test_dropout_leaves_the_residual_connections_alone():
     """The mask stands between the norm and the layer."""
-    stack = Stack((Passes(50), Passes(50)), residual=True)
+    stack = Stack((Passes(50), Passes(50)), residual=True, dropout=0.5)
     params, state = stack.init(KEY, 50), stack.initial_state()
-    _, ys = unroll_stack(stack, params, state, jnp.ones((40, 50)), dropout_rate=0.5, key=KEY)
+    _, ys = rnnjax.unroll(stack, params, state, jnp.ones((40, 50)), key=KEY)
     np.testing.assert_allclose(np.unique(ys), [1, 3])  # x, and x + 2x where the branch is kept
 
 
@@ -234,7 +249,7 @@ def test_params_of_a_stack_without_norms_are_what_they_were():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     fields = ("w_ih", "w_hh", "b", "b_hn")
     assert paths == [f".layers[{depth}].{field}" for depth in range(2) for field in fields]
-    assert repr(Stack((GRU(4),))) == f"Stack(cells=({GRU(4)!r},), residual=False, norm=None)"
+    assert repr(Stack((GRU(4),))) == f"Stack(cells=({GRU(4)!r},), residual=False, norm=None, dropout=0.0, locked=False)"
     assert [n and n._fields for n in DEEP.init(KEY, 3).norms] == [None, ("scale", "bias"), ("scale", "bias")]
     assert {leaf.dtype for leaf in jax.tree.leaves(DEEP.init(KEY, 3, jnp.bfloat16))} == {jnp.dtype(jnp.bfloat16)}
 
@@ -248,16 +263,101 @@ def test_errors_of_layers_that_do_not_fit():
         Stack((GRU(4),), norm="batch")
     params, state, xs, *_ = make_problem(ROW)
     more = params._replace(layers=(*params.layers, params.layers[1]))
-    entries = r"params.layers must have one entry a layer, 2 here, got 3 of them; take params made for these layers\."
-    with pytest.raises(ValueError, match="^Stack: " + entries):
-        ROW.cell.step(more, state, xs[0])
     with pytest.raises(ValueError, match=r"^unroll: params must be what the init of this Stack makes, got StackParams"):
         rnnjax.unroll(ROW.cell, more, state, xs)
-    with pytest.raises(ValueError, match="^unroll_stack: " + entries):
-        unroll_stack(ROW.cell, more, state, xs)
-    for broken in (state._replace(layers=state.layers[:1]), state.layers[0]):
-        with pytest.raises(ValueError, match=r"^unroll_stack: state.layers must have one entry a layer, 2 here, got "):
-            unroll_stack(ROW.cell, params, broken, xs)
+    entries = "^Stack: parameters and states must have one entry a layer in layers, 2 here, got "
+    with pytest.raises(ValueError, match=entries + "3 of them in StackParams; take those made for these layers\\."):
+        ROW.cell.step(more, state, xs[0])
+    for broken, got in (
+        (state._replace(layers=state.layers[:1]), "1 of them in StackState"),
+        (state.layers[0], "LSTM"),
+    ):
+        with pytest.raises(ValueError, match=entries + got):
+            ROW.cell.step(params, broken, xs[0])
+        with pytest.raises(ValueError, match=r"^unroll: state must be what Stack.initial_state makes, got"):
+            rnnjax.unroll(ROW.cell, params, broken, xs)
     deep, state, xs, *_ = make_problem(Row(DEEP))
-    with pytest.raises(ValueError, match=r"^unroll_stack: params.norms must have 3 entries for norm='layer', got 0; t"):
-        unroll_stack(DEEP, StackParams(deep.layers), state, xs)
+    with pytest.raises(ValueError, match=r"^Stack: params.norms must have 3 entries for norm='layer', got 0; t"):
+        DEEP.step(StackParams(deep.layers), state, xs[0])
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [Stack((GRU(4),) * 4, residual=True, norm="layer"), Stack((LearnedState(LSTM(4)),) * 4)],
+    ids=["residual", "learned"],
+)
+def test_stacked_layers_are_layers_one_by_one(stack, x64):
+    """Values, final states and all gradients, on ragged rows with resets, in both directions of time."""
+    problem = make_problem(Row(stack))
+    for reverse in (False, True):
+        want = with_gradients(stack, "scan", reverse)(problem)
+        assert_close(with_gradients(stack, "stacked", reverse)(problem), want)
+
+
+def count_equations(jaxpr):
+    """All equations of a program, also those within loops and calls."""
+    return sum(1 + sum(map(count_equations, jaxprs_in_params(e.params))) for e in jaxpr.eqns)
+
+
+@pytest.mark.quick
+def test_program_of_stacked_layers_grows_by_its_weights_alone():
+    """Compile time follows the size of the program, here of the loss with its gradient."""
+
+    def size(depth, implementation):
+        stack = Stack((GRU(4),) * depth, residual=True, norm="rms")
+        problem = plain(make_problem(Row(stack), seq_len=3))
+
+        def loss(params):
+            return loss_of(*rnnjax.unroll(stack, params, *problem[1:3], implementation=implementation))
+
+        return count_equations(jax.make_jaxpr(jax.grad(loss))(problem.params).jaxpr)
+
+    one_by_one = (size(16, "fused") - size(8, "fused")) / 8
+    stacked = (size(16, "stacked") - size(8, "stacked")) / 8
+    assert stacked < one_by_one / 3
+
+
+@pytest.mark.quick
+def test_deep_stacks_are_stacked_by_themselves():
+    """From the measured depth on, and only where the layers are equal."""
+    for stack, stacks in (
+        (Stack((GRU(4),) * 16), True),
+        (Stack((GRU(4),) * 4), False),
+        (Stack((*(GRU(4),) * 15, LSTM(4))), False),
+    ):
+        problem = plain(make_problem(Row(stack), seq_len=3))
+        program = jax.make_jaxpr(lambda p, s, x, stack=stack: rnnjax.unroll(stack, p, s, x))(*problem[:3])
+        assert ("length=15" in str(program)) is stacks
+
+
+def test_layers_of_unlike_dtypes_run_one_by_one(x64):
+    """Weights that cannot lie on top of each other."""
+    stack = Stack((GRU(4),) * 3)
+    problem = plain(make_problem(Row(stack)))
+    *low, high = problem.params.layers
+    params = StackParams((*low, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), high)))
+    got, want = (rnnjax.unroll(stack, params, *problem[1:3], implementation=how) for how in ("stacked", "scan"))
+    assert_close(got, want, 1e-6)
+
+
+def test_ensemble_by_vmap_is_a_loop_over_its_members(x64):
+    """Also of stacked layers: final states, outputs and gradients of every member."""
+    cell, members = Stack((LearnedState(GRU(4)), Stack((LSTM(4),) * 3))), 3
+    params = fast_jit(jax.vmap(lambda key: cell.init(key, 2, jnp.float64)))(jax.random.split(KEY, members))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * np.cos(np.arange(leaf.size)).reshape(leaf.shape), params)
+    problem = make_problem(Row(cell, 2))
+
+    def outcome(params, problem):
+        def loss(params):
+            controls = {"lengths": problem.lengths, "resets": problem.resets}
+            state, ys = rnnjax.unroll(cell, params, None, problem.xs, **controls)
+            return loss_of(state, ys), (state, ys)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    got = fast_jit(jax.vmap(outcome, in_axes=(0, None)))(params, problem)
+    alone = fast_jit(outcome)
+    for member in range(members):
+        pick = lambda tree, m=member: jax.tree.map(lambda leaf: leaf[m], tree)  # noqa: E731
+        assert_close(pick(got), alone(pick(params), problem))
+    assert not np.allclose(got[1][1][0], got[1][1][1])

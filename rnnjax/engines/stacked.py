@@ -1,0 +1,80 @@
+r"""The equal layers of a deep `Stack` in one `jax.lax.scan` over the layers: a program that does not grow with depth.
+
+    weights = stack(params.layers[1:]);    state, ys = scan(layer, ys_1, weights)
+
+The first layer runs by itself, since its input may have any size; the weights of the others are laid on top of each
+other at every call, and their gradients taken apart again. Values are those of the layers one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.network import Controls, Visit, part_controls
+from rnnjax.networks.stack import Stack, StackParams, StackState
+
+__all__ = ["stackable", "thread_stacked", "worth_stacking"]
+
+_LAYERS = 12  # from here on, see `worth_stacking`
+
+
+def stackable(net: Any) -> TypeGuard[Stack]:
+    """Whether it is a `Stack` of three layers or more of which all but the first are equal, and read as much."""
+    if not isinstance(net, Stack) or len(net.cells) < 3:
+        return False
+    first, second, *others = net.cells
+    return all(cell == second for cell in others) and first.hidden_size == second.hidden_size
+
+
+def worth_stacking(net: Any) -> TypeGuard[Stack]:
+    """Whether stacking is the default: from 12 layers on."""
+    return stackable(net) and len(net.cells) >= _LAYERS
+
+
+def thread_stacked(
+    net: Stack,
+    visit: Visit,
+    params: StackParams,
+    state: StackState,
+    xs: jax.Array,
+    controls: Controls,
+    *,
+    reverse: bool,
+    key: jax.Array | None,
+) -> tuple[StackState, jax.Array]:
+    """What ``net.thread`` computes, with all layers but the first in one loop."""
+    cell, (first, *fresh) = net.cells[1], part_controls(net, controls)
+    rest: Any = (params.layers[1:], params.norms[1:], state.layers[1:], tuple(control.fresh for control in fresh))
+    if not all(map(_alike, rest)):
+        return net.thread(visit, params, state, xs, controls, reverse=reverse, key=key)
+    keys: Any = (None, None) if key is None else net.keys(key)
+    bottom, ys = visit(
+        net.cells[0],
+        params.layers[0],
+        state.layers[0],
+        xs,
+        first,
+        reverse=reverse,
+        key=None if key is None else keys[1, 0],
+    )
+
+    def layer(xs: jax.Array, part: Any) -> tuple[jax.Array, Any]:
+        (p, norm, s, fresh), between, within = part
+        control = controls._replace(fresh=fresh)
+        below = net.between(1, norm, xs, control, reverse=reverse, key=between)
+        s, ys = visit(cell, p, s, below, control, reverse=reverse, key=within)
+        return xs + ys if net.residual else ys, s
+
+    stacked = tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if trees else None for trees in rest)
+    within = (None, None) if key is None else (keys[0, 1:], keys[1, 1:])
+    ys, states = jax.lax.scan(layer, ys, (stacked, *within))
+    count = len(net.cells) - 1
+    return net.join([bottom, *(jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(count))]), ys
+
+
+def _alike(trees: tuple[Any, ...]) -> bool:
+    """Whether arrays of all layers have the same structure, shapes and dtypes."""
+    return len({(jax.tree.structure(t), *((a.shape, a.dtype) for a in jax.tree.leaves(t))) for t in trees}) <= 1
