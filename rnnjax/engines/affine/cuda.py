@@ -241,6 +241,7 @@ def _fits(loops: CudaLoops, plan: Plan, job: Job, exact: bool) -> str:
         return "needs one dtype for the parameters and one for the state"
     if plan.dtype != jnp.float32:
         return f"needs a state of float32 or narrower, got {job.dtype}"
+    plan = plan.directed(job.reverse)
     work = _prepare(
         plan, card, math.prod(job.batch), str(job.param_dtype), str(job.dtype), bool(job.valid), job.resets, exact
     )

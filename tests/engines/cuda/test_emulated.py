@@ -45,10 +45,11 @@ def problem(cell, steps, batch, dtype, *, valid, resets):
     return (params, state, xs, fresh if resets else None), masks, weights
 
 
-def outcome(run, cell, arrays, masks, weights, dtype, **options):
+def outcome(run, cell, arrays, masks, weights, dtype, params_dtype=None, **options):
     """Values and the gradients of parameters, state, xs and the state of restarts."""
     valid, resets = masks
-    arrays = jax.tree.map(lambda a: a.astype(dtype), arrays)
+    params, *arrays = jax.tree.map(lambda a: a.astype(dtype), arrays)
+    arrays = (jax.tree.map(lambda a: a.astype(params_dtype or dtype), params), *arrays)
 
     def loss(params, state, xs, fresh):
         final, ys = run(cell, params, state, xs, Controls(valid, resets, fresh), **options)
@@ -60,10 +61,12 @@ def outcome(run, cell, arrays, masks, weights, dtype, **options):
     return values, gradients
 
 
-def compare(run, cell, steps, batch, dtype, *, valid=False, resets=False, reverse=False, remat=None, name=None):
+def compare(
+    run, cell, steps, batch, dtype, *, valid=False, resets=False, reverse=False, remat=None, name=None, state_dtype=None
+):
     case = problem(cell, steps, batch, dtype, valid=valid, resets=resets)
     with jax.default_matmul_precision("default" if name == "tf32" else "highest"):
-        got = outcome(run, cell, *case, dtype, reverse=reverse, remat=remat)
+        got = outcome(run, cell, *case, state_dtype or dtype, dtype, reverse=reverse, remat=remat)
     want = outcome(engine("scan").run, cell, *case, jnp.float64, reverse=reverse, remat=None)
     for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         assert g.shape == w.shape
@@ -77,13 +80,14 @@ CASES = {
     # A gate seen apart, a bias within the update, gates computed again, no batch axis.
     "gru": (rnnjax.GRU(18), 5, (), "float32", dict(resets=True, remat="gates")),
     "custom": (Custom(35), 5, (9,), "bfloat16", dict(valid=True, resets=True)),
+    "wide state": (rnnjax.GRU(20), 4, (2,), "bfloat16", dict(resets=True, state_dtype="float32")),
     "one step": (rnnjax.Elman(8), 1, (2,), "float16", dict(resets=True)),
     "no step": (rnnjax.GRU(8), 0, (2,), "float32", dict(resets=True)),
     "tf32": (rnnjax.CoupledLSTM(17), 4, (2,), "float32", dict(name="tf32")),
 }
 
 
-MORE = {"one step", "tf32"}
+MORE = {"one step", "tf32", "wide state"}
 
 
 @pytest.mark.parametrize(

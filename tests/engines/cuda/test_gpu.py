@@ -34,6 +34,10 @@ def test_shapes(kind, size, batch, run, x64):
     compare(run, kind(size), 40, batch, "float16", resets=True)
 
 
+def test_wide_states(run, x64):
+    compare(run, rnnjax.LSTM(200), 20, (9,), "bfloat16", valid=True, state_dtype="float32")
+
+
 def test_long_sequences(run, x64):
     compare(run, rnnjax.LSTM(256), 3000, (16,), "float32", valid=True)
 
