@@ -5,6 +5,7 @@ import functools
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda import rank as cuda_rank
 from rnnjax.engines.affine.native import NativeLoops
+from rnnjax.engines.affine.pallas_tpu import PallasLoops
 from rnnjax.engines.affine.recurrence import affine_engine
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import (
@@ -46,6 +47,7 @@ register(Engine("scan", unroll_scan, fits=no_named_remat, rank=lambda job: 0))
 register(affine_engine("fused", XlaLoops(), rank=5))
 register(affine_engine("cuda", CudaLoops(), rank=cuda_rank))
 register(affine_engine("native", NativeLoops(), rank=-1))
+register(affine_engine("pallas", PallasLoops(), rank=-1))
 register(Engine("cudnn", unroll_cudnn, fits=cudnn_fits))
 for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):
     register(Engine(_name, _unroll, fits=linear_fits, rank=functools.partial(linear_rank, _name)))
