@@ -206,4 +206,6 @@ def _interruptible() -> Iterator[None]:
 def _complain(sentence: str) -> None:
     from rnnjax.cli.options import spoken
 
-    print(f"rnnjax: {shown(' '.join(spoken(sentence).split()))}", file=sys.stderr)
+    words = " ".join(spoken(sentence).split())
+    end = "" if words.endswith((".", "?", "...")) else "."
+    print(f"rnnjax: {shown(words)}{end}", file=sys.stderr)

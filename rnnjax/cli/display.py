@@ -12,6 +12,7 @@ from rich.text import Text
 
 from rnnjax.fit.printer import Printer, duration
 from rnnjax.lm.options import BudgetOptions
+from rnnjax.text.shown import shown
 
 __all__ = ["Display", "nats"]
 
@@ -58,7 +59,7 @@ class Display(Printer):
             super().other(row)
         if row["kind"] == "sample" and row["text"] and self.console.is_terminal:
             title = f"sample at step {row['step']}"
-            self.console.print(Panel(Text(row["text"].strip("\n")), title=title, border_style="dim"))
+            self.console.print(Panel(Text(shown(row["text"].strip("\n"))), title=title, border_style="dim"))
 
     def beside(self) -> str:
         """The baselines, to be read beside a validation loss."""

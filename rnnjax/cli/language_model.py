@@ -21,6 +21,7 @@ from rnnjax.cells import cell_file
 from rnnjax.cli.display import nats
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.files import first_line
 from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.printer import duration
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
@@ -126,10 +127,13 @@ def _prime_ids(run: Run, prime: str, prime_file: pathlib.Path | None, unknown: s
         try:
             text = prime_file.read_bytes()
             if run.vocabulary.level != "byte":
-                text = text.decode(encoding)
+                text = text.decode(encoding).removeprefix("\ufeff")  # a mark of the byte order is no text
+                if "\r\n" in text and "\r" not in "".join(run.vocabulary.symbols):
+                    echo(f"Lines of {prime_file} end in \\r\\n; they are read as the \\n of the training.", err=True)
+                    text = text.replace("\r\n", "\n")
         except UnicodeError as error:
             raise ValueError(
-                f"--prime-file: {prime_file} must be {encoding} text, got what is not: {error}."
+                f"--prime-file: {prime_file} must be {encoding} text, got what is not: {first_line(error)}."
             ) from error
         except OSError as error:
             raise ValueError(f"--prime-file: {prime_file} cannot be read ({error.strerror}); name a file.") from error

@@ -108,11 +108,13 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
     with Display(console, paths.log, config.budget, steps_per_epoch) as display:
         if so_far is not None:
             display.best = so_far.val_loss, so_far.step
+        documents = "" if corpus.documents is None else f" in {corpus.documents:,} documents"
+        rare = f", {corpus.n_unknown:,} of them rare and unknown" if corpus.n_unknown else ""
         display.say(
-            f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s, {len(corpus.vocabulary)} symbols; train "
-            f"{len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
+            f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s{documents}, {len(corpus.vocabulary)} symbols"
+            f"{rare}; train {len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
         )
-        for note in started.notes:
+        for note in (*corpus.notes, *started.notes):
             display.say(note)
         count_devices = config.train.devices
         split = f", the batch split over {count_devices} devices" if count_devices > 1 else ""

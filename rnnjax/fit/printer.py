@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from rnnjax.text.shown import shown
+
 __all__ = ["Printer", "duration"]
 
 _NO_METRICS = frozenset(
@@ -104,7 +106,7 @@ class Printer:
         """A line that stays, on the screen and in the log file."""
         from rich.text import Text
 
-        line = f"{self.title}  {line}" if self.title else line
+        line = shown(f"{self.title}  {line}" if self.title else line)
         if not self.quiet:
             try:
                 self.console.print(Text(line, style=style), soft_wrap=True)

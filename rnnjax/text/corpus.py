@@ -7,17 +7,19 @@ memory a symbol, whatever the text's size.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnjax.checks import check_choice, check_size
+from rnnjax.checks import check_choice, check_real, check_size, short
 from rnnjax.options import option
 from rnnjax.text.sources import Tally, open_sources, read_symbols
-from rnnjax.text.vocabulary import LEVELS, Vocabulary, check_unknown, count_symbols
+from rnnjax.text.vocabulary import LEVELS, UNKNOWN, Vocabulary, check_unknown, count_symbols
 
 __all__ = [
     "SPLITS",
@@ -77,32 +79,42 @@ class TextOptions:
     rows: int = 50
 
     def __post_init__(self) -> None:
-        # JSON gives lists back.
-        object.__setattr__(self, "paths", tuple(map(str, self.paths)))
-        object.__setattr__(self, "fractions", tuple(map(float, self.fractions)))
         where = "TextOptions"
+        for name in ("paths", "fractions"):  # JSON gives lists back
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list):
+                raise TypeError(f"{where}: {name} must be a tuple, got {short(value)}; write ({short(value)},).")
+        if not all(isinstance(path, str | os.PathLike) for path in self.paths):
+            raise TypeError(f"{where}: paths must be names of files or folders, got {short(self.paths)}.")
+        object.__setattr__(self, "paths", tuple(map(os.fspath, self.paths)))
         check_choice(where, "level", self.level, LEVELS)
         check_choice(where, "split", self.split, SPLITS)
         for name in ("min_count", "rows"):
             object.__setattr__(self, name, check_size(where, name, getattr(self, name)))
-        if len(self.fractions) != 3 or min(self.fractions) < 0 or not abs(sum(self.fractions) - 1) < 1e-6:
+        shares = tuple(check_real(where, "fractions", share, least=0.0, most=1.0) for share in self.fractions)
+        if len(shares) != 3 or not abs(sum(shares) - 1) < 1e-6:
             raise ValueError(
-                f"{where}: fractions must be three numbers (train, valid, test) from 0 that sum to 1, got "
-                f"{self.fractions}; use for example 0.9, 0.05, 0.05."
+                f"{where}: fractions must be three numbers from 0 that sum to 1, of train, valid and test, got "
+                f"{short(self.fractions)}; use for example 0.9, 0.05, 0.05."
             )
-        if not self.glob or self.glob.startswith("/"):
+        object.__setattr__(self, "fractions", shares)
+        if not isinstance(self.glob, str) or not self.glob or self.glob.startswith("/") or "\0" in self.glob:
             raise ValueError(
-                f"{where}: glob must be a pattern below the directory, got {self.glob!r}; use for example '*.txt'."
+                f"{where}: glob must be a pattern below the directory, got {short(self.glob)}; use for example '*.txt'."
             )
-        if self.document_separator == "":
+        separator = self.document_separator
+        if separator is not None and (not isinstance(separator, str) or separator == ""):
             raise ValueError(
-                f"{where}: document_separator must not be empty, got ''; use None for a text that is one whole."
+                f"{where}: document_separator must be a text that is not empty, got {short(separator)}; use None for a "
+                "text that is one whole."
             )
         try:
             "".encode(self.encoding)
-        except LookupError as error:
+            codecs.getincrementaldecoder(self.encoding)("strict").decode(b"", final=True)
+        except (LookupError, UnicodeError, ValueError, TypeError) as error:
             raise ValueError(
-                f"{where}: encoding must be a text encoding of Python, got {self.encoding!r}; use for example utf-8."
+                f"{where}: encoding must be a text encoding of Python, got {short(self.encoding)}; use for example "
+                "utf-8."
             ) from error
 
 
@@ -112,7 +124,8 @@ class Corpus(NamedTuple):
     `train`, `valid`, `test` are ids `[n]` of `vocabulary.dtype`. In documents mode `*_starts` are the sorted
     positions (int64) of the symbols that start a document, that is, come right after a separator; where a
     part begins is one of them. Otherwise they are None. `sha256` and `n_bytes` are those of the bytes read
-    (decompressed), `n_symbols` is the sum of the parts.
+    (decompressed), `n_symbols` is the sum of the parts, `documents` their number (None without a separator),
+    `n_unknown` how many symbols became the unknown one. `notes` are sentences on what is unusual about the text.
     """
 
     vocabulary: Vocabulary
@@ -126,6 +139,9 @@ class Corpus(NamedTuple):
     sources: str
     n_symbols: int
     n_bytes: int
+    documents: int | None = None
+    n_unknown: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Piece(NamedTuple):
@@ -184,20 +200,42 @@ def load_corpus(
             vocabulary = Vocabulary.from_counts(options.level, counts, options.min_count)
         elif unknown == "error" or (unknown == "replace" and vocabulary.unknown is None):
             vocabulary.require_known(counts)
-        kept = counts if unknown != "skip" else counts.keys() & set(vocabulary.symbols)
+        kept = counts.keys() if unknown != "skip" else counts.keys() & set(vocabulary.symbols)
         n_symbols = sum(counts[symbol] for symbol in kept)
-        del counts, kept
+        known = set(vocabulary.symbols) - ({UNKNOWN} if vocabulary.unknown is not None else set())
+        n_unknown = 0 if unknown == "skip" else sum(counts[symbol] for symbol in kept - known)
+        windows = options.level != "byte" and any("\r" in symbol for symbol in counts if symbol.isspace())
+        nuls = 0 if options.level == "byte" else counts.get("\0", 0)
+        del counts, kept, known
         if not n_symbols:
             raise ValueError(
                 f"load_corpus: the text must hold at least one symbol, got none from {described}; name another text."
             )
         again = Tally()
-        (train, valid, test), starts = _fill(read(again), n_symbols, vocabulary, options, unknown)
+        (train, valid, test), starts, documents = _fill(read(again), n_symbols, vocabulary, options, unknown)
         if again.sha256 != tally.sha256:
             raise ValueError(
                 f"load_corpus: the text must not change while it is read, got a change in {described}; copy it first."
             )
-    return Corpus(vocabulary, train, valid, test, *starts, tally.sha256, described, n_symbols, tally.n_bytes)
+    notes = []
+    if windows:
+        notes.append("Lines of this text end in \\r\\n, as Windows writes them; \\r is learned like any symbol.")
+    if 5 * nuls > n_symbols:
+        notes.append("Many characters of this text are NUL: it looks like UTF-16; try --encoding utf-16-le.")
+    if documents == 1:
+        notes.append(f"The document separator {options.document_separator!r} does not occur: all is one document.")
+    return Corpus(
+        vocabulary,
+        *(train, valid, test),
+        *starts,
+        tally.sha256,
+        described,
+        n_symbols,
+        tally.n_bytes,
+        documents,
+        n_unknown,
+        tuple(notes),
+    )
 
 
 def split_pieces(num_symbols: int, options: TextOptions) -> list[Piece]:
@@ -298,7 +336,7 @@ def _fill(
     vocabulary: Vocabulary,
     options: TextOptions,
     unknown: str,
-) -> tuple[list[np.ndarray], tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]]:
+) -> tuple[list[np.ndarray], tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None], int | None]:
     pieces = split_pieces(n_symbols, options)
     sizes = [sum(piece.stop - piece.start for piece in pieces if piece.part == part) for part in range(3)]
     parts = [np.empty(size, vocabulary.dtype) for size in sizes]
@@ -327,8 +365,9 @@ def _fill(
             ids = ids[len(here) :]
             at += done == stop
     if finder is None:
-        return parts, (None, None, None)
-    return parts, _split_starts(np.concatenate(starts), pieces)
+        return parts, (None, None, None), None
+    found = np.concatenate(starts)
+    return parts, _split_starts(found, pieces), 1 + int(((found > 0) & (found < n_symbols)).sum())
 
 
 def _split_starts(starts: np.ndarray, pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

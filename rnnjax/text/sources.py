@@ -10,20 +10,24 @@ import contextlib
 import gzip
 import hashlib
 import itertools
+import os
 import pathlib
 import shutil
 import sys
 import sysconfig
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
+from rnnjax.files import FileWarning, first_line
 from rnnjax.text.vocabulary import tokenize
 
 __all__ = ["Source", "Tally", "open_sources", "read_symbols", "stdlib_files"]
 
 _BLOCK_BYTES = 1 << 18
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _GZIP_MAGIC = b"\x1f\x8b"
 _NO_STDLIB = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})
 
@@ -159,8 +163,8 @@ def read_symbols(
 ) -> Iterator[Sequence[str]]:
     r"""Reads the sources as one text, in blocks of symbols.
 
-    Between two sources stands `separator`, unless the first ends with it already. Newlines are kept as they
-    are.
+    Between two sources stands `separator`, unless the first ends with it already. A byte order mark at the start of
+    a source is left out (not at the byte level). Newlines are kept as they are.
 
     Args:
         sources: what to read.
@@ -196,7 +200,22 @@ def _is_run(config: pathlib.Path) -> bool:
 
 
 def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
-    relative = sorted(path.relative_to(directory) for path in directory.rglob(glob) if path.is_file())
+    closed: list[OSError] = []
+    for _ in os.walk(directory, onerror=closed.append):
+        pass
+    if closed:  # `rglob` passes them over
+        more = f", nor can {len(closed) - 1} other folders" if len(closed) > 1 else ""
+        warnings.warn(
+            f"load_corpus: {closed[0].filename} cannot be read ({closed[0].strerror}){more}; it is left out.",
+            FileWarning,
+            stacklevel=4,
+        )
+    try:
+        relative = sorted(path.relative_to(directory) for path in directory.rglob(glob) if path.is_file())
+    except (NotImplementedError, ValueError) as error:  # absolute, or ** beside other characters
+        raise ValueError(
+            f"load_corpus: glob must be a pattern below the directory, got {glob!r} ({error}); use for example '*.txt'."
+        ) from error
     # What training runs wrote is no text: a run that lies in the folder of its own text could not be resumed.
     runs = {config.parent.relative_to(directory) for config in directory.rglob("config.json") if _is_run(config)}
     visible = [
@@ -216,19 +235,25 @@ def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: 
     tail = separator
     for source in sources:
         decoder = codecs.getincrementaldecoder(encoding)("strict")
-        offset = 0
+        offset, started, marked = 0, False, encoding != "latin-1"
         for raw in itertools.chain(source.blocks(), (b"",)):
             pending = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(raw, final=not raw)
             except UnicodeError as error:
-                got, at = "what is not", offset
+                got, reason = f"what is not: {first_line(error)}", ""
                 if isinstance(error, UnicodeDecodeError):
-                    got, at = f"{error.object[error.start]:#04x}", offset - pending + error.start
+                    got = f"{error.object[error.start]:#04x} at byte {offset - pending + error.start}"
+                    reason = f" ({error.reason})"
+                begins = next((name for mark, name in _MARKS.items() if offset == 0 and raw.startswith(mark)), "")
+                looks = f"it begins like {begins}: pass --encoding {begins}" if begins else "pass the right --encoding"
                 raise ValueError(
-                    f"load_corpus: {source.name} must be {encoding} text, got {got} at byte {at}; "
-                    f"pass the right --encoding, or read any bytes with --level byte."
+                    f"load_corpus: {source.name} must be {encoding} text, got {got}{reason}; {looks}, or read any "
+                    "bytes with --level byte."
                 ) from error
+            # A mark of the byte order at the start is none of the text.
+            if not started and text:
+                started, text = True, text.removeprefix("\ufeff") if marked else text
             if offset == 0 and raw and tail != separator:
                 tally.update(separator.encode(encoding))
                 yield separator

@@ -152,7 +152,7 @@ def test_labels_of_your_own(tmp_path, monkeypatch):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="no label is called 'quot'; known: quote, triple, comment"):
+    with pytest.raises(ValueError, match="no label is called 'quot'; did you mean 'quote'"):
         label_from_name("quot")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         label_from_name("nowhere.py:f")

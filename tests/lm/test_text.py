@@ -226,16 +226,16 @@ def test_undecodable_bytes_are_located(tmp_path, monkeypatch, size):
     monkeypatch.setattr("rnnjax.text.sources._BLOCK_BYTES", size)
     path = tmp_path / "t"
     path.write_bytes("aé€".encode() + b"\xe2\x28a")
-    with pytest.raises(ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6; .*--encoding.*--level byte"):
+    with pytest.raises(ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6 \(inv.*--encoding.*--level byte"):
         read([path])
     path.write_bytes(b"a\xe2\x82")  # ends within a code point
-    with pytest.raises(ValueError, match="got 0xe2 at byte 1;"):
+    with pytest.raises(ValueError, match=r"got 0xe2 at byte 1 \(unexpected end of data\);"):
         read([path])
     path.write_bytes(b"\x82\xa0\x82\xff")
-    with pytest.raises(ValueError, match="must be shift_jis text, got 0x82 at byte 2;"):
+    with pytest.raises(ValueError, match=r"must be shift_jis text, got 0x82 at byte 2 \("):
         read([path], encoding="shift_jis")
     path.write_bytes(b"abcd")
-    with pytest.raises(ValueError, match="must be utf-16 text, got what is not at byte"):
+    with pytest.raises(ValueError, match="must be utf-16 text, got what is not: UTF-16 stream does not start with BOM"):
         read([path], encoding="utf-16")
 
 

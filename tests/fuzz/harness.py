@@ -1,0 +1,103 @@
+"""What fuzzers of processes share: a command in a forked child, bounded in time and memory, and what it may answer.
+
+The documented answers of a command: exit 0; exit 2 with one sentence on standard error that begins with ``rnnjax:``;
+exit 1 with such a sentence where a training failed; 130 where it was interrupted. Besides, warnings in one line each.
+Never a traceback, a signal, a hang, or a character that steers a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+MEMORY = 12 << 30  # bytes of address space of a child; JAX alone maps several
+SECONDS = 120.0  # of a child
+_STEERING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u202e]")
+
+
+class Answer(NamedTuple):
+    code: int | None  # None: it was killed when its time was over
+    out: str
+    err: str
+    seconds: float
+    peak: int  # bytes that were resident at most
+
+
+def preload() -> None:
+    """Imports what all commands need; JAX is not used yet, so that children may fork."""
+    import importlib
+
+    from rnnjax.cli import COMMANDS
+
+    for command in COMMANDS.values():
+        importlib.import_module(command.module)
+
+
+def call(arguments: list[str], folder: Path, slot: str) -> Answer:
+    """Runs a command in a child, in a folder; what it prints goes through files named after the slot."""
+    names = [folder / f".{slot}.{stream}" for stream in ("out", "err")]
+    started = time.monotonic()
+    child = os.fork()
+    if not child:
+        _be_the_command(arguments, folder, names)
+    code: int | None = None
+    while time.monotonic() < started + SECONDS:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            break
+        time.sleep(0.005)
+    else:
+        os.kill(child, signal.SIGKILL)
+        _, _, usage = os.wait4(child, 0)
+    texts = [name.read_text(encoding="utf-8", errors="replace") for name in names]
+    return Answer(code, *texts, time.monotonic() - started, usage.ru_maxrss * 1024)
+
+
+def _be_the_command(arguments: list[str], folder: Path, names: list[Path]) -> None:
+    code = 99
+    try:
+        os.chdir(folder)
+        for number, name in zip((1, 2), names, strict=True):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        from rnnjax.cli import main
+
+        main(arguments)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finding(answer: Answer, memory: int = 3 << 30) -> str:
+    """What is wrong with an answer; empty for one of the documented kinds."""
+    lines = [line for line in answer.err.splitlines() if not line.startswith("rnnjax: warning: ")]
+    if answer.code is None:
+        return f"no answer in {SECONDS:g} seconds"
+    if "Traceback" in answer.err or "Traceback" in answer.out:
+        return "a traceback"
+    if answer.code not in (0, 1, 2):
+        return f"exit {answer.code}"
+    if answer.code and (len(lines) != 1 or not lines[0].startswith("rnnjax: ")):
+        return f"exit {answer.code} with {len(lines)} lines instead of one sentence"
+    if answer.code and not lines[0].endswith((".", "?")):
+        return "a sentence without an end"
+    if _STEERING.search(answer.err):
+        return "a character that steers the terminal"
+    if answer.peak > memory:
+        return f"{answer.peak >> 20} MB of memory"
+    return ""
