@@ -18,6 +18,7 @@ import numpy as np
 
 from rnnjax.checks import check_choice, check_real, check_size, short
 from rnnjax.options import option
+from rnnjax.text.documents import DocumentFinder
 from rnnjax.text.sources import Tally, open_sources, read_symbols
 from rnnjax.text.vocabulary import LEVELS, UNKNOWN, Vocabulary, check_unknown, count_symbols
 
@@ -344,7 +345,7 @@ def _fill(
     separator = options.document_separator
     if separator is not None and options.level == "byte":
         separator = separator.encode("utf-8").decode("latin-1")
-    finder = None if separator is None else _DocumentFinder(separator)
+    finder = None if separator is None else DocumentFinder(separator)
     starts: list[np.ndarray] = []
     done, at = 0, 0  # symbols read; the piece that the next one belongs to
     for symbols in blocks:
@@ -382,30 +383,3 @@ def _split_starts(starts: np.ndarray, pieces: list[Piece]) -> tuple[np.ndarray, 
     none = np.zeros(0, np.int64)
     train, valid, test = (np.unique(np.concatenate([none, *positions])) for positions in found)
     return train, valid, test
-
-
-class _DocumentFinder:
-    """Finds, block by block, the symbols right after a separator (non-overlapping, as in `str.split`)."""
-
-    def __init__(self, separator: str) -> None:
-        self._separator = separator
-        # The end of the text since the last separator, as far as a separator may have begun in it.
-        self._tail = ""
-
-    def __call__(self, symbols: Sequence[str]) -> np.ndarray:
-        """Positions (int64) in the block, its length for the symbol after it."""
-        separator = self._separator
-        text = self._tail + "".join(symbols)
-        ends, end = [], text.find(separator) + len(separator)
-        while end >= len(separator):
-            ends.append(end - len(self._tail))
-            end = text.find(separator, end) + len(separator)
-        since = ends[-1] + len(self._tail) if ends else 0
-        self._tail = text[max(since, len(text) - len(separator) + 1) :]
-        found = np.array(ends, np.int64)
-        if isinstance(symbols, str):
-            return found
-        # A word begins at or after the separator's end; a token that straddles it belongs to the document
-        # before.
-        lengths = np.fromiter(map(len, symbols), np.int64, len(symbols))
-        return np.searchsorted(np.cumsum(lengths) - lengths, found)
