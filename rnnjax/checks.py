@@ -20,12 +20,14 @@ __all__ = [
     "check_choice",
     "check_dtype",
     "check_flag",
+    "check_ids",
     "check_init",
     "check_ints",
     "check_key",
     "check_kind",
     "check_real",
     "check_size",
+    "check_starts",
     "describe",
     "did_you_mean",
     "is_traced",
@@ -246,6 +248,41 @@ def check_ints(
         if jnp.issubdtype(array.dtype, jnp.signedinteger):
             array = jnp.maximum(array, -_LARGEST - 1)
     return jnp.asarray(array.astype(np.int32))
+
+
+def check_ids(where: str, ids: Any, size: int | None = None, name: str = "ids") -> np.ndarray:
+    """Integers ``[n]`` of a text on the host, from 0 to ``size - 1``; they keep their dtype, as texts are long.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: if they are not one axis, or one lies outside.
+    """
+    array = np.asarray(ids)
+    if not np.issubdtype(array.dtype, np.integer) and array.size:
+        raise TypeError(
+            f"{where}: {name} must be integers, got {describe(array) if array.dtype != object else short(ids)}."
+        )
+    if array.ndim != 1:
+        raise ValueError(f"{where}: {name} must have shape [n], got {describe(array)}.")
+    if array.size and (array.min() < 0 or (size is not None and array.max() >= size)):
+        most = "at least 0" if size is None else f"from 0 to {size - 1}"
+        raise ValueError(f"{where}: {name} must be {most}, got values from {array.min()} to {array.max()}.")
+    return array if array.size else array.astype(np.int32)
+
+
+def check_starts(where: str, starts: Any, length: int) -> np.ndarray | None:
+    """Positions ``[d]`` where documents start in a text of ``length`` symbols, sorted; None for none.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: if they are not sorted, or one lies outside of the text.
+    """
+    if starts is None:
+        return None
+    array = check_ids(where, starts, length, "starts")
+    if (array[1:] < array[:-1]).any():
+        raise ValueError(f"{where}: starts must be sorted, got {short(array.tolist())}.")
+    return array
 
 
 def check_key(where: str, key: Any, name: str = "key", *, several: bool = False) -> jax.Array:

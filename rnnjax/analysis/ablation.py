@@ -27,6 +27,8 @@ from rnnjax.analysis.recording import (
 )
 from rnnjax.analysis.units import HOW_TO_NAME, parse_unit, select_units
 from rnnjax.cell import batch_shape
+from rnnjax.checks import check_ids
+from rnnjax.kinds import public
 from rnnjax.network import start_state
 from rnnjax.traced import observe
 
@@ -54,6 +56,7 @@ class Ablation(NamedTuple):
     after: Tally
 
 
+@public(but=("value",))
 def ablate(
     model: SymbolModel,
     ids: np.ndarray,
@@ -78,6 +81,8 @@ def ablate(
     Raises:
         ValueError: for a unit that there is not or that cannot be held, or fewer than two symbols.
     """
+    ids = check_ids("ablate", ids, model.inputs.shape[0])
+    closing = check_ids("ablate", list(closing), model.inputs.shape[0], "closing").tolist()
     if len(ids) < 2:
         raise ValueError(f"ablate: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
     if value != "mean" and isinstance(value, str):
@@ -102,6 +107,7 @@ def ablate(
     return results
 
 
+@public
 def unit_means(model: SymbolModel, ids: np.ndarray, units: Sequence[str], **reading: Any) -> dict[str, float]:
     """The mean of each unit over a text, by name."""
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
@@ -147,7 +153,7 @@ def _tally(
 def _predict(
     cell: Any,
     params: Any,
-    inputs: jax.Array,
+    inputs: Any,
     w_out: jax.Array,
     b_out: jax.Array,
     state: Any,
@@ -160,13 +166,20 @@ def _predict(
     """The state, the nats of every next symbol, and the probability of those that close, ``[T, B]``."""
 
     def step(state: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        x, reset = now
+        symbols, reset = now
+        x = inputs[symbols]  # here, since the vectors of all steps may be many
         return step_clamped(cell, params, restart(cell, params, state, reset), x, clamps)
 
-    state, ys = jax.lax.scan(step, state, (inputs[symbols], resets))
-    logits = jnp.matmul(ys.astype(w_out.dtype), w_out, preferred_element_type=jnp.float32) + b_out
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return state, nats, jax.nn.softmax(logits) @ closes
+    def predict(now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        ys, targets = now  # [B, H], [B]
+        logits = jnp.matmul(ys.astype(w_out.dtype), w_out, preferred_element_type=jnp.float32) + b_out
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return nats, jax.nn.softmax(logits) @ closes
+
+    state, ys = jax.lax.scan(step, state, (symbols, resets))
+    # So many steps at a time that the logits of a large vocabulary do not fill the memory.
+    size = max(1, min(len(ys), 2**23 // (ys.shape[1] * w_out.shape[1])))
+    return state, *jax.lax.map(predict, (ys, targets), batch_size=size)
 
 
 def step_clamped(cell: Any, params: Any, state: Any, x: jax.Array, clamps: Clamps) -> tuple[Any, jax.Array]:

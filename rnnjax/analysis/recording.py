@@ -6,6 +6,7 @@ how they are called.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,13 @@ import numpy as np
 
 from rnnjax.analysis.units import Leaf, Selection, parse_unit, select_units
 from rnnjax.cell import batch_shape, leaf_names
+from rnnjax.checks import check_ids, check_size, check_starts
+from rnnjax.kinds import public
 from rnnjax.network import start_state, walk
 from rnnjax.traced import observe
 
 __all__ = [
+    "OneHot",
     "SymbolModel",
     "Window",
     "leaves_of",
@@ -35,6 +39,28 @@ _KINDS = {"logistic": "gate", "exp": "gate", "tanh": "candidate"}  # of a named 
 Visit = Callable[[Any, Any, Any, jax.Array], tuple[Any, jax.Array]]
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class OneHot:
+    """Inputs of a model that reads symbols as one-hot vectors: the table ``[V, V]`` without its zeros.
+
+    >>> OneHot(3)[np.array([2, 0])].tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+
+    size: int
+    dtype: Any = jnp.float32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(V, V)``."""
+        return self.size, self.size
+
+    def __getitem__(self, symbols: Any) -> jax.Array:
+        """``[...]`` to ``[..., V]``."""
+        return jax.nn.one_hot(symbols, self.size, dtype=self.dtype)
+
+
 class SymbolModel(NamedTuple):
     r"""A model of a text, as the analyses need it: a cell, what it reads for a symbol, and how it predicts the next.
 
@@ -43,7 +69,7 @@ class SymbolModel(NamedTuple):
 
     cell: Any
     params: Any  # of the cell
-    inputs: jax.Array  # [V, I]
+    inputs: jax.Array | OneHot  # [V, I]
     w_out: jax.Array  # [H, V]
     b_out: jax.Array  # [V]
 
@@ -143,6 +169,7 @@ def leaves_of(cell: Any, params: Any, x: Any) -> dict[str, Leaf]:
     return {name: Leaf(sizes[name].shape[-1], kind) for name, kind in kinds.items()}
 
 
+@public
 def record(
     cell: Any,
     params: Any,
@@ -186,10 +213,17 @@ def record(
 
 @functools.partial(jax.jit, static_argnames=("cell", "selection"))
 def _record(
-    cell: Any, params: Any, state: Any, xs: jax.Array, resets: jax.Array | None, selection: Selection
+    cell: Any,
+    params: Any,
+    state: Any,
+    xs: jax.Array,
+    resets: jax.Array | None,
+    selection: Selection,
+    table: Any = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
     def step(state: Any, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[Any, dict[str, jax.Array]]:
         x, reset = inputs
+        x = x if table is None else table[x]  # here, since the vectors of all steps may be many
         state, _, found = observe_layers(cell, params, restart(cell, params, state, reset), x)
         return state, {
             leaf: found[leaf] if units is None else found[leaf][..., np.array(units)] for leaf, units in selection
@@ -218,8 +252,7 @@ def windows(
     which the state is reset.
     """
     for name, value in (("streams", streams), ("window", window)):
-        if value < 1:
-            raise ValueError(f"read_text: {name} must be at least 1, got {value}.")
+        check_size("read_text", name, value)
     if warmup < 0 or not 0 <= begin < end:
         raise ValueError(
             f"read_text: warmup must not be negative and the text not empty, got warmup {warmup} and positions {begin} "
@@ -237,6 +270,7 @@ def windows(
         yield at, (at >= first) & (at < last), resets
 
 
+@public
 def read_text(
     model: SymbolModel,
     ids: np.ndarray,
@@ -266,8 +300,12 @@ def read_text(
         starts: positions where a document starts, sorted: there the state is reset.
 
     Raises:
-        ValueError: for an empty text, a size out of range, or a name in ``select`` that there is not.
+        ValueError: for an empty text, an id that is no symbol, starts that are not sorted positions, a size out of
+            range, or a name in ``select`` that there is not.
+        TypeError: if ids or starts are not integers.
     """
+    ids = check_ids("read_text", ids, model.inputs.shape[0])
+    starts = check_starts("read_text", starts, len(ids))
     cell, end = model.cell, len(ids) if end is None else min(end, len(ids))
     selection = select_units(select, leaves_of(cell, model.params, model.inputs[0]))
     state = None
@@ -280,11 +318,12 @@ def read_text(
 
 @functools.partial(jax.jit, static_argnames=("cell", "selection"))
 def _read(
-    cell: Any, params: Any, table: jax.Array, state: Any, ids: jax.Array, resets: jax.Array, selection: Selection
+    cell: Any, params: Any, table: Any, state: Any, ids: jax.Array, resets: jax.Array, selection: Selection
 ) -> tuple[Any, dict[str, jax.Array]]:
-    return _record(cell, params, state, table[ids], resets, selection)
+    return _record(cell, params, state, ids, resets, selection, table)
 
 
+@public
 def text_values(model: SymbolModel, ids: np.ndarray, units: Sequence[str], **options: Any) -> np.ndarray:
     """The values of a few units after every symbol of a text, ``[n, len(units)]``, in the order of ``units``.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.text import Text
 from rnnjax.analysis.ablation import Ablation
 from rnnjax.analysis.ablation import ablate as ablate_units
 from rnnjax.analysis.labels import LABELS, Label, label_from_name, label_text
-from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
+from rnnjax.analysis.recording import OneHot, SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
 from rnnjax.analysis.units import parse_unit
@@ -221,7 +220,7 @@ def symbol_model(run: Run) -> SymbolModel:
     """The network of a run as the analyses see it, with the weights in the dtype of its matmuls."""
     model = run.model
     low = jax.tree.map(lambda w: w.astype(model.dtype) if w.ndim > 1 else w, run.params)
-    inputs = jnp.eye(model.vocab_size, dtype=model.dtype) if low.embedding is None else low.embedding
+    inputs = OneHot(model.vocab_size, model.dtype) if low.embedding is None else low.embedding
     return SymbolModel(model.stack, low.stack, inputs, low.embedding.T if model.tie else low.w_out, low.b_out)
 
 

@@ -1,7 +1,8 @@
 r"""How well a model predicts a text: mean nats a symbol, with the state carried through or cold in every window.
 
 The text stays on the host as small integers; the device sees one window `[T, B]` at a time, always of the same
-shape, so that memory does not grow with the text and one compiled function serves all of it.
+shape, so that memory does not grow with the text and one compiled function serves all of it. Of a large vocabulary
+the logits of a few steps exist at a time (`LanguageModel.map_logits`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnnjax.checks import check_ids, check_size, check_starts
+from rnnjax.kinds import public
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks import StackState
 
@@ -40,6 +43,7 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
+@public
 def evaluate(
     model: LanguageModel,
     params: LMParams,
@@ -62,7 +66,7 @@ def evaluate(
     Args:
         model: the model.
         params: its parameters.
-        ids: integers `[n]`.
+        ids: integers `[n]`, from 0 to V - 1.
         streams: B, pieces.
         window: T, steps of one call on the device.
         warmup: steps that a piece begins early.
@@ -70,7 +74,9 @@ def evaluate(
         limit: count at most so many predictions, from the start of the text; None for all.
 
     Raises:
-        ValueError: for less than two symbols, or a size out of range.
+        ValueError: for less than two symbols, an id outside of the vocabulary, starts that are not sorted positions, or
+            a size out of range.
+        TypeError: if ids or starts are not integers.
 
     >>> import jax, rnnjax
     >>> model = LanguageModel(vocab_size=3, stack=rnnjax.Stack((rnnjax.GRU(4),)))
@@ -85,6 +91,7 @@ def evaluate(
     return Evaluation(total / count, count)
 
 
+@public
 def symbol_losses(
     model: LanguageModel,
     params: LMParams,
@@ -98,6 +105,7 @@ def symbol_losses(
         yield losses[counted]
 
 
+@public
 def evaluate_windows(
     model: LanguageModel, params: LMParams, ids: np.ndarray, *, window: int, batch_size: int = 64
 ) -> Evaluation:
@@ -106,9 +114,10 @@ def evaluate_windows(
     Above `evaluate` by what the carried state is worth. `batch_size` windows run side by side.
 
     Raises:
-        ValueError: for less than two symbols, or a size below one.
+        ValueError: for less than two symbols, an id outside of the vocabulary, or a size below one.
+        TypeError: if the ids are not integers.
     """
-    predictions = _check(ids, window=window, batch_size=batch_size)
+    ids, predictions = _check(model, ids, window=window, batch_size=batch_size)
     window = min(window, predictions)
     batch_size = min(batch_size, -(-predictions // window))
     total = 0.0
@@ -132,9 +141,8 @@ def _carried(
     limit: int | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Losses `[T, B]` window by window, and which of them count."""
-    predictions = _check(ids, streams=streams, window=window, **({} if limit is None else {"limit": limit}))
-    if warmup < 0:
-        raise ValueError(f"evaluate: warmup must be 0 or more steps, got {warmup}.")
+    ids, predictions = _check(model, ids, streams=streams, window=window, **({} if limit is None else {"limit": limit}))
+    warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, len(ids))
     predictions = predictions if limit is None else min(predictions, limit)
     piece = -(-predictions // streams)
     begin = np.arange(streams) * piece  # the first prediction that counts, of every stream
@@ -169,15 +177,18 @@ def _losses(
     targets: jax.Array,
     resets: jax.Array,
 ) -> tuple[StackState, jax.Array]:
-    state, logits = model.logits(params, state, inputs, resets=resets)
-    return state, optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+    return model.map_logits(params, state, inputs, _nats, targets, resets=resets)
 
 
-def _check(ids: np.ndarray, **sizes: int) -> int:
-    """The number of predictions."""
+def _nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+
+
+def _check(model: LanguageModel, ids: np.ndarray, **sizes: int) -> tuple[np.ndarray, int]:
+    """The ids, and the number of predictions."""
+    ids = check_ids("evaluate", ids, model.vocab_size)
     if len(ids) < 2:
         raise ValueError(f"evaluate: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"evaluate: {name} must be at least 1, got {size}.")
-    return len(ids) - 1
+        check_size("evaluate", name, size)
+    return ids, len(ids) - 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from rnnjax.topologies.parts import with_dropout
 from rnnjax.unroll import unroll
 
 __all__ = ["LMParams", "LanguageModel"]
+
+_MAX_LOGITS = 2**23  # numbers in a block of logits that nobody keeps: 32 MB of float32
 
 
 class LMParams(NamedTuple):
@@ -132,6 +135,45 @@ class LanguageModel:
         ys = dropout(keys[2], ys, self.dropout).astype(self.dtype)
         logits = jnp.matmul(ys, w_out, preferred_element_type=jnp.float32) + params.b_out
         return state, logits
+
+    def map_logits(
+        self,
+        params: LMParams,
+        state: StackState,
+        symbols: jax.Array,
+        readout: Callable[..., Any],
+        *others: jax.Array,
+        resets: jax.Array | None = None,
+    ) -> tuple[StackState, Any]:
+        """``readout(logits, *others)`` of all steps, with the logits of only so many of them at a time as memory bears.
+
+        Logits ``[T, B, V]`` of a large vocabulary, and one-hot inputs of that size, would fill gigabytes. They are made
+        in blocks of time, at most 32 MB each (or one step, where that is more), and the state goes from block to block.
+
+        Args:
+            params: from `init`.
+            state: from `initial_state`, or carried over.
+            symbols: int ``[T, *batch]``.
+            readout: a function of logits ``[t, *batch, V]`` and the same steps of ``others``, to arrays ``[t, ...]``.
+            *others: arrays ``[T, ...]``.
+            resets: bool ``[T, *batch]``.
+
+        Returns:
+            The state after the last symbol, and the readout of all T steps.
+        """
+
+        def block(state: StackState, xs: Any) -> tuple[StackState, Any]:
+            symbols, resets, others = xs
+            state, logits = self.logits(params, state, symbols, resets=resets)
+            return state, readout(logits, *others)
+
+        steps, xs = symbols.shape[0], (symbols, resets, others)
+        most = max(1, _MAX_LOGITS // max(1, symbols[:1].size * self.vocab_size))
+        if steps <= most:
+            return block(state, xs)
+        size = next(n for n in range(most, 0, -1) if steps % n == 0)
+        state, found = jax.lax.scan(block, state, jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), xs))
+        return state, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), found)
 
     def loss(
         self, params: LMParams, state: StackState, chunk: Chunk, *, key: jax.Array | None = None

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.checks import check_ids, check_size
 from rnnjax.decoding import draw
-from rnnjax.decoding.adjust import check_settings
+from rnnjax.decoding.adjust import check_settings, symbol_ids
+from rnnjax.kinds import public
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks import StackState
 from rnnjax.text.vocabulary import StreamDecoder, Vocabulary
@@ -21,6 +23,7 @@ __all__ = ["default_prime", "generate", "stream_text"]
 _PRIME_CHUNK = 256
 
 
+@public
 def generate(
     model: LanguageModel,
     params: LMParams,
@@ -65,18 +68,22 @@ def generate(
     """
     if greedy:
         temperature = 0.0
-    check_settings("sample", temperature, top_k, top_p)
+    numbers = check_settings("sample", temperature, top_k, top_p)
     for name, size in (("length", length), ("count", count), ("block", block)):
-        if size < 1:
-            raise ValueError(f"sample: {name} must be at least 1, got {size}.")
+        check_size("sample", name, size)
+    check_size("sample", "first", first, least=0)
+    prime_ids = check_ids("sample", prime_ids, None, "the prime")
     if not len(prime_ids):
         raise ValueError("sample: the prime must hold at least one symbol, got none; start from default_prime.")
-    if not 0 <= np.min(prime_ids) <= np.max(prime_ids) < model.vocab_size:
+    if prime_ids.max() >= model.vocab_size:
         raise ValueError(
             f"sample: the prime must be ids from 0 to {model.vocab_size - 1}, got ids from {np.min(prime_ids)} "
             f"to {np.max(prime_ids)}; encode it with the model's vocabulary."
         )
-    settings = (temperature, top_k, top_p, banned)
+    ids = symbol_ids("sample", "banned", banned, model.vocab_size)
+    if len(ids) == model.vocab_size:
+        raise ValueError(f"sample: a symbol must be left to draw, got all {len(ids)} of them banned.")
+    settings = (*numbers, ids)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
     return _blocks(model, params, np.asarray(prime_ids), keys, length, block, settings)
 
@@ -108,7 +115,7 @@ def _blocks(
 def _read(
     model: LanguageModel, params: LMParams, state: StackState, symbols: jax.Array, resets: jax.Array
 ) -> StackState:
-    return model.logits(params, state, symbols, resets=resets)[0]
+    return model.map_logits(params, state, symbols, lambda logits: (), resets=resets)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
@@ -123,7 +130,7 @@ def _draw(
     temperature: float,
     top_k: int,
     top_p: float,
-    banned: int | None,
+    banned: tuple[int, ...],
 ) -> tuple[StackState, jax.Array, jax.Array]:
     """The next `block` symbols of each sample, `[count, block]`; `symbols [count]` are the latest."""
 

@@ -72,8 +72,11 @@ def _expect(
     resets: jax.Array,
     width: int,
 ) -> tuple[StackState, jax.Array, jax.Array, jax.Array]:
-    state, logits = model.logits(params, state, symbols, resets=resets)
-    logs = jax.nn.log_softmax(logits.astype(jnp.float32))  # [T, 1, V]
-    loss = -jnp.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
-    best, which = jax.lax.top_k(logs, width)
-    return state, loss, which, jnp.exp(best)
+    def readout(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        logs = jax.nn.log_softmax(logits.astype(jnp.float32))  # [t, 1, V]
+        loss = -jnp.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
+        best, which = jax.lax.top_k(logs, width)
+        return loss, which, jnp.exp(best)
+
+    state, found = model.map_logits(params, state, symbols, readout, targets, resets=resets)
+    return state, *found

@@ -2,14 +2,16 @@
 
 import json
 import pathlib
+import re
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows, symbol_losses
+from rnnjax.lm.evaluate import Evaluation, _losses, evaluate, evaluate_windows, symbol_losses
 from rnnjax.lm.model import LanguageModel, LMParams
 from tests.lm import tiny_run
 
@@ -95,7 +97,7 @@ def test_one_compilation_serves_texts_of_any_length() -> None:
     evaluate(MODEL, PARAMS, IDS, streams=3, window=9)
     before = sys.modules["rnnjax.lm.evaluate"]._losses._cache_size()
     for size in (2, 20, 61):
-        for starts in (None, STARTS[:2]):
+        for starts in (None, STARTS[STARTS < size]):
             evaluate(MODEL, PARAMS, IDS[:size].astype(np.int32), streams=3, window=9, starts=starts)
         evaluate_windows(MODEL, PARAMS, IDS[:size], window=9, batch_size=3)
     assert sys.modules["rnnjax.lm.evaluate"]._losses._cache_size() == before
@@ -113,7 +115,7 @@ def test_units() -> None:
         ({"ids": IDS[:1]}, "at least two symbols, got 1"),
         ({"streams": 0}, "streams must be at least 1, got 0"),
         ({"window": 0}, "window must be at least 1"),
-        ({"warmup": -1}, "warmup must be 0 or more steps, got -1"),
+        ({"warmup": -1}, "warmup must be at least 0, got -1"),
         ({"limit": 0}, "limit must be at least 1"),
     ],
 )
@@ -157,3 +159,39 @@ def test_command_warns_of_a_text_that_changed(tmp_path: pathlib.Path, capsys: py
     (run / "text.txt").write_text(tiny_run.TEXT + "abc", encoding="utf-8")
     result = tiny_run.rnnjax(capsys, "eval", run)
     assert result.code == 0 and "The text has changed since the training" in result.err
+
+
+SHAPES = (np.zeros((12, 2), np.int32), np.zeros((12, 2), np.int32), np.zeros((12, 2), bool))
+
+
+@pytest.mark.parametrize("embed_size", [0, 6])
+def test_blocks_of_logits_change_nothing(embed_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large vocabulary only a few steps have logits at a time; what is computed is the same."""
+    model = LanguageModel(vocab_size=7, stack=rnnjax.Stack((rnnjax.GRU(5),)), embed_size=embed_size)
+    params, ids = model.init(jax.random.key(0)), np.arange(60, dtype=np.uint8) % 7
+    whole = evaluate(model, params, ids, streams=2, window=12, warmup=3, starts=np.array([0, 17, 40]))
+    monkeypatch.setattr("rnnjax.lm.model._MAX_LOGITS", 4 * 2 * 7)  # four steps of two rows
+    jax.clear_caches()
+    blocks = evaluate(model, params, ids, streams=2, window=12, warmup=3, starts=np.array([0, 17, 40]))
+    np.testing.assert_allclose(blocks.loss, whole.loss, rtol=1e-6)
+    traced = str(jax.make_jaxpr(_losses, static_argnums=0)(model, params, model.initial_state((2,)), *SHAPES))
+    assert "4,2,7]" in traced and "12,2,7]" not in traced
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "kind", "sentence"),
+    [
+        ([0, 1, -1], {}, ValueError, "evaluate: ids must be from 0 to 4, got values from -1 to 1."),
+        ([0, 1, 5], {}, ValueError, "evaluate: ids must be from 0 to 4, got values from 0 to 5."),
+        ([0, 0.5, 1], {}, TypeError, "evaluate: ids must be integers, got f32[3]."),
+        ([True, False], {}, TypeError, "evaluate: ids must be integers, got bool[2]."),
+        ([0, 1, 2], {"starts": [99]}, ValueError, "evaluate: starts must be from 0 to 2, got values from 99 to 99."),
+        ([0, 1, 2], {"starts": [2, 0]}, ValueError, "evaluate: starts must be sorted, got [2, 0]."),
+        ([0, 1, 2], {"window": 1.5}, TypeError, "evaluate: window must be an int, got 1.5."),
+    ],
+)
+def test_ids_that_are_none(ids: list[float], options: dict[str, Any], kind: type[Exception], sentence: str) -> None:
+    model = LanguageModel(vocab_size=5, stack=rnnjax.Stack((rnnjax.GRU(2),)))
+    with pytest.raises(kind, match=f"^{re.escape(sentence)}$"):
+        evaluate(model, model.init(jax.random.key(0)), ids, **options)  # type: ignore[arg-type]

@@ -88,9 +88,9 @@ def test_second_run_compiles_nothing() -> None:
     [
         ({"temperature": -1.0}, "temperature must be at least 1e-6, or 0 .* got -1"),
         ({"temperature": float("nan")}, "temperature must be"),
-        ({"top_k": -1}, "top_k must be 0"),
-        ({"top_p": 0.0}, "top_p must be above 0"),
-        ({"top_p": 1.1}, "top_p must be above 0 and at most 1"),
+        ({"top_k": -1}, "top_k must be at least 0"),
+        ({"top_p": 0.0}, "top_p must lie in"),
+        ({"top_p": 1.1}, "top_p must lie in"),
         ({"length": 0}, "length must be at least 1"),
         ({"count": 0}, "count must be at least 1"),
         ({"prime": np.zeros(0, int)}, "the prime must hold at least one symbol"),
