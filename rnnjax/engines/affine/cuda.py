@@ -279,12 +279,11 @@ def _card() -> Card | str:
 def _missing(capability: str) -> str:
     if float(capability) < 8.0:
         return f"needs compute capability 8.0 or higher, got {capability}"
-    compiler, driver = nvrtc.version(), nvrtc.driver_version()
-    if compiler is None:
+    if nvrtc.version() is None:
         return "needs NVRTC: pip install nvidia-cuda-nvrtc"
-    if driver is not None and driver < compiler:
-        versions = f"got {driver[0]}.{driver[1]} below {compiler[0]}.{compiler[1]}"
-        return f"needs a driver that knows the CUDA version of NVRTC, {versions}"
+    driver, needed = nvrtc.driver_version(), nvrtc.needed_driver(round(10 * float(capability)))
+    if driver is not None and driver < needed:
+        return "needs a driver for CUDA {}.{} or newer, got {}.{}".format(*needed, *driver)
     return ""
 
 

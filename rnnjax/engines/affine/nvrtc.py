@@ -14,7 +14,19 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["CompileError", "compile_ptx", "driver_version", "version"]
+__all__ = ["CompileError", "compile_ptx", "driver_version", "needed_driver", "version"]
+
+# The version of PTX that knows a GPU and all that the kernels use (st.async is of 8.1), and the CUDA that brought it
+# (PTX ISA, release notes). The last that is not above a compute capability counts.
+_PTX = {
+    80: ((7, 8), (11, 8)),
+    90: ((8, 1), (12, 1)),
+    100: ((8, 6), (12, 7)),
+    103: ((8, 8), (12, 9)),
+    110: ((9, 0), (13, 0)),
+    120: ((8, 7), (12, 8)),
+    121: ((8, 8), (12, 9)),
+}
 
 
 class CompileError(RuntimeError):
@@ -68,9 +80,17 @@ def driver_version() -> tuple[int, int] | None:
     return number.value // 1000, number.value % 1000 // 10
 
 
+def needed_driver(capability: int) -> tuple[int, int]:
+    """The CUDA that a driver must know to load what `compile_ptx` makes."""
+    return _PTX[max(known for known in _PTX if known <= max(capability, 80))][1]
+
+
 @functools.lru_cache(maxsize=512)
 def compile_ptx(source: str, capability: int) -> str:
     """PTX, the text that a driver makes machine code of.
+
+    A compiler writes its own version into it, and a driver that is older refuses it, though nothing in it is new: the
+    version is set down to the one that the kernels need.
 
     Args:
         source: CUDA C++.
@@ -79,7 +99,12 @@ def compile_ptx(source: str, capability: int) -> str:
     Raises:
         CompileError: if the compiler is missing or does not take the source.
     """
-    return _compile(source, (f"--gpu-architecture=compute_{capability}",), "PTX")[0].decode()
+    text = _compile(source, (f"--gpu-architecture=compute_{capability}",), "PTX")[0].decode()
+    needed = _PTX[max(known for known in _PTX if known <= max(capability, 80))][0]
+    written = re.search(r"^\.version (\d+)\.(\d+)$", text, re.M)
+    if written and (int(written[1]), int(written[2])) > needed:
+        text = text.replace(written[0], ".version {}.{}".format(*needed), 1)
+    return text
 
 
 def compile_cubin(source: str, capability: int) -> tuple[bytes, str]:

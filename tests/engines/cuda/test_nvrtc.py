@@ -21,6 +21,7 @@ from tests.engines.cuda.cells import POINTWISE, text_of
 pytestmark = pytest.mark.skipif(nvrtc.version() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 CARDS = {80: Card(80, 108), 86: Card(86, 84), 90: Card(90, 132), 100: Card(100, 148)}
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32", "tf32x3": "float32"}
+VERSIONS = {80: "7.8", 86: "7.8", 90: "8.1", 100: "8.6"}
 EVERYTHING = list(itertools.product(POINTWISE, DTYPES, (80, 90, 100)))
 SOME = [("lstm", "bf16", 90), ("gru", "tf32x3", 80), ("custom", "f16", 100), ("elman", "tf32", 86)]
 
@@ -41,6 +42,7 @@ def test_kernels_compile(name, form, capability):
         ptx = nvrtc.compile_ptx(kernel.source, capability)
         assert f".entry {kernel.name}(" in ptx
         assert f".target sm_{capability}" in ptx
+        assert f".version {VERSIONS[capability]}\n" in ptx  # older drivers take it too
 
 
 @pytest.mark.thorough
