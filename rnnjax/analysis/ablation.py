@@ -23,13 +23,13 @@ from rnnjax.analysis.recording import (
     read_text,
     restart,
     step_layers,
-    windows,
 )
 from rnnjax.analysis.units import HOW_TO_NAME, parse_unit, select_units
 from rnnjax.cell import batch_shape
 from rnnjax.checks import check_ids
 from rnnjax.kinds import public
 from rnnjax.network import start_state
+from rnnjax.text.windows import windows
 from rnnjax.traced import observe
 
 __all__ = ["Ablation", "Tally", "ablate", "step_clamped", "unit_means"]
@@ -127,11 +127,12 @@ def _tally(
     model: SymbolModel, ids: np.ndarray, clamps: Clamps, label: np.ndarray, closing: Sequence[int], reading: Any
 ) -> Tally:
     options = {"streams": 16, "window": 128, "warmup": 256, "starts": None} | reading
+    options["streams"] = min(options["streams"], max(1, len(ids) - 1))
     closes = np.zeros(model.inputs.shape[0], np.float32)
     closes[list(closing)] = 1
     sums, counts = np.zeros(5), np.zeros(5)
     state = None
-    for at, counted, resets in windows(0, len(ids) - 1, **options):
+    for at, counted, resets in windows(0, len(ids) - 1, **options, where="ablate"):
         state = start_state(model.cell, model.params, at.shape[1:]) if state is None else state
         at = np.clip(at, 0, len(ids) - 2)
         now, then = ids[at].astype(np.int32), ids[at + 1].astype(np.int32)

@@ -18,9 +18,10 @@ import numpy as np
 
 from rnnjax.analysis.units import Leaf, Selection, parse_unit, select_units
 from rnnjax.cell import batch_shape, leaf_names
-from rnnjax.checks import check_ids, check_size, check_starts
+from rnnjax.checks import check_ids, check_starts
 from rnnjax.kinds import public
 from rnnjax.network import start_state, walk
+from rnnjax.text.windows import windows
 from rnnjax.traced import observe
 
 __all__ = [
@@ -243,33 +244,6 @@ def restart(cell: Any, params: Any, state: Any, reset: jax.Array | None) -> Any:
     return jax.tree.map(choose, start_state(cell, params, reset.shape), state)
 
 
-def windows(
-    begin: int, end: int, streams: int, window: int, warmup: int, starts: np.ndarray | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Positions, which of them count, and resets, each ``[T, B]``: ``begin`` to ``end`` in B contiguous pieces.
-
-    Every piece is read from ``warmup`` symbols before its beginning; what stands before position 0 is padding, after
-    which the state is reset.
-    """
-    for name, value in (("streams", streams), ("window", window)):
-        check_size("read_text", name, value)
-    if warmup < 0 or not 0 <= begin < end:
-        raise ValueError(
-            f"read_text: warmup must not be negative and the text not empty, got warmup {warmup} and positions {begin} "
-            f"to {end}; use a longer text."
-        )
-    streams = min(streams, end - begin)
-    piece = -(-(end - begin) // streams)
-    first = begin + np.arange(streams) * piece
-    last = np.minimum(first + piece, end)
-    for offset in range(-min(warmup, int(first[-1])), piece, window):
-        at = first + offset + np.arange(window)[:, None]
-        resets = at == 0
-        if starts is not None and len(starts):
-            resets |= starts[np.minimum(np.searchsorted(starts, at), len(starts) - 1)] == at
-        yield at, (at >= first) & (at < last), resets
-
-
 @public
 def read_text(
     model: SymbolModel,
@@ -309,7 +283,13 @@ def read_text(
     cell, end = model.cell, len(ids) if end is None else min(end, len(ids))
     selection = select_units(select, leaves_of(cell, model.params, model.inputs[0]))
     state = None
-    for at, counted, resets in windows(begin, end, streams, window, warmup, starts):
+    cut: dict[str, Any] = {
+        "streams": min(streams, max(1, end - begin)),
+        "window": window,
+        "warmup": warmup,
+        "starts": starts,
+    }
+    for at, counted, resets in windows(begin, end, **cut, where="read_text"):
         state = start_state(cell, model.params, at.shape[1:]) if state is None else state
         read = np.clip(at, 0, len(ids) - 1)
         state, values = _read(cell, model.params, model.inputs, state, ids[read].astype(np.int32), resets, selection)

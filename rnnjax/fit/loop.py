@@ -76,17 +76,16 @@ class Loop:
 
     def __init__(self, task: Task, plan: Plan, folder: pathlib.Path | None, report: Report) -> None:
         self.task, self.plan, self.folder, self.report = task, plan, folder, report
+        self.started = self.announced = time.monotonic()
+        report({"kind": "compiling", "step": 0, "programs": task.programs})  # the start has programs, too
         self.carry = task.start()
         self.progress = Progress(calm_loss=task.calm_loss)
         self.history: list[dict[str, Any]] = []
         self.kept: Any = None  # the best parameters, where no folder keeps them
         paths = {} if folder is None else {"metrics": folder / "metrics.jsonl", **task.logs}
         self.logs = {name: Log(path, task.where) for name, path in paths.items()}
-        self.started = time.monotonic()
-        self.safe = self.anchor = (
-            self.carry,
-            self.progress,
-        )  # the last good interval, the last checkpoint: to go back to
+        # To go back to: the state after the last good interval, and after the last evaluation.
+        self.safe = self.anchor = self.carry, self.progress
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
@@ -199,12 +198,10 @@ class Loop:
         return info, rate
 
     def first_update(self) -> tuple[Info, float | None]:
-        """The update that is compiled, which may take longer than all others together: it is announced."""
-        begin = self.seconds()
-        self.report({"kind": "compiling", "step": self.progress.step, "programs": self.task.programs})
+        """The update that is compiled, which may take longer than all others together."""
         info, rate = self.one_update()
         info.loss.block_until_ready()
-        seconds = self.seconds() - begin
+        seconds = time.monotonic() - self.announced
         self.report({"kind": "compiled", "step": self.progress.step, "seconds": round(seconds, 3)})
         return info, rate
 

@@ -168,13 +168,14 @@ def fit(
     root = None if folder is None else pathlib.Path(folder)
     if root is not None:
         _check_folder(root, resume)
-    loop = Loop(task, plan, root, report)
-    screen = report if isinstance(report, contextlib.AbstractContextManager) else contextlib.nullcontext()
-    with screen, loop.owned():
+    with contextlib.ExitStack() as stack:
+        if isinstance(report, contextlib.AbstractContextManager):
+            stack.enter_context(report)
+        loop = Loop(task, plan, root, report)
+        stack.enter_context(loop.owned())
         if resume and isinstance(batches, Feed):
-            report(
-                {"kind": "note", "step": 0, "text": "batches of an iterable are not those that would have come next"}
-            )
+            text = "batches of an iterable begin anew: only those of a function of the step go on as they would have"
+            report({"kind": "note", "step": 0, "text": text})
         reason = loop.run(resume, should_stop)
         found, best_step = loop.best()
         rows = [row for row in loop.history if row["step"] == best_step]

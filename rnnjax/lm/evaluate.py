@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from rnnjax.checks import check_ids, check_size, check_starts
 from rnnjax.kinds import public
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks import StackState
+from rnnjax.text.windows import windows
 
 __all__ = ["Evaluation", "evaluate", "evaluate_windows", "symbol_losses"]
 
@@ -144,19 +146,11 @@ def _carried(
     ids, predictions = _check(model, ids, streams=streams, window=window, **({} if limit is None else {"limit": limit}))
     warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, len(ids))
     predictions = predictions if limit is None else min(predictions, limit)
-    piece = -(-predictions // streams)
-    begin = np.arange(streams) * piece  # the first prediction that counts, of every stream
-    end = np.minimum(begin + piece, predictions)
-    warmup = min(warmup, (streams - 1) * piece)
     state = model.initial_state((streams,))
-    for first in range(-warmup, piece, window):
-        at = begin + first + np.arange(window)[:, None]  # [T, B]; below 0 stands padding, which position 0 resets
-        resets = at == 0
-        if starts is not None and len(starts):
-            nearest = np.minimum(np.searchsorted(starts, at), len(starts) - 1)
-            resets |= starts[nearest] == at
+    cut: dict[str, Any] = {"streams": streams, "window": window, "warmup": warmup, "starts": starts}
+    for at, counted, resets in windows(0, predictions, **cut, where="evaluate"):
         state, losses = _score(model, params, state, ids, at, resets)
-        yield losses, (at >= begin) & (at < end)
+        yield losses, counted
 
 
 def _score(

@@ -131,5 +131,5 @@ def test_selection_and_names(model):
     ):
         with pytest.raises(ValueError, match=message):
             select_units([name], leaves)
-    with pytest.raises(ValueError, match="text not empty"):
+    with pytest.raises(ValueError, match="text must not be empty"):
         next(read_text(model, IDS[:0]))
