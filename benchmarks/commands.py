@@ -20,7 +20,7 @@ from benchmarks.results_file import load_rows, read_json, write_json
 from benchmarks.run_grid import Settings, run_grid
 from benchmarks.settings import setting_costs
 from benchmarks.summary import summary
-from rnnjax import cell_from_name
+from rnnjax.cells import cell_from_name
 from rnnjax.lm.devices import prepare_devices
 
 __all__ = ["app", "main"]

@@ -45,7 +45,7 @@ def remat_costs(
     """Peak bytes and time of one gradient for every length and policy.
 
     Args:
-        cell_name: see `rnnjax.cell_from_name`.
+        cell_name: see `rnnjax.cells.cell_from_name`.
         hidden_size: H; the input has the same size.
         batch_size: B.
         lengths: T.
@@ -53,7 +53,7 @@ def remat_costs(
         limit_bytes: what needs more is compiled and not run.
         say: gets a line a length.
     """
-    cell = rnnjax.cell_from_name(cell_name, hidden_size)
+    cell = rnnjax.cells.cell_from_name(cell_name, hidden_size)
     policies = [p for p in POLICIES if p[0] in rnnjax.implementations(cell)]
     params = cell.init(jax.random.key(0), hidden_size)
     state = cell.initial_state((batch_size,))
@@ -108,7 +108,7 @@ def tbptt_costs(
     The data are two floats a step. ``temp_bytes`` is what the program needs beside them and its results; it has a copy
     of the data, which XLA takes into the loop, and is otherwise the same for every length.
     """
-    cell = rnnjax.cell_from_name(cell_name, hidden_size)
+    cell = rnnjax.cells.cell_from_name(cell_name, hidden_size)
     optimizer = optax.adam(1e-3)
     params = {"cell": cell.init(jax.random.key(0), 1), "out": jnp.zeros((cell.hidden_size, 1))}
 

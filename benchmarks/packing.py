@@ -52,19 +52,19 @@ def padding_batches(sequences: list[np.ndarray], one_shape: bool) -> list[Batch]
     longest = max(map(len, sequences)) if one_shape else None
     parts = [np.arange(start, start + BATCH) for start in range(0, len(sequences), BATCH)]
     filled = [np.where(part < len(sequences), part, -1) for part in parts]
-    return [(*rnnjax.pad_sequences(sequences, part, longest), None) for part in filled]
+    return [(*rnnjax.data.pad_sequences(sequences, part, longest), None) for part in filled]
 
 
 def bucket_batches(sequences: list[np.ndarray], num_buckets: int) -> list[Batch]:
-    buckets = rnnjax.bucket_by_length([len(s) for s in sequences], BATCH, num_buckets=num_buckets, seed=0)
-    return [(*rnnjax.pad_sequences(sequences, indices, seq_len), None) for indices, seq_len in buckets.batches]
+    buckets = rnnjax.data.bucket_by_length([len(s) for s in sequences], BATCH, num_buckets=num_buckets, seed=0)
+    return [(*rnnjax.data.pad_sequences(sequences, indices, seq_len), None) for indices, seq_len in buckets.batches]
 
 
 def packed_batches(sequences: list[np.ndarray]) -> list[Batch]:
     """Rows as long as the longest sequence, with rows that hold nothing to fill the last batch: one shape."""
     seq_len = max(map(len, sequences))
-    rows = rnnjax.pack_documents(sequences, seq_len=seq_len).resets.shape[1]
-    packed = rnnjax.pack_documents(sequences, seq_len=seq_len, num_rows=-(-rows // BATCH) * BATCH)
+    rows = rnnjax.data.pack_documents(sequences, seq_len=seq_len).resets.shape[1]
+    packed = rnnjax.data.pack_documents(sequences, seq_len=seq_len, num_rows=-(-rows // BATCH) * BATCH)
     parts = [slice(start, start + BATCH) for start in range(0, packed.resets.shape[1], BATCH)]
     return [(packed.xs[:, part], packed.lengths[part], packed.resets[:, part]) for part in parts]
 
@@ -87,7 +87,7 @@ def trainer(hidden: int) -> tuple[Callable[..., Any], Any]:
     def loss_fn(params, xs, lengths, resets):
         state = cell.initial_state((xs.shape[1],))
         _, ys = rnnjax.unroll(cell, params, state, xs, lengths=lengths, resets=resets)
-        return rnnjax.activation_regularization(ys, lengths=lengths)  # any loss that is masked will do
+        return rnnjax.networks.activation_regularization(ys, lengths=lengths)  # any loss that is masked will do
 
     @jax.jit
     def update(carry, xs, lengths, resets):

@@ -1,55 +1,32 @@
-"""rnnjax: recurrent networks in JAX, in pure functions."""
+"""rnnjax: recurrent networks in JAX, in pure functions.
+
+At the top stands what every program needs: cells, networks of them, and what runs, trains and keeps them. All else has
+a room, which is loaded when its name is used: the other cells are in ``rnnjax.cells``, masks and penalties in
+``rnnjax.networks``, initialisers in ``rnnjax.initializers``, batches in ``rnnjax.data``.
+
+>>> import rnnjax
+>>> rnnjax.data.pad_sequences
+<function pad_sequences at 0x...>
+>>> rnnjax.lstm
+Traceback (most recent call last):
+AttributeError: rnnjax has no 'lstm'; did you mean 'LSTM'?
+"""
 
 from rnnjax import _start  # noqa: F401  # isort: skip  (before all others: what Ctrl-C does while they load)
 
-from rnnjax import decoding, fit, online, topologies
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rnnjax import topologies  # its models join what `load` makes again
 from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step
-from rnnjax.cells import (
-    GRU,
-    LRU,
-    LSTM,
-    MGU,
-    MILSTM,
-    MIRNN,
-    SLSTM,
-    SRU,
-    ConvLSTM,
-    CoupledLSTM,
-    Elman,
-    GRUResetBefore,
-    IndRNN,
-    LayerNormGRU,
-    LayerNormLSTM,
-    LeakyRNN,
-    MinGRU,
-    MinimalRNN,
-    MinLSTM,
-    PeepholeLSTM,
-    ProjectedLSTM,
-    RecurrentHighway,
-    cell_from_name,
-    cell_from_repr,
-    leaky_noise,
-)
+from rnnjax.cells import GRU, LRU, LSTM, SLSTM, ConvLSTM, Elman, MinGRU, MinLSTM, ProjectedLSTM
+from rnnjax.checks import did_you_mean
 from rnnjax.cpu import use_cores
-from rnnjax.data import bucket_by_length, pack_documents, pad_sequences, padded_share, unpack_documents
 from rnnjax.engines import implementations
-from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
 from rnnjax.network import Network, network_step, start_state
-from rnnjax.networks import (
-    Bidirectional,
-    LearnedState,
-    Regularized,
-    Stack,
-    activation_regularization,
-    drop_connect,
-    dropout,
-    locked_dropout,
-    temporal_activation_regularization,
-    zoneout,
-)
+from rnnjax.networks import Bidirectional, LearnedState, Regularized, Stack
 from rnnjax.saving import load, save
-from rnnjax.tbptt import TBPTTResult, tbptt
+from rnnjax.tbptt import tbptt
 from rnnjax.testing.contract import check_cell
 from rnnjax.unroll import unroll
 
@@ -59,66 +36,68 @@ __all__ = [
     "GRU",
     "LRU",
     "LSTM",
-    "MGU",
-    "MILSTM",
-    "MIRNN",
     "SLSTM",
-    "SRU",
     "AffineCell",
     "Bidirectional",
     "Cell",
-    "Chrono",
     "ConvLSTM",
-    "CoupledLSTM",
     "Elman",
-    "GRUResetBefore",
-    "Glorot",
-    "Identity",
-    "IndRNN",
-    "LayerNormGRU",
-    "LayerNormLSTM",
-    "LeakyRNN",
     "LearnedState",
     "LinearCell",
     "MinGRU",
     "MinLSTM",
-    "MinimalRNN",
     "Network",
-    "Orthogonal",
-    "PeepholeLSTM",
     "ProjectedLSTM",
-    "RecurrentHighway",
     "Regularized",
     "Stack",
-    "TBPTTResult",
-    "Uniform",
-    "activation_regularization",
     "affine_step",
-    "bucket_by_length",
-    "cell_from_name",
-    "cell_from_repr",
     "check_cell",
-    "decoding",
-    "drop_connect",
-    "dropout",
-    "fit",
     "implementations",
-    "leaky_noise",
     "linear_step",
     "load",
-    "locked_dropout",
     "network_step",
-    "online",
-    "pack_documents",
-    "pad_sequences",
-    "padded_share",
     "save",
     "start_state",
     "tbptt",
-    "temporal_activation_regularization",
     "topologies",
-    "unpack_documents",
     "unroll",
     "use_cores",
-    "zoneout",
 ]
+
+_ROOMS = (
+    "analysis",
+    "cells",
+    "data",
+    "decoding",
+    "engines",
+    "fit",
+    "initializers",
+    "interop",
+    "lm",
+    "networks",
+    "online",
+    "report",
+    "testing",
+    "text",
+    "topologies",
+)
+_LIGHT = ("cells", "networks", "initializers", "data", "engines", "topologies")  # where a name is looked for
+_WORDS = {"rnn": "Elman", "rnncell": "Elman", "simplernn": "Elman", "lstmcell": "LSTM", "grucell": "GRU"}
+
+if not TYPE_CHECKING:  # which would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"rnnjax.{name}")
+        if name.startswith("_"):
+            raise AttributeError(f"rnnjax has no {name!r}")
+        for room in _LIGHT:
+            if name in importlib.import_module(f"rnnjax.{room}").__all__:
+                raise AttributeError(f"rnnjax has no {name!r}; write rnnjax.{room}.{name}.")
+        word = _WORDS.get(name.lower().replace("_", ""))
+        guess = f"; did you mean {word!r}?" if word else did_you_mean(name, (*__all__, *_ROOMS))
+        raise AttributeError(f"rnnjax has no {name!r}{guess or '.'}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

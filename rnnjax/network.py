@@ -252,7 +252,7 @@ def input_shape(net: Any, input_size: int) -> tuple[int, ...]:
     else reads the shape through this function.
 
     >>> import rnnjax
-    >>> input_shape(rnnjax.LSTM(4), 3), input_shape(rnnjax.Stack((rnnjax.ConvLSTM(4, (8, 8)),)), 3)
+    >>> input_shape(rnnjax.LSTM(4), 3), input_shape(rnnjax.Stack((rnnjax.ConvLSTM(4, spatial_shape=(8, 8)),)), 3)
     ((3,), (8, 8, 3))
     """
     own = getattr(leaves(net)[0].cell, "input_shape", None)
@@ -263,7 +263,7 @@ def output_shape(net: Any, input_size: int) -> tuple[int, ...]:
     """The axes of ``y`` behind the batch axes: ``(H,)`` of all but a few cells, and else found by tracing one step.
 
     >>> import rnnjax
-    >>> output_shape(rnnjax.Bidirectional((rnnjax.LSTM(4),)), 3), output_shape(rnnjax.ConvLSTM(4, (8, 8)), 3)
+    >>> output_shape(rnnjax.Bidirectional((rnnjax.LSTM(4),)), 3), output_shape(rnnjax.ConvLSTM(4, spatial_shape=(8, 8)), 3)
     (8, 8, 4)
     """
     if hasattr(net, "hidden_size") and not any(hasattr(leaf.cell, "input_shape") for leaf in leaves(net)):

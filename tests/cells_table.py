@@ -7,25 +7,9 @@ import pytest
 
 import rnnjax
 import rnnjax.testing
-from rnnjax import (
-    GRU,
-    LRU,
-    LSTM,
-    SRU,
-    Chrono,
-    ConvLSTM,
-    Elman,
-    Glorot,
-    GRUResetBefore,
-    Identity,
-    MinGRU,
-    MinLSTM,
-    Orthogonal,
-    ProjectedLSTM,
-    RecurrentHighway,
-    Stack,
-    Uniform,
-)
+from rnnjax import GRU, LRU, LSTM, ConvLSTM, Elman, MinGRU, MinLSTM, ProjectedLSTM, Stack
+from rnnjax.cells import SRU, GRUResetBefore, RecurrentHighway
+from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
 from rnnjax.testing import (
     Outcome,
     Problem,
@@ -41,6 +25,7 @@ from rnnjax.testing import unroll_problem as unroll
 __all__ = [
     "CELLS",
     "CORE",
+    "NAMES",
     "VARIANTS",
     "Outcome",
     "Problem",
@@ -78,21 +63,23 @@ CELLS = {
     "min_lstm": Row(MinLSTM(4)),
     "lru": Row(LRU(4, state_size=5)),
     "sru": Row(SRU(4)),
-    "peephole_lstm": Row(rnnjax.PeepholeLSTM(4)),
-    "coupled_lstm": Row(rnnjax.CoupledLSTM(4)),
-    "layernorm_lstm": Row(rnnjax.LayerNormLSTM(4)),
-    "layernorm_gru": Row(rnnjax.LayerNormGRU(5)),
-    "mgu": Row(rnnjax.MGU(4)),
-    "indrnn": Row(rnnjax.IndRNN(4)),
-    "leaky": Row(rnnjax.LeakyRNN(4, learn_tau=True)),
-    "mi_lstm": Row(rnnjax.MILSTM(4)),
+    "peephole_lstm": Row(rnnjax.cells.PeepholeLSTM(4)),
+    "coupled_lstm": Row(rnnjax.cells.CoupledLSTM(4)),
+    "layernorm_lstm": Row(rnnjax.cells.LayerNormLSTM(4)),
+    "layernorm_gru": Row(rnnjax.cells.LayerNormGRU(5)),
+    "mgu": Row(rnnjax.cells.MGU(4)),
+    "indrnn": Row(rnnjax.cells.IndRNN(4)),
+    "leaky": Row(rnnjax.cells.LeakyRNN(4, learn_tau=True)),
+    "mi_lstm": Row(rnnjax.cells.MILSTM(4)),
     "slstm": Row(rnnjax.SLSTM(4)),
-    "minimal_rnn": Row(rnnjax.MinimalRNN(4)),
+    "minimal_rnn": Row(rnnjax.cells.MinimalRNN(4)),
     "gru_reset_before": Row(GRUResetBefore(4)),
     "projected_lstm": Row(ProjectedLSTM(3, cell_size=5)),
     "highway": Row(RecurrentHighway(4, depth=2)),
     "conv_lstm": Row(ConvLSTM(2, spatial_shape=(4,))),
 }
+# What a repr may hold.
+NAMES = {**vars(rnnjax.cells), **vars(rnnjax.networks), **vars(rnnjax.initializers)}
 # What looks closer than the laws do, each on its own words, takes these rows.
 CORE = ("lstm", "gru", "stack")
 # The mathematics of a row above with another nonlinearity or other initial values: no law sees a difference, so
@@ -107,18 +94,18 @@ VARIANTS = {
     "min_gru_positive": Row(MinGRU(4, candidate="g", update_bias=Chrono(max_lag=20))),
     "min_lstm_positive": Row(MinLSTM(4, candidate="g", forget_bias=Chrono(max_lag=20))),
     "sru_square": Row(SRU(4, forget_bias=1.0), 4),
-    "peephole_chrono": Row(rnnjax.PeepholeLSTM(4, forget_bias=Chrono(max_lag=20))),
-    "coupled_chrono": Row(rnnjax.CoupledLSTM(4, forget_bias=Chrono(max_lag=20))),
-    "layernorm_lstm_coarse": Row(rnnjax.LayerNormLSTM(4, forget_bias=Chrono(max_lag=20), epsilon=0.1)),
-    "layernorm_gru_coarse": Row(rnnjax.LayerNormGRU(5, update_bias=1.0, epsilon=0.1)),
-    "mgu_without_reset": Row(rnnjax.MGU(4, reset_gate=False, forget_bias=Chrono(max_lag=20))),
-    "indrnn_tanh": Row(rnnjax.IndRNN(4, activation="tanh", recurrent_range=(-0.5, 1.5))),
-    "leaky_fixed": Row(rnnjax.LeakyRNN(4, tau=100.0, dt=20.0)),
-    "leaky_relu": Row(rnnjax.LeakyRNN(4, learn_tau=True, activation="relu")),
-    "mi_rnn": Row(rnnjax.MIRNN(4, alpha=0.5, beta=2.0)),
-    "mi_lstm_general": Row(rnnjax.MILSTM(4, forget_bias=0.0, alpha=2.0, beta=0.5)),
+    "peephole_chrono": Row(rnnjax.cells.PeepholeLSTM(4, forget_bias=Chrono(max_lag=20))),
+    "coupled_chrono": Row(rnnjax.cells.CoupledLSTM(4, forget_bias=Chrono(max_lag=20))),
+    "layernorm_lstm_coarse": Row(rnnjax.cells.LayerNormLSTM(4, forget_bias=Chrono(max_lag=20), epsilon=0.1)),
+    "layernorm_gru_coarse": Row(rnnjax.cells.LayerNormGRU(5, update_bias=1.0, epsilon=0.1)),
+    "mgu_without_reset": Row(rnnjax.cells.MGU(4, reset_gate=False, forget_bias=Chrono(max_lag=20))),
+    "indrnn_tanh": Row(rnnjax.cells.IndRNN(4, activation="tanh", recurrent_range=(-0.5, 1.5))),
+    "leaky_fixed": Row(rnnjax.cells.LeakyRNN(4, tau=100.0, dt=20.0)),
+    "leaky_relu": Row(rnnjax.cells.LeakyRNN(4, learn_tau=True, activation="relu")),
+    "mi_rnn": Row(rnnjax.cells.MIRNN(4, alpha=0.5, beta=2.0)),
+    "mi_lstm_general": Row(rnnjax.cells.MILSTM(4, forget_bias=0.0, alpha=2.0, beta=0.5)),
     "slstm_exp": Row(rnnjax.SLSTM(4, forget_gate="exp")),
-    "minimal_rnn_chrono": Row(rnnjax.MinimalRNN(4, update_bias=Chrono(max_lag=20))),
+    "minimal_rnn_chrono": Row(rnnjax.cells.MinimalRNN(4, update_bias=Chrono(max_lag=20))),
     "stack_of_one": Row(Stack((LSTM(4),))),
     "norm_stack": Row(Stack((LSTM(5), GRU(4)), norm="rms")),
     "stack_of_stacks": Row(Stack((Stack((Elman(4), GRU(2))), LSTM(4)))),

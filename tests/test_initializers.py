@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax import GRU, LSTM, Chrono, Elman, Glorot, Identity, Orthogonal, Stack, Uniform
-from rnnjax.initializers import Initializer, per_gate
+from rnnjax import GRU, LSTM, Elman, Stack
+from rnnjax.initializers import Chrono, Glorot, Identity, Initializer, Orthogonal, Uniform, per_gate
 from tests.cells_table import CELLS, VARIANTS, rows
 
 KEY = jax.random.key(0)

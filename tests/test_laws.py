@@ -21,6 +21,7 @@ from rnnjax.network import leaves
 from tests.cells_table import (
     CELLS,
     CORE,
+    NAMES,
     VARIANTS,
     Outcome,
     Problem,
@@ -113,7 +114,7 @@ def test_equal_cells_share_one_trace(row, implementation, monkeypatch):
         monkeypatch.setattr(type(cell), "update", update)
 
     def run(seed):
-        twin = eval(repr(row.cell), vars(rnnjax))
+        twin = eval(repr(row.cell), NAMES)
         assert twin is not row.cell
         rnnjax.unroll(twin, *make_problem(row, seq_len=11, seed=seed)[:3], implementation=implementation)
 
@@ -153,7 +154,7 @@ def test_checkpointing_saves_memory():
 @pytest.mark.quick
 def test_cells_are_values(row):
     cell = row.cell
-    for twin in (eval(repr(cell), vars(rnnjax)), pickle.loads(pickle.dumps(cell)), copy.deepcopy(cell)):
+    for twin in (eval(repr(cell), NAMES), pickle.loads(pickle.dumps(cell)), copy.deepcopy(cell)):
         assert twin == cell and hash(twin) == hash(cell) and twin is not cell
     others = [other.cell for other in (CELLS | VARIANTS).values() if other is not row]
     assert cell not in others

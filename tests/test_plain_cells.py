@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Chrono, ConvLSTM, GRUResetBefore, ProjectedLSTM, RecurrentHighway, Stack
+from rnnjax import GRU, LSTM, ConvLSTM, ProjectedLSTM, Stack
+from rnnjax.cells import GRUResetBefore, RecurrentHighway
+from rnnjax.initializers import Chrono
 from rnnjax.network import input_shape, output_shape
 from rnnjax.testing import assert_close, fast_jit, forward, loss_of, make_problem, plain, with_gradients
 
@@ -158,9 +160,9 @@ def test_one_form_of_every_cell():
     """Pitfall 17: equal cells are equal, however they were written."""
     square = ConvLSTM(4, spatial_shape=(5, 6), kernel_shape=(3, 3))
     assert ConvLSTM(4, spatial_shape=[5, 6], kernel_shape=3) == square
-    assert rnnjax.cell_from_name("conv_lstm(spatial_shape=(5, 6))", 4) == square
-    assert rnnjax.cell_from_name("projected_lstm(cell_size=7)", 4) == ProjectedLSTM(4, cell_size=7)
-    assert rnnjax.cell_from_name("highway(depth=2)", 4) == RecurrentHighway(4, depth=2)
+    assert rnnjax.cells.cell_from_name("conv_lstm(spatial_shape=(5, 6))", 4) == square
+    assert rnnjax.cells.cell_from_name("projected_lstm(cell_size=7)", 4) == ProjectedLSTM(4, cell_size=7)
+    assert rnnjax.cells.cell_from_name("highway(depth=2)", 4) == RecurrentHighway(4, depth=2)
     assert ProjectedLSTM(4).initial_state().c.shape == (16,)
 
 
@@ -209,7 +211,7 @@ def test_one_form_of_every_cell():
             "ConvLSTM.init: input_size must be at least 1, got 0.",
         ),
         (
-            lambda: rnnjax.cell_from_name("conv_lstm", 4),
+            lambda: rnnjax.cells.cell_from_name("conv_lstm", 4),
             ValueError,
             "cell: 'conv_lstm' cannot be made: ",
         ),

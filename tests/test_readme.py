@@ -105,7 +105,7 @@ def janet(tmp_path, monkeypatch):
     assert len([line for line in code.splitlines() if line.strip()]) < 30
     (tmp_path / "janet.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    return rnnjax.cell_from_name("janet.py:Janet", 5)
+    return rnnjax.cells.cell_from_name("janet.py:Janet", 5)
 
 
 @pytest.mark.quick

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Chrono, Elman, Identity, Orthogonal, Stack, Uniform, cell_from_name
-from rnnjax.cells import CELLS
+from rnnjax import GRU, LSTM, Elman, Stack
+from rnnjax.cells import CELLS, cell_from_name
 from rnnjax.engines import Engine, Job, UnfitError, choice, choose, register
+from rnnjax.initializers import Chrono, Identity, Orthogonal, Uniform
 from tests.cells_table import Row, make_problem
 
 pytestmark = pytest.mark.quick
@@ -198,8 +199,8 @@ def test_options_go_by_name(name):
 
 
 def test_sizes_of_numpy_are_plain_ints():
-    cell = rnnjax.RecurrentHighway(np.int64(5), depth=np.uint8(2), transform_bias=np.float32(-1.0))
-    assert cell == rnnjax.RecurrentHighway(5, depth=2, transform_bias=-1.0)
+    cell = rnnjax.cells.RecurrentHighway(np.int64(5), depth=np.uint8(2), transform_bias=np.float32(-1.0))
+    assert cell == rnnjax.cells.RecurrentHighway(5, depth=2, transform_bias=-1.0)
     assert repr(cell).startswith("RecurrentHighway(hidden_size=5, depth=2, transform_bias=-1.0, ")
     params = rnnjax.LSTM(4).init(jax.random.key(0), np.int32(3))
     assert params.w_ih.shape == (3, 16)
@@ -212,15 +213,27 @@ def test_sizes_of_numpy_are_plain_ints():
         (lambda: rnnjax.LSTM(4, forget_bias="1"), TypeError, "LSTM: forget_bias must be a number, got '1'."),
         (lambda: rnnjax.LSTM(4, forget_bias=True), TypeError, "LSTM: forget_bias must be a number, got True."),
         (lambda: rnnjax.LSTM(4, forget_bias=jnp.ones(4)), TypeError, "LSTM: forget_bias must be a number, got f32[4]."),
-        (lambda: rnnjax.MIRNN(4, alpha=np.nan), ValueError, "MIRNN: alpha must be a finite number, got nan."),
-        (lambda: rnnjax.MGU(4, reset_gate="no"), TypeError, "MGU: reset_gate must be True or False, got 'no'."),
-        (lambda: rnnjax.LSTM(4, input_init=rnnjax.Glorot), TypeError, "LSTM: input_init must be an instance, got the"),
+        (lambda: rnnjax.cells.MIRNN(4, alpha=np.nan), ValueError, "MIRNN: alpha must be a finite number, got nan."),
+        (lambda: rnnjax.cells.MGU(4, reset_gate="no"), TypeError, "MGU: reset_gate must be True or False, got 'no'."),
+        (
+            lambda: rnnjax.LSTM(4, input_init=rnnjax.initializers.Glorot),
+            TypeError,
+            "LSTM: input_init must be an instance, got the",
+        ),
         (lambda: rnnjax.LSTM(4, input_init=3), TypeError, "LSTM: input_init must be an initialiser such as Glorot()"),
-        (lambda: rnnjax.LSTM(4, forget_bias=rnnjax.Chrono), TypeError, "LSTM: forget_bias must be an instance, got"),
+        (
+            lambda: rnnjax.LSTM(4, forget_bias=rnnjax.initializers.Chrono),
+            TypeError,
+            "LSTM: forget_bias must be an instance, got",
+        ),
         (lambda: rnnjax.LRU(4, state_size=0), ValueError, "LRU: state_size must be at least 1, got 0."),
-        (lambda: rnnjax.Chrono(2.5), TypeError, "Chrono: max_lag must be an int, got 2.5."),
-        (lambda: rnnjax.Glorot(np.nan), ValueError, "Glorot: scale must be a finite number"),
-        (lambda: rnnjax.Uniform(-1), ValueError, "Uniform: scale must be a finite number of at least 0, got -1."),
+        (lambda: rnnjax.initializers.Chrono(2.5), TypeError, "Chrono: max_lag must be an int, got 2.5."),
+        (lambda: rnnjax.initializers.Glorot(np.nan), ValueError, "Glorot: scale must be a finite number"),
+        (
+            lambda: rnnjax.initializers.Uniform(-1),
+            ValueError,
+            "Uniform: scale must be a finite number of at least 0, got -1.",
+        ),
         (lambda: rnnjax.LSTM(4).init(0, 3), TypeError, "LSTM.init: key must be a key of jax.random, got 0; make it"),
         (
             lambda: rnnjax.GRU(4).init(jax.random.split(jax.random.key(0)), 3),

@@ -12,20 +12,11 @@ import pytest
 from safetensors import numpy as safetensors
 
 import rnnjax
-from rnnjax import (
-    GRU,
-    LSTM,
-    Bidirectional,
-    Chrono,
-    Elman,
-    LearnedState,
-    Stack,
-    cell_from_repr,
-    topologies,
-)
+from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Stack, topologies
 from rnnjax import arrays as arrays_file
-from rnnjax.cells import describable
+from rnnjax.cells import cell_from_repr, describable
 from rnnjax.files import FileWarning, write_atomic
+from rnnjax.initializers import Chrono
 from rnnjax.lm.model import LanguageModel
 from rnnjax.saving import CheckpointError, named_arrays
 from rnnjax.topologies import ContextState
@@ -258,7 +249,7 @@ def test_damage_is_named(tmp_path):
 
 def test_a_file_without_description(tmp_path):
     """What another program wrote under our names loads with `cell`; its input size is found out."""
-    path, cell = tmp_path / "net.safetensors", Stack((rnnjax.SRU(4), GRU(2)))
+    path, cell = tmp_path / "net.safetensors", Stack((rnnjax.cells.SRU(4), GRU(2)))
     for input_size in (3, 4):  # an SRU has one matrix less where I is H
         params = random_params(cell, input_size)
         safetensors.save_file(named_arrays(params), path)

@@ -53,7 +53,7 @@ def test_split_equals_one_device():
             return jax.jit(run)
 
         xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
-        for cell in (rnnjax.PeepholeLSTM(H), rnnjax.LRU(H), rnnjax.LearnedState(rnnjax.LSTM(H))):
+        for cell in (rnnjax.cells.PeepholeLSTM(H), rnnjax.LRU(H), rnnjax.LearnedState(rnnjax.LSTM(H))):
             params = cell.init(jax.random.key(0), I, jnp.float64)
             state = cell.initial_state((B,), jnp.float64)
             default = gradients(None, cell, lengths=lengths, resets=resets)(params, state, xs)

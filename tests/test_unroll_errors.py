@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, RecurrentHighway, Stack
+from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Stack
+from rnnjax.cells import RecurrentHighway
 from rnnjax.engines import UnfitError
 
 CELL = LSTM(4)

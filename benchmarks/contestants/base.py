@@ -77,7 +77,7 @@ def array_dtype(dtype: str) -> Any:
 
 def make_problem(point: Point, seed: int = 0) -> Problem:
     """Parameters as the cell initialises them, but for biases, which are random so that none is ignored."""
-    cell = rnnjax.cell_from_name(point.cell, point.sizes.H)
+    cell = rnnjax.cells.cell_from_name(point.cell, point.sizes.H)
     dtype = array_dtype(point.dtype)
     key = jax.random.key(seed)
     params = cell.init(key, point.sizes.I, dtype)

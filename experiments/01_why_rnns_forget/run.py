@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SYMBOLS, HIDDEN, BATCH = 4, 32, 32
 CELLS = {"Elman": rnnjax.Elman(HIDDEN), "LSTM": rnnjax.LSTM(HIDDEN), "GRU": rnnjax.GRU(HIDDEN)}
 KEEP = {"LSTM": "f", "GRU": "z"}  # the gate that multiplies the old state
-EXPLODING = rnnjax.Elman(HIDDEN, recurrent_init=rnnjax.Orthogonal(1.5))
+EXPLODING = rnnjax.Elman(HIDDEN, recurrent_init=rnnjax.initializers.Orthogonal(1.5))
 CHUNK = 25
 
 
@@ -48,7 +48,7 @@ class Params(NamedTuple):
 
 def init(cell, key):
     key_cell, key_out = jax.random.split(key)
-    w_out = rnnjax.Glorot()(key_out, (HIDDEN, SYMBOLS))
+    w_out = rnnjax.initializers.Glorot()(key_out, (HIDDEN, SYMBOLS))
     return Params(cell.init(key_cell, SYMBOLS + 1), w_out, jnp.zeros(SYMBOLS))
 
 

@@ -113,7 +113,9 @@ class Tagger:
         boundaries = [*boundaries, longest] if longest > boundaries[-1] else boundaries
         arrays = self.encoder.encode(sentences, self.forms, boundaries[-1])
         guessed: list[np.ndarray] = [np.zeros(0, int)] * len(sentences)
-        batches = rnnjax.bucket_by_length(arrays["lengths"], self.settings.batch_size, boundaries=boundaries).batches
+        batches = rnnjax.data.bucket_by_length(
+            arrays["lengths"], self.settings.batch_size, boundaries=boundaries
+        ).batches
         for rows, seq_len in batches:
             batch = trim({name: array[rows] for name, array in arrays.items()}, seq_len)
             batch = {name: array for name, array in self.spell(batch).items() if name != "tags"}

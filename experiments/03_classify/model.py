@@ -71,7 +71,7 @@ class Classifier:
     def predictor(self, texts: list[str], batch_size: int = 256) -> Callable[[Any], np.ndarray]:
         """A function of the parameters: probabilities ``[N, classes]`` of these texts, encoded once."""
         ids, lengths = encode(self.examples, texts, self.known, self.boundaries[-1])
-        buckets = rnnjax.bucket_by_length(lengths, batch_size, boundaries=self.boundaries)
+        buckets = rnnjax.data.bucket_by_length(lengths, batch_size, boundaries=self.boundaries)
 
         def predict(params: Any) -> np.ndarray:
             probabilities = np.zeros((len(texts), len(self.examples.classes)))

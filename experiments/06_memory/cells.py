@@ -43,7 +43,10 @@ def entry(name: str, lag: int, width: float = 1.0) -> Entry:
         case "IRNN":
             return Entry(
                 rnnjax.Elman(
-                    size(128), activation="relu", input_init=rnnjax.Glorot(0.1), recurrent_init=rnnjax.Identity()
+                    size(128),
+                    activation="relu",
+                    input_init=rnnjax.initializers.Glorot(0.1),
+                    recurrent_init=rnnjax.initializers.Identity(),
                 ),
                 5e-4,
             )
@@ -52,7 +55,7 @@ def entry(name: str, lag: int, width: float = 1.0) -> Entry:
         case "GRU":
             return Entry(rnnjax.GRU(size(74)), 8e-3)
         case "chrono LSTM":
-            return Entry(rnnjax.LSTM(size(64), forget_bias=rnnjax.Chrono(max(3, lag))), 8e-3)
+            return Entry(rnnjax.LSTM(size(64), forget_bias=rnnjax.initializers.Chrono(max(3, lag))), 8e-3)
         case "LRU":
             return Entry(LRUBlock(size(48), r_min=0.9, r_max=0.999), 8e-3)
         case _:

@@ -70,7 +70,7 @@ class FrameTagger:
             kernels=(he(keys[0], (5, 5, 1, C)), he(keys[1], (3, 3, C, C))),
             biases=(jnp.zeros(C), jnp.zeros(C)),
             cell=self.cell.init(keys[2], inputs),
-            w_out=rnnjax.Glorot()(keys[3], (C + H, 50)),
+            w_out=rnnjax.initializers.Glorot()(keys[3], (C + H, 50)),
             b_out=jnp.zeros(50),
         )
 

@@ -90,7 +90,7 @@ def gradient_flow(
         TypeError: for a state of integers.
 
     >>> import jax, jax.numpy as jnp, rnnjax
-    >>> cell = rnnjax.Elman(4, activation="relu", recurrent_init=rnnjax.Identity(0.5))
+    >>> cell = rnnjax.Elman(4, activation="relu", recurrent_init=rnnjax.initializers.Identity(0.5))
     >>> params = cell.init(jax.random.key(0), input_size=1)._replace(w_ih=jnp.ones((1, 4)))
     >>> flow = gradient_flow(cell, params, cell.initial_state((2,)), jnp.ones((6, 2, 1)), lambda ys: ys[..., 0],
     ...                      times=[5], chunk_len=2)

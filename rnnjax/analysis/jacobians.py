@@ -104,7 +104,7 @@ def jacobian_spectrum(
         TypeError: for a state of integers.
 
     >>> import jax, jax.numpy as jnp, rnnjax
-    >>> cell = rnnjax.Elman(3, activation="relu", recurrent_init=rnnjax.Orthogonal(0.5))
+    >>> cell = rnnjax.Elman(3, activation="relu", recurrent_init=rnnjax.initializers.Orthogonal(0.5))
     >>> params = cell.init(jax.random.key(0), input_size=1)._replace(b=jnp.full(3, 9.0))
     >>> spectrum = jacobian_spectrum(cell, params, cell.initial_state(), jnp.zeros((4, 1)))
     >>> spectrum.singular_values[0].round(3).tolist(), round(float(spectrum.rate), 3)
@@ -165,7 +165,7 @@ def recurrent_bound(cell: Cell, params: Any) -> RecurrentBound:
         TypeError: for any other cell.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.Elman(4, recurrent_init=rnnjax.Orthogonal(0.5))
+    >>> cell = rnnjax.Elman(4, recurrent_init=rnnjax.initializers.Orthogonal(0.5))
     >>> round(recurrent_bound(cell, cell.init(jax.random.key(0), input_size=2)).bound, 6)
     0.5
     """

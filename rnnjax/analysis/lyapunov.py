@@ -61,7 +61,7 @@ def lyapunov_spectrum(
         TypeError: for a state of integers.
 
     >>> import jax, jax.numpy as jnp, rnnjax
-    >>> cell = rnnjax.IndRNN(2)  # h' = relu(u * h + b)
+    >>> cell = rnnjax.cells.IndRNN(2)  # h' = relu(u * h + b)
     >>> params = cell.init(jax.random.key(0), input_size=1)._replace(u=jnp.array([0.5, 0.25]), b=jnp.ones(2))
     >>> spectrum = lyapunov_spectrum(cell, params, cell.initial_state(), jnp.zeros((60, 1)), warmup=20)
     >>> spectrum.exponents.round(4).tolist()  # log 1/2 and log 1/4

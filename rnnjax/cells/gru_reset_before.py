@@ -51,7 +51,7 @@ class GRUResetBefore:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.GRUResetBefore(hidden_size=4)
+    >>> cell = rnnjax.cells.GRUResetBefore(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, rnnjax.implementations(cell)

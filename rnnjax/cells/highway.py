@@ -56,7 +56,7 @@ class RecurrentHighway:
         ValueError: for a size or depth below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.RecurrentHighway(hidden_size=4, depth=3)
+    >>> cell = rnnjax.cells.RecurrentHighway(hidden_size=4, depth=3)
     >>> params = cell.init(jax.random.key(0), input_size=2)
     >>> state, y = cell.step(params, cell.initial_state(), jax.numpy.ones(2))
     >>> y.shape, params.w_hh.shape

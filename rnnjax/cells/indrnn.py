@@ -52,7 +52,7 @@ class IndRNN:
         ValueError: for a size below one, an unknown activation or a range that is none.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.IndRNN(hidden_size=4)
+    >>> cell = rnnjax.cells.IndRNN(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state(), jax.numpy.ones(3))
     >>> y.shape, params.u.shape

@@ -62,7 +62,7 @@ class LayerNormLSTM:
         ValueError: for a size below one, or an ``epsilon`` that is not positive.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.LayerNormLSTM(hidden_size=4)
+    >>> cell = rnnjax.cells.LayerNormLSTM(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.gain_x.shape, params.gain_c.shape
@@ -155,7 +155,7 @@ class LayerNormGRU:
         ValueError: for a size below one, or an ``epsilon`` that is not positive.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.LayerNormGRU(hidden_size=4)
+    >>> cell = rnnjax.cells.LayerNormGRU(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.gain_x.shape

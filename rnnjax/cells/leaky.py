@@ -61,7 +61,7 @@ class LeakyRNN:
             equality for ``learn_tau``.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.LeakyRNN(hidden_size=4, tau=100.0, dt=20.0)
+    >>> cell = rnnjax.cells.LeakyRNN(hidden_size=4, tau=100.0, dt=20.0)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state(), jax.numpy.ones(3))
     >>> y.shape, cell.alpha(params)
@@ -147,7 +147,7 @@ def leaky_noise(
         Parameters for inputs of size I + H, and ``xs [..., I + H]``.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.LeakyRNN(hidden_size=4)
+    >>> cell = rnnjax.cells.LeakyRNN(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> noisy, xs = leaky_noise(jax.random.key(1), cell, params, jax.numpy.ones((7, 3)), sigma=0.1)
     >>> state, ys = rnnjax.unroll(cell, noisy, cell.initial_state(), xs)

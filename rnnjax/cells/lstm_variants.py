@@ -57,7 +57,7 @@ class PeepholeLSTM:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.PeepholeLSTM(hidden_size=4)
+    >>> cell = rnnjax.cells.PeepholeLSTM(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.p_i.shape
@@ -123,7 +123,7 @@ class CoupledLSTM:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.CoupledLSTM(hidden_size=4)
+    >>> cell = rnnjax.cells.CoupledLSTM(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.w_hh.shape

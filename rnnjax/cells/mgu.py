@@ -57,7 +57,7 @@ class MGU:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.MGU(hidden_size=4)
+    >>> cell = rnnjax.cells.MGU(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.w_hh.shape

@@ -56,7 +56,7 @@ class MinimalRNN:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.MinimalRNN(hidden_size=4)
+    >>> cell = rnnjax.cells.MinimalRNN(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.w_zh.shape

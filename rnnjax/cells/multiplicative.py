@@ -58,7 +58,7 @@ class MIRNN:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.MIRNN(hidden_size=4)
+    >>> cell = rnnjax.cells.MIRNN(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state(), jax.numpy.ones(3))
     >>> y.shape, params.alpha.shape
@@ -130,7 +130,7 @@ class MILSTM:
         ValueError: for a size below one.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.MILSTM(hidden_size=4)
+    >>> cell = rnnjax.cells.MILSTM(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.alpha.shape

@@ -58,7 +58,7 @@ class SRU:
         ValueError: for a size below one or an unknown activation.
 
     >>> import jax, rnnjax
-    >>> cell = rnnjax.SRU(hidden_size=4)
+    >>> cell = rnnjax.cells.SRU(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> state, y = cell.step(params, cell.initial_state((2,)), jax.numpy.ones((2, 3)))
     >>> y.shape, params.w_skip.shape, cell.init(jax.random.key(0), input_size=4).w_skip is None

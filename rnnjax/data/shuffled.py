@@ -24,7 +24,7 @@ class ShuffledBatches:
     divide N, ``last="drop"`` leaves ``N mod B`` examples out, others in each epoch; ``last="fill"`` feeds every
     example, and completes the last batch with the first examples of the epoch.
 
-    With ``lengths``, batches hold sequences of similar lengths (`rnnjax.bucket_by_length`): ``trim`` cuts each to one
+    With ``lengths``, batches hold sequences of similar lengths (`bucket_by_length`): ``trim`` cuts each to one
     of ``boundaries``, and a jitted update compiles once for each of them.
 
     Args:

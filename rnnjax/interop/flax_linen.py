@@ -39,7 +39,7 @@ def from_flax(
     ``SimpleCell``                    `rnnjax.Elman`; ``residual=True`` adds an identity to ``w_hh``
     ``LSTMCell, OptimizedLSTMCell``   `rnnjax.LSTM`
     ``GRUCell``                       `rnnjax.GRU`
-    ``MGUCell``                       `rnnjax.MGU`, with or without its reset gate
+    ``MGUCell``                       `rnnjax.cells.MGU`, with or without its reset gate
     ``ConvLSTMCell``                  `rnnjax.ConvLSTM`; the 1 that flax adds to f in every step goes into ``b``
     ================================  =====================================================================
 
@@ -170,7 +170,7 @@ def linen_cell(cell: Any, *, param_dtype: Any = jnp.float32, name: str | None = 
         ValueError: if it learns its initial state.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp, rnnjax
-    >>> rnn = nn.RNN(linen_cell(rnnjax.IndRNN(4)))
+    >>> rnn = nn.RNN(linen_cell(rnnjax.cells.IndRNN(4)))
     >>> ys, variables = rnn.init_with_output(jax.random.key(0), jnp.ones((2, 7, 3)))
     >>> ys.shape, variables["params"]["cell"]["w_ih"].shape
     ((2, 7, 4), (3, 4))

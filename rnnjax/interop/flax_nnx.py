@@ -161,7 +161,7 @@ def nnx_cell(
 
     >>> import jax.numpy as jnp, rnnjax
     >>> from flax import nnx
-    >>> rnn = nnx.RNN(nnx_cell(rnnjax.IndRNN(4), 3, rngs=nnx.Rngs(0)))
+    >>> rnn = nnx.RNN(nnx_cell(rnnjax.cells.IndRNN(4), 3, rngs=nnx.Rngs(0)))
     >>> rnn(jnp.ones((2, 7, 3))).shape, rnn.cell.params.w_ih.shape
     ((2, 7, 4), (3, 4))
     """

@@ -44,7 +44,7 @@ def from_haiku(
     ==================  ===================================================================================
     ``VanillaRNN``      `rnnjax.Elman` with ReLU; two biases become their sum
     ``LSTM``            `rnnjax.LSTM`; the 1 that Haiku adds to f in every step goes into ``b``
-    ``GRU``             `rnnjax.GRUResetBefore`; z selects the candidate there, so its blocks change their sign
+    ``GRU``             `rnnjax.cells.GRUResetBefore`; z selects the candidate there, so its blocks change their sign
     ``Conv1DLSTM ...``  `rnnjax.ConvLSTM`, as ``LSTM``; two biases become their sum
     ==================  ===================================================================================
 

@@ -29,7 +29,7 @@ class ModelOptions:
     """Which network.
 
     Attributes:
-        cell: name of a cell, see `rnnjax.cell_from_name`.
+        cell: name of a cell, see `rnnjax.cells.cell_from_name`.
         layers: L.
         hidden: H of every layer.
         embed: size of the symbol embedding; 0 for one-hot inputs; -1 picks: H where tied, else 128 up to 256 symbols

@@ -67,7 +67,7 @@ def test_norms_are_those_of_a_loop(name):
 @pytest.fixture(scope="module")
 def scaled():
     """h' = relu(a h + 1) with positive states: the gradient by lag is ``a**k``."""
-    cell = rnnjax.Elman(3, activation="relu", recurrent_init=rnnjax.Identity(0.1))
+    cell = rnnjax.Elman(3, activation="relu", recurrent_init=rnnjax.initializers.Identity(0.1))
     params = cell.init(jax.random.key(0), 1)
     return cell, params._replace(b=jnp.ones(3), w_ih=jnp.zeros((1, 3)))
 

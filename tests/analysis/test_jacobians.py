@@ -82,10 +82,10 @@ def test_bound_holds_and_is_reached_at_rest(elman):
     np.testing.assert_allclose(np.linalg.norm(resting, 2, axis=(-2, -1)), bound.bound, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cell", [rnnjax.LeakyRNN(5, learn_tau=True), rnnjax.IndRNN(5, activation="tanh")])
+@pytest.mark.parametrize("cell", [rnnjax.cells.LeakyRNN(5, learn_tau=True), rnnjax.cells.IndRNN(5, activation="tanh")])
 def test_bound_of_other_cells(cell):
     params = cell.init(jax.random.key(0), 2)
-    if isinstance(cell, rnnjax.LeakyRNN):
+    if isinstance(cell, rnnjax.cells.LeakyRNN):
         params = params._replace(logit_alpha=jnp.linspace(-2.0, 1, 5))
     found = step_jacobians(cell, params, cell.initial_state((3,)), jax.random.normal(jax.random.key(1), (4, 3, 2)))
     bound = recurrent_bound(cell, params).bound

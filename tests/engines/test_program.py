@@ -117,8 +117,8 @@ def test_a_parameter_that_is_a_matrix_is_refused():
 
 def test_the_program_does_not_depend_on_the_hidden_size():
     assert update_of(rnnjax.LSTM(4)).program() == update_of(rnnjax.LSTM(1)).program()
-    assert update_of(rnnjax.MILSTM(4)).program() == update_of(rnnjax.MILSTM(7)).program()
-    assert update_of(rnnjax.LSTM(4)).program() != update_of(rnnjax.CoupledLSTM(4)).program()
+    assert update_of(rnnjax.cells.MILSTM(4)).program() == update_of(rnnjax.cells.MILSTM(7)).program()
+    assert update_of(rnnjax.LSTM(4)).program() != update_of(rnnjax.cells.CoupledLSTM(4)).program()
 
 
 def test_saved_values_are_the_gates():

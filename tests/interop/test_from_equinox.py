@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rnnjax import GRU, LSTM, MGU
+from rnnjax import GRU, LSTM
+from rnnjax.cells import MGU
 from rnnjax.interop import equinox_layer, from_equinox, to_equinox
 from tests.interop.conversions import TOLERANCES, check_conversion, fill
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rnnjax import GRU, LSTM, MGU, Bidirectional, ConvLSTM, Elman, MinGRU
+from rnnjax import GRU, LSTM, Bidirectional, ConvLSTM, Elman, MinGRU
+from rnnjax.cells import MGU
 from rnnjax.interop import from_flax, from_nnx, to_flax, to_nnx
 from tests.interop.conversions import TOLERANCES, check_conversion, fill
 

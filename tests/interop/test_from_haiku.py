@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax import GRU, LSTM, ConvLSTM, Elman, GRUResetBefore
+from rnnjax import GRU, LSTM, ConvLSTM, Elman
+from rnnjax.cells import GRUResetBefore
 from rnnjax.interop import from_haiku, haiku_core, to_haiku
 from tests.interop.conversions import TOLERANCES, check_conversion, fill
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Bidirectional, Elman, GRUResetBefore, Stack
+from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
+from rnnjax.cells import GRUResetBefore
 from rnnjax.interop import from_keras, to_keras, to_keras_layer
 from rnnjax.testing import fast_jit, loss_of
 from tests.interop.agreement import TOLERANCE, difference, filled, outcome, parameters, record
@@ -298,7 +299,7 @@ def test_what_is_no_cell_here(keras, kind, options, message):
 
 def test_what_keras_does_not_have(keras):
     for cell, options, message in (
-        (rnnjax.MGU(H), {}, "MGU has no exact counterpart: Keras has only"),
+        (rnnjax.cells.MGU(H), {}, "MGU has no exact counterpart: Keras has only"),
         (Stack((GRU(H),) * 2, norm="rms"), {}, "neither residual connections nor norms"),
         (LSTM(H), {"use_bias": False}, r"use_bias=False for LSTM\(.*its biases are not zero"),
     ):

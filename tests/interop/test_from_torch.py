@@ -243,7 +243,7 @@ def test_integers_are_no_weights():
 @pytest.mark.parametrize(
     ("cell", "options", "message"),
     [
-        (rnnjax.PeepholeLSTM(H), {}, "PeepholeLSTM has no exact counterpart: torch.nn has only"),
+        (rnnjax.cells.PeepholeLSTM(H), {}, "PeepholeLSTM has no exact counterpart: torch.nn has only"),
         (Stack((GRU(H),) * 2, residual=True), {}, "neither residual connections nor norms"),
         (Stack((GRU(H), GRU(2))), {}, "all layers and directions of a torch module are of one kind and size"),
         (Bidirectional((GRU(H),), merge="sum"), {}, "torch concatenates the two directions"),

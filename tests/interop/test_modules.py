@@ -179,7 +179,7 @@ def test_haiku_trains(kind, plainly):
 
 OTHERS = {
     "lru": rnnjax.LRU(4, state_size=3),
-    "mgu": rnnjax.MGU(4, reset_gate=False),
+    "mgu": rnnjax.cells.MGU(4, reset_gate=False),
     "conv": rnnjax.ConvLSTM(2, spatial_shape=(2, 3)),
 }
 

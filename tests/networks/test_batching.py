@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnjax
-from rnnjax import GRU, pack_documents, pad_sequences, padded_share, unpack_documents
+from rnnjax import GRU
+from rnnjax.data import pack_documents, pad_sequences, padded_share, unpack_documents
 from rnnjax.data.batching import bucket_boundaries, bucket_by_length
 from tests.cells_table import fast_jit
 

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Regularized, start_state, unroll
 from rnnjax.networks import BidirectionalParams, BidirectionalState, Directions, dropout
-from tests.cells_table import assert_close, fast_jit, loss_of
+from tests.cells_table import NAMES, assert_close, fast_jit, loss_of
 from tests.references.numpy_core import numpy_elman, numpy_gru
 from tests.references.test_torch import ours_from_torch, torch, torch_gradient_of, torch_loss
 
@@ -175,7 +174,7 @@ def test_dropout_between_layers_of_a_bidirectional_network():
 def test_bidirectional_networks_are_values():
     net = Bidirectional([GRU(4), [GRU(3), LSTM(2)]])
     assert net == Bidirectional(((GRU(4), GRU(4)), (GRU(3), LSTM(2)))) != Bidirectional((GRU(4),))
-    for twin in (eval(repr(net), vars(rnnjax)), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+    for twin in (eval(repr(net), NAMES), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
         assert twin == net and hash(twin) == hash(net)
     params = net.init(KEY, 2, jnp.bfloat16)
     assert not jnp.array_equal(params.layers[0].forward.w_hh, params.layers[0].backward.w_hh)

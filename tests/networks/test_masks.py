@@ -236,7 +236,7 @@ CLEAR = {"recurrent_dropout": 0.1}
             "Regularized: expected_zoneout with zoneout_c needs a state whose c has a meaning by itself, got SLSTMSt",
         ),
         (
-            Stack((LSTM(4), rnnjax.GRUResetBefore(4))),
+            Stack((LSTM(4), rnnjax.cells.GRUResetBefore(4))),
             CLEAR,
             {},
             "Regularized: recurrent_dropout needs an affine cell with w_hh, or one whose step reads h in matmuls "

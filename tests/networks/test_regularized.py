@@ -336,7 +336,7 @@ def test_any_number_of_batch_axes(batch):
 
 def test_a_state_without_h_may_zone_out_its_c():
     """Every step of an SRU reads the old c by itself, so keeping it always is the state that came in."""
-    cell = rnnjax.SRU(3)
+    cell = rnnjax.cells.SRU(3)
     problem = plain(make_problem(Row(cell), seq_len=4))
     state, ys = fast_jit(lambda p: run_regularized(cell, *p[:3], key=KEY, zoneout_c=1 - 1e-7))(problem)
     assert_close(state, problem.state, 1e-6)

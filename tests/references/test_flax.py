@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax import GRU, LSTM, MGU, Elman
+from rnnjax import GRU, LSTM, Elman
+from rnnjax.cells import MGU
 from tests.cells_table import (
     Outcome,
     Row,

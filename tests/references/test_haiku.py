@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax import LSTM, ConvLSTM, Elman, GRUResetBefore
+from rnnjax import LSTM, ConvLSTM, Elman
+from rnnjax.cells import GRUResetBefore
 from tests.references.jax_references import assert_same_outcome
 
 

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from rnnjax import GRU, LSTM, ConvLSTM, Elman, GRUResetBefore
+from rnnjax import GRU, LSTM, ConvLSTM, Elman
+from rnnjax.cells import GRUResetBefore
 from tests.references.jax_references import assert_same_outcome
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Elman, Identity, Stack
+from rnnjax import GRU, LSTM, Elman, Stack
+from rnnjax.initializers import Identity
 from tests.cells_table import (
     Problem,
     Row,

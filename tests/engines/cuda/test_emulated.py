@@ -83,7 +83,7 @@ CASES = {
     "wide state": (rnnjax.GRU(20), 4, (2,), "bfloat16", dict(resets=True, state_dtype="float32")),
     "one step": (rnnjax.Elman(8), 1, (2,), "float16", dict(resets=True)),
     "no step": (rnnjax.GRU(8), 0, (2,), "float32", dict(resets=True)),
-    "tf32": (rnnjax.CoupledLSTM(17), 4, (2,), "float32", dict(name="tf32")),
+    "tf32": (rnnjax.cells.CoupledLSTM(17), 4, (2,), "float32", dict(name="tf32")),
 }
 
 
