@@ -263,7 +263,9 @@ def output_shape(net: Any, input_size: int) -> tuple[int, ...]:
     """The axes of ``y`` behind the batch axes: ``(H,)`` of all but a few cells, and else found by tracing one step.
 
     >>> import rnnjax
-    >>> output_shape(rnnjax.Bidirectional((rnnjax.LSTM(4),)), 3), output_shape(rnnjax.ConvLSTM(4, spatial_shape=(8, 8)), 3)
+    >>> output_shape(rnnjax.Bidirectional((rnnjax.LSTM(4),)), 3)
+    (8,)
+    >>> output_shape(rnnjax.ConvLSTM(4, spatial_shape=(8, 8)), 3)
     (8, 8, 4)
     """
     if hasattr(net, "hidden_size") and not any(hasattr(leaf.cell, "input_shape") for leaf in leaves(net)):
