@@ -132,7 +132,7 @@ def tbptt(
     options = chunk_len, border, axis_name
     if is_traced(arrays):
         return _tbptt(loss_fn, optimizer, *options, *arrays)  # part of the program that is being made
-    return cast(TBPTTResult, kept(_tbptt, loss_fn, optimizer, *options)(*arrays))
+    return cast(TBPTTResult, kept(_tbptt, loss_fn, optimizer, options=options)(*arrays))
 
 
 def _tbptt(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from rnnjax.checks import check_ints, check_size, describe
 from rnnjax.decoding.adjust import symbol_ids
+from rnnjax.programs import kept
 
 __all__ = ["Rules", "Step", "StepInfo", "call", "first_symbols", "inspect_step", "make_rules"]
 
@@ -97,13 +99,14 @@ def call(where: str, decode: Callable[..., Any], step: Step, *arrays: Any, setti
                 f"{where}: functools.partial must bind arrays and hashable values to a hashable function, "
                 f"got a {type(value).__name__}."
             ) from None
-    return _call_bound(decode, function, structure, fixed, settings, bound, arrays)
+    if isinstance(function, types.FunctionType):  # one that is made for a call goes after it, and its program, too
+        return kept(_bound, function, options=(decode, structure, fixed, settings))(bound, arrays)
+    return _by_value(function, decode, structure, fixed, settings, bound, arrays)
 
 
-@functools.partial(jax.jit, static_argnums=range(5))
-def _call_bound(
-    decode: Callable[..., Any],
+def _bound(
     function: Callable[..., Any],
+    decode: Callable[..., Any],
     structure: Any,
     fixed: tuple[Any, ...],
     settings: tuple[Any, ...],
@@ -113,6 +116,9 @@ def _call_bound(
     others = iter(fixed)
     args, keywords = structure.unflatten([next(others)[1] if leaf is None else leaf for leaf in bound])
     return decode(functools.partial(function, *args, **keywords), *arrays, *settings)
+
+
+_by_value = jax.jit(_bound, static_argnums=range(5))
 
 
 def first_symbols(where: str, state: Any, start: Any) -> jax.Array:

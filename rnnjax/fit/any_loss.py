@@ -69,7 +69,7 @@ class FitTask(Task):
         batch = self.batches(step)
         check_arrays("fit", batch=batch)
         found: tuple[Carry, Info] = kept(
-            _update, self.loss_fn, self.optimizer, self.state is not None, donate_argnums=(0,)
+            _update, self.loss_fn, self.optimizer, options=(self.state is not None,), donate_argnums=(0,)
         )(
             carry,
             batch,

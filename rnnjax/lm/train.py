@@ -64,7 +64,7 @@ def update(
     With a mesh the batch is split over its devices, see `rnnjax.lm.devices`. The carry is given up. The compiled update
     lives as long as ``model`` and ``optimizer``: the same objects find it again.
     """
-    compiled = kept(_update, model.loss, optimizer, mesh, bool(model.dropout), donate_argnums=(0,))
+    compiled = kept(_update, model.loss, optimizer, options=(mesh, bool(model.dropout)), donate_argnums=(0,))
     found: tuple[Carry, Info] = compiled(carry, chunk, rate, key, step)
     return found
 

@@ -1,6 +1,8 @@
 """Beam search against all sequences, against a beam search in plain Python, and against `greedy`."""
 
 import functools
+import gc
+import weakref
 from typing import Any, NamedTuple
 
 import jax
@@ -323,3 +325,15 @@ def _look_up(table: jax.Array, state: Any, symbols: jax.Array) -> tuple[Any, jax
 def test_errors(options: dict, kind: type, message: str) -> None:
     with pytest.raises(kind, match=message):
         beam_search(bound()[1], State(H0), START, **{"max_len": 3, **options})
+
+
+def test_the_program_of_a_step_that_was_made_for_a_call_goes_with_it():
+    def made(weights, state, symbols):
+        return state, jnp.zeros((len(symbols), 4)) + weights
+
+    for _ in range(2):
+        beam_search(functools.partial(made, jnp.ones(4)), State(0 * H0), START, max_len=2, beam_size=2, stop=1)
+    gone = weakref.ref(made)
+    del made
+    gc.collect()
+    assert gone() is None
