@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -30,7 +29,7 @@ def library(kernel):
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     path, source = _folder() / f"{name}.so", _folder() / f"{name}.cpp"
     source.write_text(text)
-    flags = ["-std=c++17", os.environ.get("EMU_OPT", "-O1"), "-w", "-shared", "-fPIC", "-I", str(HERE)]
+    flags = ["-std=c++17", "-O0", "-w", "-shared", "-fPIC", "-I", str(HERE)]
     done = subprocess.run([COMPILER, *flags, "-o", str(path), str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:4000]
     return ctypes.CDLL(str(path))
