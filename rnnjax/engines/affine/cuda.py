@@ -59,6 +59,11 @@ class CudaLoops:
     card: Card | None = None
     launch: Callable[..., Any] = cuda_kernels.launch
 
+    @property
+    def platform(self) -> str | None:
+        """Where the launches can be compiled; what stands in for them in tests can be everywhere."""
+        return "cuda" if self.launch is cuda_kernels.launch else None
+
     def fits(self, plan: Plan, job: Job) -> str:
         """Whether there is a GPU, a compiler, and kernels for this cell and its sizes."""
         return _fits(self, plan, job, _exact())

@@ -39,6 +39,11 @@ class PallasLoops:
 
     interpret: bool = False
 
+    @property
+    def platform(self) -> str | None:
+        """Where the kernels can be compiled."""
+        return None if self.interpret else "tpu"
+
     def fits(self, plan: Plan, job: Job) -> str:
         """Whether there is a TPU, room in its fast memory, and a way to lower the update."""
         return _fits(self, plan, job)

@@ -14,6 +14,7 @@ import numpy as np
 HERE = Path(__file__).parent
 SEEDS = [1]  # of the order of warps and stores
 ABSENT = [-1]  # a block that never starts
+RUNS: list[str] = []  # the kernels that have run, by name
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
@@ -37,6 +38,7 @@ def library(kernel):
 
 def run(kernel, outs, args, aliases, seed, absent):
     """The results of a launch; what nobody writes stays NaN."""
+    RUNS.append(kernel.name)
     args = [np.require(np.asarray(a), requirements="CW") for a in args]
     results = []
     for i, out in enumerate(outs):

@@ -23,10 +23,8 @@ TOLERANCE = {"float32": 3e-6, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}
 def emulated():
     """The engine on an emulated card; what is compiled for one test is of no use to another."""
 
-    def make(card):
-        return affine_engine("emulated", CudaLoops(card, emulator.launch), -1).run
-
-    return make
+    emulator.RUNS.clear()
+    yield lambda card: affine_engine("emulated", CudaLoops(card, emulator.launch), -1).run
 
 
 def problem(cell, steps, batch, dtype, *, valid, resets):
@@ -96,6 +94,7 @@ MORE = {"one step", "tf32", "wide state"}
 def test_values_and_gradients(case, emulated, x64):
     cell, steps, batch, dtype, options = CASES[case]
     compare(emulated(Card(90, 132)), cell, steps, batch, dtype, **options)
+    assert set(emulator.RUNS) == ({"rnn_forward", "rnn_backward"} if steps else set())
 
 
 def test_vmap_is_more_rows(emulated):
@@ -144,6 +143,7 @@ def test_tiles_of_large_ones(units, rows, cluster, emulated, x64, monkeypatch):
     monkeypatch.setattr(cuda, "backward_tiles", lambda facts, card: tiles(facts, card, backward=True))
     card = Card(90, 1000 + units)  # a card of its own, so that nothing prepared for another is taken
     compare(emulated(card), rnnjax.LSTM(70), 5, (11,), "float32", resets=True)
+    assert emulator.RUNS
 
 
 def test_the_trial_sees_wrong_numbers():
