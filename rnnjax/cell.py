@@ -27,6 +27,7 @@ __all__ = [
     "batch_shape",
     "check_resets",
     "check_size",
+    "check_step",
     "compute_dtype",
     "describe",
     "input_size_of",
@@ -156,6 +157,48 @@ def widen(tree: S, dtype: Any) -> S:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
+def check_step(cell: Any, params: Any, state: Any, x: Any) -> jax.Array:
+    """The arguments of a cell's ``step``; hands back ``x`` as an array.
+
+    Whatever has other axes than the state would be broadcast against it, and a whole sequence is such a thing.
+
+    Raises:
+        TypeError: if params or state are no trees of arrays, for example in the wrong order, or ``x`` no array.
+        ValueError: if ``x`` has another size than the parameters, or other batch axes than the state.
+    """
+    where = f"{type(cell).__name__}.step"
+    for name, tree in (("params", params), ("state", state)):
+        if tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float):
+            raise TypeError(
+                f"{where}: {name} must be a tree of arrays, got {describe(tree)}; the order is step(params, state, x)."
+            )
+    if hasattr(state, "w_ih") and not hasattr(params, "w_ih"):
+        raise TypeError(f"{where}: params come before the state, got them the other way round; step(params, state, x).")
+    if not hasattr(x, "shape"):
+        if isinstance(x, tuple) and hasattr(x, "_fields"):
+            raise TypeError(
+                f"{where}: x must be an array, got a {type(x).__name__}; the order is step(params, state, x)."
+            )
+        try:
+            x = jnp.asarray(x)
+        except (TypeError, ValueError):
+            raise TypeError(f"{where}: x must be an array, got {short(x)}.") from None
+    leaves = jax.tree.leaves(state)
+    weights: Any = getattr(params, "w_ih", None)
+    size = weights.shape[-2] if getattr(weights, "ndim", 0) >= 2 else None
+    if not x.ndim or (size is not None and x.shape[-1] != size):
+        wanted = "" if size is None else f" with I = {size} (from params.w_ih)"
+        raise ValueError(f"{where}: x must have shape [*batch, I]{wanted}, got {describe(x)}.")
+    first: Any = getattr(state, "h", leaves[0] if leaves else x)
+    if first.shape[:-1] != x.shape[:-1]:
+        axes = ", ".join(map(str, first.shape[:-1]))
+        raise ValueError(
+            f"{where}: x must have the axes of the state, [{axes + ', ' if axes else ''}I], got {describe(x)}; a whole "
+            "sequence goes to rnnjax.unroll."
+        )
+    return x
+
+
 def affine_step(cell: AffineCell, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
     r"""One step of any affine cell; a cell's class takes it over by ``step = affine_step``.
 
@@ -175,6 +218,7 @@ def affine_step(cell: AffineCell, params: Params, state: State, x: jax.Array) ->
     Returns:
         The next state, and ``y [*batch, H]``.
     """
+    x = check_step(cell, params, state, x)
     dtype = compute_dtype(state.h.dtype)
     zx = project_input(cell, params, x, dtype)
     zh = project_state(cell, params, state.h, dtype)
@@ -217,6 +261,7 @@ def linear_step(cell: LinearCell, params: Params, state: State, x: jax.Array) ->
     Returns:
         The next state, and ``y [*batch, H]``.
     """
+    x = check_step(cell, params, state, x)
     narrow = jax.tree.leaves(state)[0].dtype
     dtype = compute_dtype(narrow)
     a, b = cell.coefficients(params, x, dtype)

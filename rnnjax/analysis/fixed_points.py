@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,9 @@ import numpy as np
 import optax
 
 from rnnjax.analysis.flat import flat_step, flatten_state, state_size, trajectory, unflatten_state, widen_state
-from rnnjax.cell import Cell, describe
+from rnnjax.cell import Cell
+from rnnjax.checks import check_real, check_size, describe
+from rnnjax.kinds import public
 from rnnjax.network import input_shape
 
 __all__ = ["FixedPoints", "find_fixed_points", "visited_states"]
@@ -29,8 +32,12 @@ class FixedPoints(NamedTuple):
     eigenvalues: np.ndarray  # complex [M, D] of dF/ds, those with the largest modulus first
     stable: np.ndarray  # bool [M], fixed points whose eigenvalues all have a modulus below one
     hits: np.ndarray  # [M], how many searches ended there
+    distance: np.ndarray  # [M], to the nearest visited state, in the units of the state
+    far: int  # how many searches ended slow, but too far from all visited states to say anything about the network
+    lowest_speed: float  # the lowest q that any search came to near visited states; infinite if none ended there
 
 
+@public
 def find_fixed_points(
     cell: Cell,
     params: Any,
@@ -43,6 +50,8 @@ def find_fixed_points(
     tolerance: float = 1e-10,
     max_speed: float = 1e-4,
     merge_distance: float = 1e-3,
+    max_distance: float | None = None,
+    visited: Any = None,
     group: int = 64,
 ) -> FixedPoints:
     r"""Searches for states that a step leaves (nearly) where they are, from many starts at once.
@@ -59,6 +68,10 @@ def find_fixed_points(
     point attracts states, a saddle has eigenvalues of modulus above one, and one on the unit circle is a memory:
     it neither forgets nor grows.
 
+    A search may leave the region where the network lives for a plateau on which nothing moves, since gates are
+    saturated and float32 rounds the rest away. No sequence leads there, so ends that are farther from every visited
+    state than ``max_distance`` are left out, and counted.
+
     Args:
         cell: any cell, also a `Stack`. A state that counts or grows without bound has no fixed point.
         params: its parameters.
@@ -71,10 +84,15 @@ def find_fixed_points(
         tolerance: the largest q of a fixed point. In float32, q has an error of about ``1e-14 D``.
         max_speed: the largest q of a slow point; points that are faster are left out.
         merge_distance: see above, in the units of the state.
+        max_distance: how far from the nearest visited state a point may lie. None takes the radius of the cloud of
+            visited states, the largest distance of one from their mean; where that is zero, anything goes.
+        visited: states that the network passes, with any batch axes, where ``states`` are not such, because noise was
+            added for example; None takes ``states``.
         group: how many starts are polished at once; each needs a few times ``D^2`` numbers.
 
     Returns:
-        `FixedPoints`, in float32 or wider.
+        `FixedPoints`, in float32 or wider: with float64 states and params, under ``jax.enable_x64(True)``, all is
+        computed in float64, where plateaus move and a ``tolerance`` of 1e-20 is met by true fixed points alone.
 
     Raises:
         ValueError: for shapes or numbers that do not fit.
@@ -92,15 +110,23 @@ def find_fixed_points(
     states, x = widen_state(where, cell, states), jnp.asarray(x)
     if x.ndim != len(input_shape(cell, 1)):
         raise ValueError(f"{where}: x must be one input without batch axes, got {describe(x)}.")
-    for name, value in (("steps", steps), ("polish_steps", polish_steps), ("group", group - 1)):
-        if value < 0:
-            raise ValueError(f"{where}: {name} is too small, got {value}.")
+    for name, value, least in (("steps", steps, 0), ("polish_steps", polish_steps, 0), ("group", group, 1)):
+        check_size(where, name, value, least=least)
+    for name, number in (("tolerance", tolerance), ("max_speed", max_speed), ("merge_distance", merge_distance)):
+        check_real(where, name, number, least=0)
+    learning_rate = check_real(where, "learning_rate", learning_rate, above=0)
     starts = flatten_state(cell, states).reshape(-1, state_size(cell))
     if not len(starts):
         raise ValueError(f"{where}: states must hold at least one state, got none.")
     ends, speeds = _search(cell, params, starts, x, learning_rate, steps, polish_steps, group)
     ends, speeds = np.asarray(ends), np.asarray(speeds)
-    slow = np.isfinite(speeds) & (speeds <= max(max_speed, tolerance))
+    cloud = np.asarray(starts if visited is None else flatten_state(cell, widen_state(where, cell, visited)))
+    distances, radius = _distances(ends, cloud.reshape(-1, ends.shape[-1]))
+    if max_distance is not None:
+        radius = check_real(where, "max_distance", max_distance, above=0)
+    near = np.isfinite(speeds) & (distances <= radius)
+    still = np.isfinite(speeds) & (speeds <= max(max_speed, tolerance))
+    slow = near & still
     kept, hits = _merge(ends[slow], speeds[slow], merge_distance)
     points, speed = ends[slow][kept], speeds[slow][kept]
     eigenvalues = _eigenvalues(cell, params, points, x, group)
@@ -113,9 +139,21 @@ def find_fixed_points(
         eigenvalues=eigenvalues,
         stable=fixed & (np.abs(eigenvalues).max(axis=-1) < 1),
         hits=hits,
+        distance=distances[slow][kept],
+        far=int((still & ~near).sum()),
+        lowest_speed=float(speeds[near].min()) if near.any() else math.inf,
     )
 
 
+def _distances(points: np.ndarray, visited: np.ndarray) -> tuple[np.ndarray, float]:
+    """From each point to the nearest visited state, and the radius of the cloud of these; infinite for one place."""
+    visited = np.unique(visited.astype(np.float64), axis=0)
+    radius = float(np.linalg.norm(visited - visited.mean(axis=0), axis=-1).max())
+    nearest = np.array([np.linalg.norm(visited - point, axis=-1).min() for point in points])
+    return nearest, radius if radius > 0 else math.inf
+
+
+@public
 def visited_states(
     cell: Cell, params: Any, state: Any, xs: jax.Array, *, count: int, key: jax.Array, noise: float = 0.0
 ) -> Any:
@@ -137,8 +175,8 @@ def visited_states(
         ValueError: for shapes that do not fit, or a count below one.
         TypeError: for a state of integers.
     """
-    if count < 1:
-        raise ValueError(f"visited_states: count must be at least 1, got {count}.")
+    check_size("visited_states", "count", count)
+    check_real("visited_states", "noise", noise, least=0)
     states, _ = trajectory(cell, params, state, xs)
     flat = jax.vmap(functools.partial(flatten_state, cell))(states).reshape(-1, state_size(cell))
     key_draw, key_noise = jax.random.split(key)

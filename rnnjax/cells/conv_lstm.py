@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
 from rnnjax.checks import check_size
@@ -124,6 +124,7 @@ class ConvLSTM:
 
     def step(self, params: ConvLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:
         """One step, ``x [*batch, *spatial, I]``; see the equations of the class."""
+        x = check_step(self, params, state, x)
         dtype = compute_dtype(state.h.dtype)
         axes = len(self.spatial_shape)
         z = _conv(x, params.w_ih, axes, dtype) + params.b.astype(dtype) + _conv(state.h, params.w_hh, axes, dtype)

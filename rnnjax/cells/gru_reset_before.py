@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.gru import GRUState
 from rnnjax.cells.weights import gru_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
@@ -74,6 +74,7 @@ class GRUResetBefore:
 
     def step(self, params: GRUResetBeforeParams, state: GRUState, x: jax.Array) -> tuple[GRUState, jax.Array]:
         """One step; see the equations of the class."""
+        x = check_step(self, params, state, x)
         dtype = compute_dtype(state.h.dtype)
         h = state.h.astype(dtype)
         gates, candidate = jnp.split(params.w_hh, [2 * self.hidden_size], axis=1)  # [H, 2H], [H, H]

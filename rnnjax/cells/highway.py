@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, compute_dtype, describe, matmul, split_gates
+from rnnjax.cell import batch_axes, check_step, compute_dtype, describe, matmul, split_gates
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -96,6 +96,7 @@ class RecurrentHighway:
         Raises:
             ValueError: if the params have another depth.
         """
+        x = check_step(self, params, state, x)
         if params.w_hh.shape[0] != self.depth:  # an index past the end would take the last layer once more
             raise ValueError(
                 f"RecurrentHighway.step: params.w_hh must have shape [{self.depth}, H, 2H] for depth = {self.depth}, "

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, compute_dtype, matmul
+from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul
 from rnnjax.cells.weights import keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
@@ -87,6 +87,7 @@ class MinimalRNN:
 
     def step(self, params: MinimalRNNParams, state: MinimalRNNState, x: jax.Array) -> tuple[MinimalRNNState, jax.Array]:
         """One step; see the equations of the class."""
+        x = check_step(self, params, state, x)
         dtype = compute_dtype(state.h.dtype)
         h = state.h.astype(dtype)
         z = jnp.tanh(matmul(x, params.w_ih, dtype) + params.b_z)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, compute_dtype, matmul, split_gates
+from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
@@ -90,6 +90,7 @@ class ProjectedLSTM:
 
     def step(self, params: ProjectedLSTMParams, state: LSTMState, x: jax.Array) -> tuple[LSTMState, jax.Array]:
         """One step; see the equations of the class."""
+        x = check_step(self, params, state, x)
         dtype = compute_dtype(state.h.dtype)
         z = matmul(x, params.w_ih, dtype) + params.b.astype(dtype) + matmul(state.h, params.w_hh, dtype)
         i, f, g, o = split_gates(z, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import flatten_state, state_size
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
-from rnnjax.analysis.recording import SymbolModel
+from rnnjax.analysis.recording import OneHot, SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
@@ -158,7 +159,7 @@ def fixedpoints(
     chosen = jax.tree.map(lambda leaf: leaf[:starts], visited)
     # Newton's steps need the square of the state's size in memory and its cube in time.
     polish = 30 if state_size(model.cell) <= 1100 else 0
-    found = find_fixed_points(model.cell, model.params, chosen, x, steps=steps, polish_steps=polish)
+    found = find_fixed_points(model.cell, model.params, chosen, x, steps=steps, polish_steps=polish, visited=visited)
     path = _picture(run, "fixedpoints.png") if out is None else out
     if len(found.points):
         plot_fixed_points(found, states=np.asarray(flatten_state(model.cell, visited))).savefig(path)
@@ -166,23 +167,34 @@ def fixedpoints(
     for k in range(len(found.points)):
         kind = "slow" if not found.fixed[k] else "stable" if found.stable[k] else "unstable"
         size = float(np.abs(found.eigenvalues[k]).max())
-        rows.append((str(k + 1), kind, f"{found.speed[k]:.2e}", f"{size:.4f}", str(int(found.hits[k]))))
+        far = f"{found.distance[k]:.3g}"
+        rows.append((str(k + 1), kind, f"{found.speed[k]:.2e}", f"{size:.4f}", str(int(found.hits[k])), far))
     if as_json:
-        keys = ("point", "kind", "speed", "largest_eigenvalue", "searches")
-        points = [dict(zip(keys, (int(r[0]), r[1], float(r[2]), float(r[3]), int(r[4])), strict=True)) for r in rows]
-        echo_json({"run": str(run), "points": points, "picture": str(path) if points else None})
+        keys = ("point", "kind", "speed", "largest_eigenvalue", "searches", "distance")
+        kinds = (int, str, float, float, int, float)
+        points = [{key: kind(cell) for key, kind, cell in zip(keys, kinds, row, strict=True)} for row in rows]
+        lowest = found.lowest_speed if math.isfinite(found.lowest_speed) else None
+        known = {"run": str(run), "points": points, "far": found.far, "lowest_speed": lowest}
+        echo_json(known | {"picture": str(path) if points else None})
         return
     if not rows:
-        echo(f"None of {starts} searches came to rest; take more --steps, or another --symbol.")
+        echo(
+            f"None of {starts} searches came to rest: the lowest speed was {found.lowest_speed:.2e}, and a slow point "
+            f"has 1e-4 at most; take more --steps, or another --symbol."
+        )
+        if found.far:
+            echo(f"{found.far} others ended where the network never is.")
         return
-    echo_table(("point", "kind", "speed", "largest |eigenvalue|", "searches"), rows)
+    echo_table(("point", "kind", "speed", "largest |eigenvalue|", "searches", "distance"), rows)
     echo(f"\nspeed is |s - F(s, x)|^2 / 2; {int(found.hits.sum())} of {starts} searches ended in these points.")
+    echo(f"distance is that to the nearest visited state; {found.far} searches ended where the network never is.")
     echo(f"picture {path}")
 
 
 def _held_input(model: SymbolModel, ids: np.ndarray, symbol: str, symbols: tuple[str, ...]) -> jax.Array:
     if not symbol:
-        return model.inputs[ids.astype(np.int32)].astype(jnp.float32).mean(axis=0)
+        shares = jnp.asarray(np.bincount(ids, minlength=len(symbols)) / len(ids), jnp.float32)  # of every symbol
+        return shares if isinstance(model.inputs, OneHot) else shares @ model.inputs.astype(jnp.float32)
     if symbol not in symbols:
         raise ValueError(f"--symbol: must be one of the {len(symbols)} symbols of the run, got {symbol!r}.")
     return model.inputs[symbols.index(symbol)]

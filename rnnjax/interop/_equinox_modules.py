@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from rnnjax.interop._hosts import run_layer, start
+from rnnjax.interop._hosts import feature_axes, floating, run_layer, start
 
 __all__ = ["EquinoxCell", "EquinoxLayer"]
 
@@ -24,7 +24,7 @@ class EquinoxCell(eqx.Module):
 
     def __call__(self, x: jax.Array, state: Any, *, key: Any = None) -> tuple[Any, jax.Array]:
         """One step: the next state and the output; ``key`` is not used."""
-        return self.cell.step(self.params, state, x)
+        return self.cell.step(self.params, state, floating("EquinoxCell: x", x, feature_axes(self.cell)))
 
 
 class EquinoxLayer(eqx.Module):

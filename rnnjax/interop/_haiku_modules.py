@@ -8,7 +8,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from rnnjax.interop._hosts import param_shapes, run_layer
+from rnnjax.interop._hosts import feature_axes, floating, param_shapes, run_layer
 
 __all__ = ["HaikuCore", "HaikuLayer"]
 
@@ -22,6 +22,7 @@ class HaikuCore(hk.RNNCore):
 
     def __call__(self, inputs: jax.Array, prev_state: Any) -> tuple[jax.Array, Any]:
         """One step: the output and the next state."""
+        inputs = floating("HaikuCore: inputs", inputs, feature_axes(self.cell))
         state, y = self.cell.step(_declare(self.cell, inputs), prev_state, inputs)
         return y, state
 
@@ -52,6 +53,7 @@ class HaikuLayer(hk.Module):
         self, xs: jax.Array, state: Any = None, *, lengths: jax.Array | None = None, resets: jax.Array | None = None
     ) -> tuple[jax.Array, Any]:
         """All steps: the outputs and the final state."""
+        xs = floating("HaikuLayer: xs", xs, 1 + feature_axes(self.cell))
         state, ys = run_layer(
             self.cell,
             _declare(self.cell, xs),

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
+from rnnjax.checks import check_ints, describe
 from rnnjax.network import Network, input_shape, start_state
 from rnnjax.unroll import unroll
 
-__all__ = ["check_host_cell", "feature_axes", "make_params", "param_shapes", "run_layer", "start"]
+__all__ = ["check_host_cell", "feature_axes", "floating", "make_params", "param_shapes", "run_layer", "start"]
 
 
 def check_host_cell(where: str, cell: Any, *, may_learn_start: bool = True) -> None:
@@ -76,6 +77,22 @@ def make_params(where: str, cell: Cell, input_size: int | None, params: Any, key
     return jax.tree.map(jnp.asarray, params)
 
 
+def floating(name: str, x: Any, axes: int = 1) -> jax.Array:
+    """An input as a floating array; integers become float32, as hosts have them, and no parameter takes their dtype.
+
+    Raises:
+        TypeError: if it is no array of numbers.
+        ValueError: if it has less than ``axes`` axes.
+    """
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of numbers, got {describe(x)}.") from None
+    if array.ndim < axes:
+        raise ValueError(f"{name} must have at least {axes} ax{'is' if axes == 1 else 'es'}, got {describe(array)}.")
+    return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.float32)
+
+
 def start(cell: Cell, params: Any, batch: tuple[int, ...]) -> Any:
     """The state before the first step, in the dtype of the parameters, as recurrent layers of flax have it."""
     return start_state(cell, params, batch, jnp.result_type(*jax.tree.leaves(params)))
@@ -113,7 +130,7 @@ def run_layer(
     Returns:
         The final state, and the outputs with time where ``xs`` has it.
     """
-    xs = jnp.asarray(xs)
+    xs = floating("inputs", xs, 1 + feature_axes(cell))
     axis = 0 if time_major else xs.ndim - feature_axes(cell) - 1
     xs = jnp.moveaxis(xs, axis, 0)
     if carry is None:
@@ -140,7 +157,7 @@ def _turn(ys: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Reverses the valid part of every row; padding stays at the end."""
     if lengths is None:
         return jnp.flip(ys, 0)
-    lengths = jnp.asarray(lengths)
+    lengths = check_ints("layer", "lengths", lengths)
     time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * lengths.ndim)
     order = jnp.where(time < lengths, lengths - 1 - time, time)  # [T, *batch]
     return jnp.take_along_axis(ys, order.reshape(order.shape + (1,) * (ys.ndim - order.ndim)), axis=0)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.serialization import from_state_dict, to_state_dict
 
-from rnnjax.interop._hosts import feature_axes, param_shapes, run_layer
+from rnnjax.interop._hosts import feature_axes, floating, param_shapes, run_layer
 
 __all__ = ["LinenCell", "LinenLayer"]
 
@@ -24,6 +24,7 @@ class LinenCell(nn.RNNCellBase):
     @nn.compact
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """One step: the next carry and the output."""
+        inputs = floating("LinenCell: inputs", inputs, self.num_feature_axes)
         return self.cell.step(_declare(self, inputs.shape[-1]), carry, inputs)
 
     @nn.nowrap
@@ -64,6 +65,7 @@ class LinenLayer(nn.Module):
         keep_order: bool | None = None,
     ) -> Any:
         """As ``flax.linen.RNN`` is called, and with ``resets``; ``init_key`` is not used."""
+        inputs = floating("LinenLayer: inputs", inputs, 1 + feature_axes(self.cell))
         carry, ys = run_layer(
             self.cell,
             _declare(self, inputs.shape[-1]),

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from rnnjax.interop._hosts import feature_axes, run_layer, start
+from rnnjax.interop._hosts import feature_axes, floating, run_layer, start
 
 __all__ = ["NnxCell", "NnxLayer"]
 
@@ -33,16 +33,31 @@ class NnxCell(nnx.RNNCellBase):
 
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """One step: the next carry and the output."""
+        inputs = floating("NnxCell: inputs", inputs, self.num_feature_axes)
         return self.cell.step(self.weights(), carry, inputs)
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
-        """The initial state for inputs of this shape; ``rngs`` is not used."""
-        if carry_init is not None:
+        """The state before the first step for inputs of this shape, or what ``carry_init`` draws for each leaf.
+
+        Args:
+            input_shape: ``(*batch, I)``.
+            rngs: for ``carry_init``, which takes the stream ``carry``, as nnx's own cells do.
+            carry_init: an initialiser ``(key, shape, dtype)`` for every leaf; None is the start of the cell.
+
+        Raises:
+            ValueError: if ``carry_init`` has no ``rngs``, or the shape has too few axes.
+        """
+        if len(input_shape) < self.num_feature_axes:
             raise ValueError(
-                "NnxCell.initialize_carry: carry_init must be None, since the cell has a start of its own, got "
-                f"{carry_init!r}; pass another carry as initial_carry."
+                f"NnxCell.initialize_carry: input_shape must have at least {self.num_feature_axes} axes, got "
+                f"{tuple(input_shape)}."
             )
-        return start(self.cell, self.weights(), tuple(input_shape[: -self.num_feature_axes]))
+        carry = start(self.cell, self.weights(), tuple(input_shape[: -self.num_feature_axes]))
+        if carry_init is None:
+            return carry
+        if rngs is None:
+            raise ValueError("NnxCell.initialize_carry: carry_init draws, and needs rngs, got None; pass nnx.Rngs(0).")
+        return jax.tree.map(lambda leaf: carry_init(rngs.carry(), leaf.shape, leaf.dtype), carry)
 
     @property
     def num_feature_axes(self) -> int:

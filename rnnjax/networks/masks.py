@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import check_resets, compute_dtype
-from rnnjax.checks import check_real, describe
+from rnnjax.checks import check_ints, check_real, describe, is_traced
+from rnnjax.kinds import public
 
 __all__ = [
     "activation_regularization",
@@ -28,31 +29,46 @@ def check_rate(where: str, name: str, rate: float) -> float:
     return check_real(where, name, rate, least=0, below=1)
 
 
-def dropout(key: jax.Array | None, x: jax.Array, rate: float) -> jax.Array:
+def _rate(where: str, rate: Any) -> Any:
+    """The same for a function, whose rate may be traced: to be annealed within a program, or mapped over."""
+    return check_real(where, "rate", rate, least=0, below=1, traced=True)
+
+
+def _is_zero(rate: Any) -> bool:
+    return not is_traced(rate) and rate == 0
+
+
+@public
+def dropout(key: jax.Array | None, x: jax.Array, rate: float | jax.Array) -> jax.Array:
     r"""Inverted dropout (Srivastava et al., 2014): ``x * m / (1 - rate)`` with ``m ~ Bernoulli(1 - rate)`` a element.
 
     Args:
         key: used once; the mask is new for every element, so over ``[T, B, H]`` it is new at every step. None drops
             nothing.
         x: any shape.
-        rate: the share that is dropped, in [0, 1).
+        rate: the share that is dropped, in [0, 1); it may be traced.
 
     Raises:
         ValueError: for a rate outside [0, 1).
     """
-    check_rate("dropout", "rate", rate)
-    if key is None or rate == 0:
+    rate = _rate("dropout", rate)
+    if key is None or _is_zero(rate):
         return x
     return scale_kept(jax.random.bernoulli(key, 1 - rate, x.shape), x, rate)
 
 
-def scale_kept(keep: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+def scale_kept(keep: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     """``x / (1 - rate)`` where ``keep`` is set, and zero with gradient zero elsewhere."""
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+    return jnp.where(keep, (x / (1 - rate)).astype(x.dtype), jnp.zeros((), x.dtype))
 
 
 def locked_mask(
-    key: jax.Array, shape: tuple[int, ...], rate: float, *, resets: jax.Array | None = None, reverse: bool = False
+    key: jax.Array,
+    shape: tuple[int, ...],
+    rate: float | jax.Array,
+    *,
+    resets: jax.Array | None = None,
+    reverse: bool = False,
 ) -> jax.Array:
     """Which units a sequence keeps: bool, drawn once a sequence and the same at all of its steps.
 
@@ -82,8 +98,14 @@ def locked_mask(
     return jnp.take_along_axis(masks, begin.reshape(begin.shape + (1,) * (masks.ndim - begin.ndim)), axis=0)
 
 
+@public
 def locked_dropout(
-    key: jax.Array | None, xs: jax.Array, rate: float, *, resets: jax.Array | None = None, reverse: bool = False
+    key: jax.Array | None,
+    xs: jax.Array,
+    rate: float | jax.Array,
+    *,
+    resets: jax.Array | None = None,
+    reverse: bool = False,
 ) -> jax.Array:
     r"""Variational dropout of inputs or outputs (Gal and Ghahramani, 2016): one mask a sequence.
 
@@ -95,7 +117,7 @@ def locked_dropout(
     Args:
         key: used once a call; None drops nothing.
         xs: ``[T, *batch, H]``.
-        rate: the share that is dropped, in [0, 1).
+        rate: the share that is dropped, in [0, 1); it may be traced.
         resets: bool ``[T, *batch]`` of rows that hold several sequences; each of them has a mask of its own.
         reverse: whether the resets are meant for time that runs backwards, as in `unroll`.
 
@@ -111,18 +133,21 @@ def locked_dropout(
     >>> bool((ys == ys[0]).all()), bool((ys[:, 0] == ys[:, 1]).all())
     (True, False)
     """
-    check_rate("locked_dropout", "rate", rate)
+    rate = _rate("locked_dropout", rate)
     xs = jnp.asarray(xs)
     if not xs.ndim:
         raise ValueError(f"locked_dropout: xs must have shape [T, *batch, H], got {describe(xs)}.")
     if resets is not None:
         resets = _check_resets("locked_dropout", resets, xs, "xs")
-    if key is None or rate == 0:
+    if key is None or _is_zero(rate):
         return xs
     return scale_kept(locked_mask(key, xs.shape, rate, resets=resets, reverse=reverse), xs, rate)
 
 
-def zoneout(key: jax.Array | None, old: jax.Array, new: jax.Array, rate: float, *, expected: bool = False) -> jax.Array:
+@public
+def zoneout(
+    key: jax.Array | None, old: jax.Array, new: jax.Array, rate: float | jax.Array, *, expected: bool = False
+) -> jax.Array:
     r"""Zoneout (Krueger et al., 2017): a unit of the state keeps its old value with probability ``rate``.
 
         s' = old where m, else new,   m ~ Bernoulli(rate)
@@ -131,7 +156,7 @@ def zoneout(key: jax.Array | None, old: jax.Array, new: jax.Array, rate: float, 
         key: used once a call, and so a new one for each step and each part of the state; None returns ``new``.
         old: the state before the step.
         new: the state after the step, of the same shape.
-        rate: the probability of keeping, in [0, 1).
+        rate: the probability of keeping, in [0, 1); it may be traced.
         expected: without a key, returns the mean ``rate * old + (1 - rate) * new``, with which the paper evaluates.
 
     Raises:
@@ -141,13 +166,14 @@ def zoneout(key: jax.Array | None, old: jax.Array, new: jax.Array, rate: float, 
     >>> float(zoneout(None, jnp.zeros(()), jnp.ones(()), 0.25, expected=True))
     0.75
     """
-    check_rate("zoneout", "rate", rate)
-    if key is not None and rate:
+    rate = _rate("zoneout", rate)
+    if key is not None and not _is_zero(rate):
         return jnp.where(jax.random.bernoulli(key, rate, new.shape), old, new)
-    return rate * old + (1 - rate) * new if expected and key is None and rate else new
+    return rate * old + (1 - rate) * new if expected and key is None and not _is_zero(rate) else new
 
 
-def drop_connect(key: jax.Array | None, params: Any, rate: float, fields: Sequence[str] = ("w_hh",)) -> Any:
+@public
+def drop_connect(key: jax.Array | None, params: Any, rate: float | jax.Array, fields: Sequence[str] = ("w_hh",)) -> Any:
     r"""DropConnect (Wan et al., 2013) on recurrent weights, as in the AWD-LSTM (Merity et al., 2018).
 
         w = w_raw * m / (1 - rate),   m ~ Bernoulli(1 - rate)
@@ -159,7 +185,7 @@ def drop_connect(key: jax.Array | None, params: Any, rate: float, fields: Sequen
         key: one a call; every array of that name (every layer's) gets a key of its own from it. One mask holds for
             all steps and examples of whatever the result is used for. None drops nothing.
         params: of a cell, or any tree of them, such as `StackParams`.
-        rate: the share that is dropped, in [0, 1).
+        rate: the share that is dropped, in [0, 1); it may be traced.
         fields: names of the arrays that lose entries.
 
     Returns:
@@ -174,7 +200,7 @@ def drop_connect(key: jax.Array | None, params: Any, rate: float, fields: Sequen
     >>> round(float((dropped.w_hh == 0).mean()), 1), bool((dropped.w_ih == params.w_ih).all())
     (0.5, True)
     """
-    check_rate("drop_connect", "rate", rate)
+    rate = _rate("drop_connect", rate)
     fields = (fields,) if isinstance(fields, str) else tuple(fields)
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     names = [_name(path) for path, _ in flat]
@@ -182,7 +208,7 @@ def drop_connect(key: jax.Array | None, params: Any, rate: float, fields: Sequen
         if field not in names:
             known = ", ".join(sorted({name for name in names if name}))
             raise ValueError(f"drop_connect: params must have an array {field!r}, got {known}; name one of these.")
-    if key is None or rate == 0:
+    if key is None or _is_zero(rate):
         return params
     chosen = [index for index, name in enumerate(names) if name in fields]
     leaves = [leaf for _, leaf in flat]
@@ -197,6 +223,7 @@ def _name(path: tuple[Any, ...]) -> str | None:
     return getattr(last, "name", getattr(last, "key", None))
 
 
+@public
 def activation_regularization(ys: jax.Array, *, lengths: jax.Array | None = None) -> jax.Array:
     r"""Activation regularisation, AR (Merity et al., 2017): the mean of ``ys ** 2`` over all valid steps.
 
@@ -217,6 +244,7 @@ def activation_regularization(ys: jax.Array, *, lengths: jax.Array | None = None
     return _mean_square(ys, _valid("activation_regularization", ys, lengths))
 
 
+@public
 def temporal_activation_regularization(
     ys: jax.Array, *, lengths: jax.Array | None = None, resets: jax.Array | None = None
 ) -> jax.Array:
@@ -263,7 +291,7 @@ def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | 
     """Bool ``[T, *batch, 1]``, with as many axes as ``ys``."""
     if lengths is None:
         return None
-    lengths = jnp.asarray(lengths)
+    lengths = check_ints(where, "lengths", lengths, low=0, high=ys.shape[0])
     if lengths.shape != ys.shape[1 : 1 + lengths.ndim]:
         raise ValueError(f"{where}: lengths must have the batch shape of ys = {describe(ys)}, got {describe(lengths)}.")
     time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * (ys.ndim - 1))

@@ -71,14 +71,15 @@ def test_fixed_points():
     points = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 0.5, 0], [0, -0.5, 0.01]])
     eigenvalues = np.array([[0.5, 0.1, 0], [0.6, 0.1, 0], [1.5, 0.1, 0], [0.9 + 0.1j, 0.9 - 0.1j, 0]])
     stable, fixed = np.array([True, True, False, False]), np.array([True, True, True, False])
-    found = FixedPoints(points, None, np.zeros(4), fixed, eigenvalues, stable, np.ones(4, int))
+    found = FixedPoints(points, None, np.zeros(4), fixed, eigenvalues, stable, np.ones(4, int), np.zeros(4), 0, 0.0)
     plane, spectrum = drawn(plot_fixed_points(found, states=np.concatenate([points, -points]))).axes
     named = lines(plane)
     assert named["stable (2)"].shape == (2, 2) and len(named["visited"]) == 8
     np.testing.assert_allclose(np.abs(named["stable (2)"]), [[1, 0], [1, 0]], atol=0.02)  # along the first component
     np.testing.assert_allclose(np.abs(named["unstable (1)"]), [[0, 0.5]], atol=0.02)
     np.testing.assert_allclose(lines(spectrum)["unstable"], [[1.5, 0], [0.1, 0], [0, 0]])
-    one = FixedPoints(points[:1, :1], None, np.zeros(1), fixed[:1], eigenvalues[:1, :1], stable[:1], np.ones(1, int))
+    rest = (np.ones(1, int), np.zeros(1), 0, 0.0)
+    one = FixedPoints(points[:1, :1], None, np.zeros(1), fixed[:1], eigenvalues[:1, :1], stable[:1], *rest)
     drawn(plot_fixed_points(one))
     with pytest.raises(ValueError, match="at least one point"):
         plot_fixed_points(found._replace(points=points[:0]))

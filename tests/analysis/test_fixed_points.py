@@ -156,3 +156,30 @@ def test_errors():
         find_fixed_points(cell, params, cell.initial_state((0,)), jnp.zeros(2))
     with pytest.raises(ValueError, match="count must be at least 1"):
         visited_states(cell, params, states, jnp.zeros((3, 4, 2)), count=0, key=jax.random.key(0))
+
+
+def test_plateaus_that_no_sequence_reaches_are_left_out(x64):
+    """h' = (1 - z) tanh(0) + z h with z = sigmoid(8 h - 4): beyond h = 2.7 float32 says that nothing moves."""
+    cell = rnnjax.GRU(1)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 1))
+    params = params._replace(w_hh=jnp.array([[0.0, 8.0, 0.0]], jnp.float32), b=jnp.array([0.0, -4.0, 0.0], jnp.float32))
+    visited = cell.initial_state((41,))._replace(h=jnp.linspace(-1, 1, 41, dtype=jnp.float32)[:, None])
+    starts = visited._replace(h=jnp.concatenate([visited.h, jnp.array([[3.0], [4.0], [5.0]], jnp.float32)]))
+    x = jnp.zeros(1, jnp.float32)
+    anywhere = find_fixed_points(cell, params, starts, x, steps=0, max_distance=100.0)
+    beyond = anywhere.points[:, 0] > 2
+    assert anywhere.fixed[beyond].all() and anywhere.hits[beyond].sum() >= 3  # which are none
+    found = find_fixed_points(cell, params, starts, x, steps=0, visited=visited)
+    assert found.fixed.sum() == 1 and found.far == anywhere.hits[beyond].sum() and found.points.max() < 2
+    np.testing.assert_allclose(found.points[found.fixed], [[0.0]], atol=1e-5)
+    np.testing.assert_allclose(found.distance[found.fixed], [0.0], atol=1e-5)
+    assert found.distance.max() <= 1 and found.lowest_speed <= 1e-10
+    # float64 sees that they move, if slowly: q = ((1 - z) h)^2 / 2.
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, starts, x))
+    exact = find_fixed_points(
+        cell, *wide, steps=0, polish_steps=0, tolerance=1e-22, max_distance=100.0, merge_distance=0.0
+    )
+    far = exact.points[:, 0] > 2
+    want = ((1 - 1 / (1 + np.exp(4 - 8 * exact.points[far, 0]))) * exact.points[far, 0]) ** 2 / 2
+    np.testing.assert_allclose(exact.speed[far], want, rtol=1e-4)
+    assert far.sum() == 3 and exact.fixed[far].sum() < 3 and exact.points.dtype == np.float64

@@ -316,8 +316,40 @@ def test_nnx_carry_starts_where_the_cell_learned_to():
     module = interop.nnx_cell(cell, params=params)
     carry = module.initialize_carry((2, 3))
     np.testing.assert_array_equal(carry.h, np.broadcast_to(params.start.h, (2, 4)))
-    with pytest.raises(ValueError, match="carry_init must be None"):
+    drawn = module.initialize_carry((2, 3), nnx.Rngs(0), nnx.initializers.ones_init())
+    assert type(drawn) is type(carry) and drawn.h.tolist() == np.ones((2, 4)).tolist()
+    with pytest.raises(ValueError, match="carry_init draws, and needs rngs"):
         module.initialize_carry((2, 3), carry_init=nnx.initializers.ones_init())
+
+
+def test_integers_are_inputs_and_make_no_integer_parameters():
+    """The dtype of new parameters is not that of a count or a pixel: they would all be zero."""
+    hk = pytest.importorskip("haiku")
+    cell, xs = rnnjax.GRU(4), np.arange(12).reshape(2, 2, 3)
+    core = hk.transform(lambda xs: interop.haiku_core(cell)(xs, cell.initial_state((2,)))[0])
+    layer = hk.transform(lambda xs: interop.haiku_layer(cell)(xs)[0])
+    for model, given in ((core, xs[0]), (layer, xs)):
+        params = model.init(jax.random.key(0), given)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+        np.testing.assert_array_equal(model.apply(params, None, given), model.apply(params, None, given * 1.0))
+        assert np.abs(model.apply(params, None, given)).max() > 1e-3
+    linen = interop.linen_cell(cell)
+    params = linen.init(jax.random.key(0), cell.initial_state((2,)), xs[0])
+    ys = linen.apply(params, cell.initial_state((2,)), xs[0])[1]
+    np.testing.assert_array_equal(ys, linen.apply(params, cell.initial_state((2,)), xs[0] * 1.0)[1])
+    module = interop.nnx_layer(cell, 3, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(module(xs), module(xs * 1.0))
+
+
+@pytest.mark.parametrize("bad", [np.float32(1.0), np.ones((2, 5), np.float32), "text"], ids=["rank", "size", "kind"])
+def test_inputs_of_another_shape_are_one_sentence(bad):
+    cell = rnnjax.GRU(4)
+    module, state = interop.nnx_cell(cell, 3, rngs=nnx.Rngs(0)), cell.initial_state((2,))
+    with pytest.raises((TypeError, ValueError), match=r"^(GRU\.step: x|NnxCell: inputs) must .*, got "):
+        module(state, bad)
+    eqx_cell = interop.equinox_cell(cell, params=module.weights())
+    with pytest.raises((TypeError, ValueError), match=r"^(GRU\.step: x|EquinoxCell: x) must .*, got "):
+        eqx_cell(bad, state)
 
 
 def test_new_parameters_come_from_the_randomness_of_the_host():

@@ -1,0 +1,127 @@
+"""Arguments of another kind or shape: one sentence that names the function, instead of an error from within JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.kinds import public
+from tests.cells_table import CELLS
+
+pytestmark = pytest.mark.quick
+KEY = jax.random.key(0)
+GRU = rnnjax.GRU(4)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in CELLS.items() if type(row.cell).__module__.startswith("rnnjax.cells")]
+)
+def test_step_checks_its_arguments(name):
+    cell, size = CELLS[name].cell, CELLS[name].input_size
+    like = jax.eval_shape(lambda: (cell.init(KEY, size), cell.initial_state((2,))))
+    params, state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    shape = rnnjax.network.input_shape(cell, size)
+    where = f"{type(cell).__name__}.step: "
+    for arguments, kind in (
+        ((state, params, jnp.zeros((2, *shape))), (TypeError, ValueError)),
+        ((params, jnp.zeros((2, *shape)), state), TypeError),
+        ((params, None, jnp.zeros((2, *shape))), TypeError),
+        ((params, state, jnp.zeros((7, 2, *shape))), ValueError),
+        ((params, state, jnp.zeros((3, *shape))), ValueError),
+        ((params, state, "x"), TypeError),
+        ((params, state, 1.0), ValueError),
+    ):
+        with pytest.raises(kind) as caught:
+            cell.step(*arguments)
+        assert str(caught.value).startswith(where), arguments
+    if hasattr(params, "w_ih"):
+        with pytest.raises(ValueError) as caught:
+            cell.step(params, state, jnp.zeros((2, *shape[:-1], size + 1)))
+        assert str(caught.value).startswith(
+            f"{where}x must have shape [*batch, I] with I = {size} (from params.w_ih), "
+        )
+
+
+def test_unroll_knows_a_batch_that_came_first():
+    cell = rnnjax.GRU(4)
+    params, state = cell.init(KEY, 3), cell.initial_state((2,))
+    with pytest.raises(ValueError, match=r"got f32\[2,7,3\]; time comes first, so pass jnp\.swapaxes\(xs, 0, 1\)\.$"):
+        rnnjax.unroll(cell, params, state, jnp.zeros((2, 7, 3)))
+
+
+class Listed:
+    """A cell with a list, and so without a hash."""
+
+    hidden_size, __hash__ = 4, None  # type: ignore[assignment]
+    init, initial_state, step = rnnjax.GRU.init, rnnjax.GRU.initial_state, rnnjax.GRU.step
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "sentence"),
+    [
+        (
+            lambda p, s, x: rnnjax.unroll(Listed(), p, s, x),
+            TypeError,
+            "unroll: cell must be hashable, as compiled prog",
+        ),
+        (lambda p, s, x: rnnjax.unroll(3, p, s, x), TypeError, "unroll: cell must have a method step, got int"),
+        (
+            lambda p, s, x: rnnjax.unroll(rnnjax.GRU(4), 3, s, x),
+            TypeError,
+            "unroll: params must be a tree of arrays, got 3",
+        ),
+        (
+            lambda p, s, x: rnnjax.unroll(rnnjax.GRU(4), p, s, x, reverse="no"),
+            TypeError,
+            "unroll: reverse must be True",
+        ),
+        (
+            lambda p, s, x: rnnjax.unroll(rnnjax.GRU(4), p, s, "text"),
+            TypeError,
+            "unroll: xs must be an array, got 'text'",
+        ),
+        (
+            lambda p, s, x: rnnjax.unroll(rnnjax.GRU(4), p, s, x, implementation=3),
+            TypeError,
+            "unroll: implementation mu",
+        ),
+    ],
+)
+def test_sentences_of_unroll(call, kind, sentence):
+    cell = rnnjax.GRU(4)
+    with pytest.raises(kind) as caught:
+        call(cell.init(KEY, 3), cell.initial_state((2,)), jnp.zeros((7, 2, 3)))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_remat_takes_the_integers_of_numpy():
+    cell = rnnjax.GRU(4)
+    arguments = (cell, cell.init(KEY, 3), cell.initial_state((2,)), jnp.ones((7, 2, 3)))
+    np.testing.assert_array_equal(
+        rnnjax.unroll(*arguments, remat=np.int64(2))[1], rnnjax.unroll(*arguments, remat=2)[1]
+    )
+
+
+@public
+def example(
+    key: jax.Array, xs: jax.Array, size: int, rate: float = 0.5, *, loud: bool = False, name: str | None = None
+):
+    return type(xs).__name__, type(size), type(rate), loud, name
+
+
+def test_annotations_are_what_is_checked():
+    found = example(KEY, [[1.0, 2.0]], np.int64(3), np.float32(0.25), loud=np.bool_(True), name="a")
+    assert found == ("ArrayImpl", int, float, True, "a")
+    assert example(KEY, np.ones(2, np.uint8), 3)[0] == "ndarray"  # integers are judged where they are used
+    for arguments, options, sentence in (
+        ((0, [1.0], 3), {}, "example: key must be a key of jax.random, got 0; make it by jax.random.key(0)."),
+        ((KEY, "x", 3), {}, "example: xs must be an array, got 'x'."),
+        ((KEY, [1.0], 3.5), {}, "example: size must be an int, got 3.5."),
+        ((KEY, [1.0], 3, "x"), {}, "example: rate must be a number, got 'x'."),
+        ((KEY, [1.0], 3), {"loud": "no"}, "example: loud must be True or False, got 'no'."),
+        ((KEY, [1.0], 3), {"name": 3}, "example: name must be a string, got 3."),
+    ):
+        with pytest.raises(TypeError) as caught:
+            example(*arguments, **options)
+        assert str(caught.value) == sentence
