@@ -63,9 +63,9 @@ class Listed:
         (
             lambda p, s, x: rnnjax.unroll(Listed(), p, s, x),
             TypeError,
-            "unroll: cell must be hashable, as compiled prog",
+            "unroll: net must be hashable, as compiled prog",
         ),
-        (lambda p, s, x: rnnjax.unroll(3, p, s, x), TypeError, "unroll: cell must have a method step, got int"),
+        (lambda p, s, x: rnnjax.unroll(3, p, s, x), TypeError, "unroll: net must be a cell or a network, got 3"),
         (
             lambda p, s, x: rnnjax.unroll(rnnjax.GRU(4), 3, s, x),
             TypeError,
