@@ -41,20 +41,33 @@ from tests.cells_table import (
 BATCH, TIME = 3, 8
 
 
-def by_implementation():
-    """All laws for the default; for the others too in the rows that are looked at closer, else that they are this loop.
+# One cell of each kind that an engine can tell from the others: gates that are sums and gates that are not, an update
+# that mixes units, no recurrent matmul, coefficients that depend on the input and complex ones that do not, a plain
+# cell, one with several axes of features, and the networks.
+KINDS = (
+    "lstm", "gru", "layernorm_lstm", "indrnn", "min_gru", "lru", "minimal_rnn", "conv_lstm", "stack", "deep_stack",
+    "learned_state",
+)  # fmt: skip
+# What only an engine can break: where values, final state and all gradients are those of a loop over the cell's step,
+# in both directions, ragged, with resets and gaps, a cell has no say in these.
+OF_ENGINES = ("scan", "chunks", "vmap", "causality", "jit", "second_derivative", "remat")
 
-    What has the same numbers and gradients as the default has its properties as well. The others follow at once, so
-    that they find the loop's answer.
+
+def by_implementation():
+    """Every cell in every implementation, on the laws that cells can break; the kinds on all of them, in the default.
+
+    The other implementations of a row follow at once, so that they find the loop's answer.
     """
+    assert set(OF_ENGINES) < set(rnnjax.testing.LAWS) and set(KINDS) < set(CELLS)
     found = []
     for name, row in CELLS.items():
         default = choose(Job(leaves(row.cell)[0].cell)).name
         others = [other for other in rnnjax.implementations(row.cell) if other != default]
-        found.append(pytest.param(row, [default], None, id=f"{name}-default"))
+        of_cells = [law for law in rnnjax.testing.LAWS if law not in OF_ENGINES]
+        found.append(pytest.param(row, [default], None if name in KINDS else of_cells, id=f"{name}-default"))
         if others:
-            laws = None if name in CORE else ["loop", "valid", "padding", "resets", "remat"]
-            found.append(pytest.param(row, others, laws, id=f"{name}-others"))
+            laws = ["loop", "valid", "padding", "resets", *["remat"] * (name in KINDS)]
+            found.append(pytest.param(row, others, None if name in CORE else laws, id=f"{name}-others"))
     return found
 
 
