@@ -98,7 +98,7 @@ EQUATIONS = {
 def test_named_values_make_the_new_state(name):
     """And a state that is held changes nothing where it is, and moves with ``y`` where it is not."""
     cell = TABLE[name].cell
-    params, state, xs, _, _ = make_problem(TABLE[name])
+    params, state, xs, *_ = make_problem(TABLE[name])
     kinds = {}
 
     @fast_jit
@@ -174,7 +174,7 @@ def modules():
 
 def test_a_bfloat16_output_follows_a_held_state():
     cell = rnnjax.LSTM(4)
-    params, state, xs, _, _ = make_problem(CELLS["lstm"], dtype=jnp.bfloat16)
+    params, state, xs, *_ = make_problem(CELLS["lstm"], dtype=jnp.bfloat16)
     for held in ("h", "c"):
         (new, y), _ = observe(cell.step, params, state, xs[0], hold={held: jnp.zeros_like})
         assert y.dtype == new.h.dtype == jnp.bfloat16 and not np.asarray(y, np.float32).any()
@@ -228,7 +228,7 @@ def test_names_are_found_where_functions_call_functions():
 @pytest.mark.quick
 def test_names_within_a_scan_come_stacked():
     cell = rnnjax.GRU(4)
-    params, state, xs, _, resets = make_problem(TABLE["gru"]._replace(cell=cell))
+    params, state, xs, _, resets, _ = make_problem(TABLE["gru"]._replace(cell=cell))
     for implementation, reverse in (("scan", False), ("fused", False), ("scan", True)):
         (final, ys), found = observe(
             lambda *args, i=implementation, r=reverse: rnnjax.unroll(
@@ -253,7 +253,7 @@ def test_names_within_a_scan_come_stacked():
 
 def test_derivatives_and_transformations_pass_through():
     cell = rnnjax.LSTM(4)
-    params, state, xs, _, _ = make_problem(CELLS["lstm"])
+    params, state, xs, *_ = make_problem(CELLS["lstm"])
 
     def total(params, watched):
         (_, y), found = observe(cell.step, params, state, xs[0])
