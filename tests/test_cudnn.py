@@ -13,14 +13,15 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM
-from rnnjax.engines import Job
-from rnnjax.engines.cudnn import fits, pack, unpack
+from rnnjax.engines import Job, engine
+from rnnjax.engines.cudnn import pack, unpack
 from rnnjax.testing import problems
 from tests.cells_table import Row, assert_close, make_problem, plain, with_gradients
 
 rnn = pytest.importorskip("jax.experimental.rnn")
 fresh = problems._with_gradients.__wrapped__  # compiled for each call: what stands in for cuDNN differs
 cudnn = sys.modules["rnnjax.engines.cudnn"]
+fits = engine("cudnn").fits
 HAS_GPU = fits(Job(LSTM(4))) == ""
 ROW = Row(LSTM(4))
 
@@ -29,14 +30,25 @@ ROW = Row(LSTM(4))
 def pretend(monkeypatch):
     """A GPU whose cuDNN is the reference; as a name of its own, so that no trace of it outlives the test."""
 
-    def lstm(x, h, c, weights, lengths, input_size, size, layers, dropout, bidirectional, precision):
+    def reference(x, h, c, weights, lengths, input_size, size, layers, dropout, bidirectional, precision):
         assert jax.lax.Precision.HIGH == precision
         assert lengths.dtype == jnp.int32
         parts = rnn.unpack_lstm_weights(weights, input_size, size, layers, bidirectional)
         return rnn.lstm_ref(x, h, c, *parts, lengths, input_size, size, layers, dropout, bidirectional)
 
+    def forward(x, h, c, weights, lengths, *sizes):
+        outs = reference(x, h, c, weights, lengths, *sizes)
+        return outs, (x, h, c, weights, lengths, outs[0], jnp.zeros(7))
+
+    def backward(*args):
+        *sizes, (x, h, c, weights, lengths, _, reserve), cotangents = args
+        assert reserve.shape == (7,)
+        _, pull = jax.vjp(lambda *floats: reference(*floats, lengths, *sizes), x, h, c, weights)
+        return *pull(cotangents), None
+
     monkeypatch.setattr(cudnn, "_on_nvidia", lambda: True)
-    monkeypatch.setattr(rnn, "lstm", lstm)
+    monkeypatch.setattr(rnn, "lstm_fwd", forward)
+    monkeypatch.setattr(rnn, "lstm_bwd", backward)
 
 
 def test_layout_is_that_of_jax():

@@ -20,8 +20,8 @@ from rnnjax.engines.choice import (
     make_job,
     register,
 )
-from rnnjax.engines.cudnn import fits as cudnn_fits
-from rnnjax.engines.cudnn import unroll_cudnn
+from rnnjax.engines.cudnn import CudnnLoops
+from rnnjax.engines.cudnn import rank as cudnn_rank
 from rnnjax.engines.linear.associative import fits as linear_fits
 from rnnjax.engines.linear.associative import rank as linear_rank
 from rnnjax.engines.linear.associative import unroll_associative, unroll_hoisted
@@ -48,6 +48,6 @@ register(affine_engine("fused", XlaLoops(), rank=5))
 register(affine_engine("cuda", CudaLoops(), rank=cuda_rank))
 register(affine_engine("native", NativeLoops(), rank=-1))
 register(affine_engine("pallas", PallasLoops(), rank=-1))
-register(Engine("cudnn", unroll_cudnn, fits=cudnn_fits))
+register(affine_engine("cudnn", CudnnLoops(), rank=cudnn_rank))
 for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):
     register(Engine(_name, _unroll, fits=linear_fits, rank=functools.partial(linear_rank, _name)))
