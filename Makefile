@@ -3,6 +3,7 @@
 # make test-gpu  the tests that need an NVIDIA GPU, with a jax that finds it: make test-gpu JAX='jax[cuda13]'
 # make lint    ruff and mypy alone
 # make bench   the quick benchmarks
+# make fuzz    random command lines, calls and damaged files; half an hour on two cores (FUZZ=100 is a short one)
 # make clean   removes environments and caches; runs/ stays
 #
 # Python and make are all that these need: they make .venv and install into it. Another Python: make PYTHON=python3.12 test
@@ -15,7 +16,7 @@ NEWEST := .venv-newest
 # Twice quiet: errors alone.
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: test demo lint bench clean test-newest test-gpu
+.PHONY: test demo lint bench fuzz clean test-newest test-gpu
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -36,6 +37,15 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python -m benchmarks --quick
+
+# Every fuzzer that lies there, on the CPU, with the same seed each time; SEED=1 for another.
+FUZZ ?= 2000
+SEED ?= 0
+fuzz: $(VENV)/.installed-test
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m tests.fuzz.fuzz_cli --calls $(FUZZ) --seed $(SEED) --workers $(WORKERS)
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m tests.fuzz.fuzz_damage --damages $$(($(FUZZ) / 2)) --seed $(SEED)
+	@if [ -f tests/fuzz/fuzz_api.py ]; then \
+	  JAX_PLATFORMS=cpu $(VENV)/bin/python -m tests.fuzz.fuzz_api --calls $(FUZZ) --seed $(SEED); fi
 
 # The quick tests on the newest jax, which needs a newer Python than the oldest one supported.
 test-newest: $(NEWEST)/.installed

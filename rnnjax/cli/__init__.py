@@ -140,8 +140,8 @@ def _sentence(error: Exception) -> str | None:
     from jax.errors import JaxRuntimeError
 
     if place := user_line(error):
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"{place[0]}, line {place[1]}: {type(error).__name__}: {what:.300}"
+        what = "".join(f": {line:.300}" for line in str(error).strip().splitlines()[:1])
+        return f"{place[0]}, line {place[1]}: {type(error).__name__}{what}"
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {error.strerror}." if error.strerror else str(error)
     if isinstance(error, ValueError | TypeError | ModuleNotFoundError):  # the last: a framework that is not installed

@@ -13,7 +13,7 @@ import jax
 import rnnjax
 from rnnjax.arrays import decode, encode, seal
 from rnnjax.cells import cell_file
-from rnnjax.files import CheckpointError, check_kind, read_json, read_regular, write_atomic, write_json
+from rnnjax.files import CheckpointError, check_kind, digest, read_json, read_regular, write_atomic, write_json
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.run import Run, make_model
@@ -31,7 +31,7 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
     """Writes the parameters and what is needed to use them: ``model.safetensors`` and ``model.json``.
 
     Arrays are named as in `LMParams`, for example ``stack.layers[0].w_ih``. Each file is written in one move, and
-    the second holds the checksum of the first, so a pair that was torn apart does not load.
+    holds the checksum of the other, so a pair that was torn apart does not load.
 
     Args:
         run: from `open_run`.
@@ -46,10 +46,10 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
         OSError: if it cannot be written.
     """
     root = make_folder(folder, force=force)
-    arrays = named_arrays(run.params)
-    data = encode(arrays, seal(arrays, {"rnnjax": rnnjax.__version__}))
+    arrays, described = named_arrays(run.params), describe_run(run)
+    data = encode(arrays, seal(arrays, {"rnnjax": rnnjax.__version__, "description": digest(described)}))
     write_atomic(root / ARRAYS, data)
-    write_json(root / DESCRIPTION, {**describe_run(run), "arrays": hashlib.sha256(data).hexdigest()})
+    write_json(root / DESCRIPTION, {**described, "arrays": hashlib.sha256(data).hexdigest()})
     return [root / ARRAYS, root / DESCRIPTION]
 
 
@@ -103,7 +103,7 @@ def load_export(
         description = read_json(root / DESCRIPTION, "load_export")
         options = ModelOptions(**description["model"])
         vocabulary = Vocabulary.from_json(description["vocabulary"])
-        digest = description["arrays"]
+        known = description.pop("arrays")
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -111,10 +111,10 @@ def load_export(
             f"load_export: {root / DESCRIPTION} is truncated or damaged ({error}); export the run again."
         ) from error
     data = read_regular(root / ARRAYS, "load_export")
-    arrays, _ = decode(data, where=f"load_export: {root / ARRAYS}", advice="export the run again")
+    arrays, metadata = decode(data, where=f"load_export: {root / ARRAYS}", advice="export the run again")
     model = _make_model(options, len(vocabulary), stack)
     params = restore(arrays, jax.eval_shape(model.init, jax.random.key(0)), where=str(root / ARRAYS))
-    if hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data).hexdigest() != known or metadata.get("description") != digest(description):
         raise CheckpointError(
             f"load_export: {ARRAYS} and {DESCRIPTION} in {root} do not belong together; export the run again."
         )

@@ -18,6 +18,7 @@ import random
 import shutil
 import sys
 import tempfile
+import traceback
 import typing
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ FILES = [
     "out.keras",
     "out.weights.h5",
     "folder",
-    "/nowhere/x",
+    "missing/x",
     "texts",
     "",
 ]
@@ -199,7 +200,8 @@ def command_line(rng: random.Random) -> list[str]:
             bad = rng.random() < 0.3
             words.append(value_of(name, kind, rng) if bad or name not in good else good[name])
     words += BASE.get(command, "").split()
-    chosen = rng.sample([n for n, (argument, _) in params.items() if not argument], k=rng.choice([0, 1, 1, 2, 3]))
+    options = [name for name, (argument, _) in params.items() if not argument]
+    chosen = rng.sample(options, k=min(len(options), rng.choice([0, 1, 1, 2, 3])))
     for name in chosen:
         flag = f"--{'json' if name == 'as_json' else name.replace('_', '-')}"
         if rng.random() < 0.03:
@@ -258,6 +260,8 @@ def work(slot: int, arguments: argparse.Namespace, folder: Path) -> int:
     for number in range(slot, arguments.calls, arguments.workers):
         words, answer, wrong = one(number, arguments.seed, mine, f"w{slot}")
         codes[answer.code] += 1
+        if sum(codes.values()) % 100 == 0:
+            print(f"worker {slot}: {sum(codes.values())} calls, {findings} findings", flush=True)
         if arguments.verbose:
             print(number, words, answer.code, f"{answer.seconds:.1f} s", answer.err[-200:], flush=True)
         if wrong:
@@ -284,7 +288,8 @@ def main() -> None:
             if not child:
                 try:
                     os._exit(min(work(slot, arguments, Path(name)), 100))
-                finally:
+                except BaseException:
+                    traceback.print_exc()
                     os._exit(101)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
