@@ -16,7 +16,7 @@ RUN = affine_engine("interpreted", PallasLoops(interpret=True), -1).run
 CASES = {
     "lstm": (rnnjax.LSTM(5), 4, (3,), "float32", dict(valid=True, resets=True, reverse=True)),
     "gru": (rnnjax.GRU(4), 5, (), "float32", dict(resets=True)),
-    "layer norm": (rnnjax.LayerNormGRU(4), 3, (2, 2), "float32", dict(valid=True)),
+    "layer norm": (rnnjax.cells.LayerNormGRU(4), 3, (2, 2), "float32", dict(valid=True)),
     "custom": (Custom(5), 4, (2,), "bfloat16", dict(resets=True)),
     "no step": (rnnjax.GRU(3), 0, (2,), "float32", dict(resets=True)),
 }

@@ -29,7 +29,7 @@ from rnnjax.cell import matmul
 from rnnjax.engines.affine import cuda_kernels, nvrtc
 from rnnjax.engines.affine.cuda_batching import by_rows, over_rows
 from rnnjax.engines.affine.cuda_cell import CellText, cell_text
-from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles
+from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it
 from rnnjax.engines.affine.cuda_trial import passes_trial
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
@@ -144,11 +144,30 @@ class CudaLoops:
 
 
 def rank(job: Job) -> float:
-    """Above all others where it fits, unless another device is the default or arrays have explicit shardings."""
-    del job
+    """Above all others where it fits and is the fastest, unless it is said elsewhere where arrays lie.
+
+    That is where another device is the default, or arrays have explicit shardings.
+    """
     placed = getattr(jax.config, "jax_default_device", None) is not None
     kinds = jax.sharding.get_abstract_mesh().axis_types
-    return -1 if placed or jax.sharding.AxisType.Explicit in kinds else 40
+    if placed or jax.sharding.AxisType.Explicit in kinds:
+        return -1
+    return _rank(job, _exact())
+
+
+@functools.lru_cache(maxsize=512)
+def _rank(job: Job, exact: bool) -> float:
+    card, cell = _card(), job.cell
+    if isinstance(card, str):
+        return -1
+    leaves = len(jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state(()))))
+    form = _format(str(job.param_dtype), exact)
+    facts = Facts(cell.num_gates, cell.num_gates, leaves - 1, 0, cell.hidden_size, math.prod(job.batch), form)
+    return 40 if is_worth_it(facts, card) else 4
+
+
+def _format(param_dtype: str, exact: bool) -> str:
+    return {"bfloat16": "bf16", "float16": "f16"}.get(param_dtype, "tf32x3" if exact else "tf32")
 
 
 def _exact() -> bool:
@@ -201,7 +220,7 @@ def _prepare(
     h = next(i for i, leaf in enumerate(leaves) if leaf is state.h)
     order = (h, *(i for i in range(len(leaves)) if i != h))
     text = cell_text(program, plan.summed, h)
-    form = {"bfloat16": "bf16", "float16": "f16"}.get(param_dtype, "tf32x3" if exact else "tf32")
+    form = _format(param_dtype, exact)
     H = plan.cell.hidden_size
     facts = Facts(text.gates, text.seen, text.states, text.own, H, max(rows, 1), form)
     forward, backward = forward_tiles(facts, card), backward_tiles(facts, card)

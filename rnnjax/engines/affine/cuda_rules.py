@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-__all__ = ["Card", "Facts", "Tiles", "backward_tiles", "forward_tiles"]
+__all__ = ["Card", "Facts", "Tiles", "backward_tiles", "forward_tiles", "is_worth_it"]
 
 _WARPS = 8
 _REGISTERS = 250  # of a thread, at 8 warps
@@ -122,6 +122,20 @@ def forward_tiles(facts: Facts, card: Card) -> Tiles | None:
 def backward_tiles(facts: Facts, card: Card) -> Tiles | None:
     """The backward kernel's tiles; None where a group does not fit on the card."""
     return min(_candidates(facts, card, backward=True), key=lambda tiles: tiles.cost, default=None)
+
+
+def is_worth_it(facts: Facts, card: Card) -> bool:
+    """Whether both kernels together take less time than loops of XLA: not for batches of many thousands of rows.
+
+    XLA's own is an estimate: 36 microseconds a step, forward and backward, where launches are all (H=768 B=16, and
+    no less for smaller ones); beyond that three matmuls at 0.4 of the peak, and ten passes over the gates at 3 TB/s.
+    """
+    forward, backward = forward_tiles(facts, card), backward_tiles(facts, card)
+    if forward is None or backward is None:
+        return False
+    peak = {"bf16": 1, "f16": 1, "tf32": 1 / 2, "tf32x3": 1 / 15}[facts.format] * 989e6 * card.processors / 132
+    numbers = facts.rows * facts.gates * facts.hidden_size
+    return forward.cost + backward.cost < 36 + 6 * numbers * facts.hidden_size / (0.4 * peak) + 40 * numbers / 3e6
 
 
 def _candidates(facts: Facts, card: Card, *, backward: bool) -> Iterator[Tiles]:

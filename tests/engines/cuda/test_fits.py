@@ -35,9 +35,9 @@ def lstm(**options):
         (lstm(dtype=jnp.dtype("float64"), param_dtype=jnp.dtype("float64")), "needs a state of float32 or narrower"),
         (lstm(dtype=None), "needs one dtype for the parameters and one for the state"),
         (lstm(param_dtype=jnp.dtype("float64")), "needs bfloat16, float16 or float32, got parameters of float64"),
-        (Job(rnnjax.IndRNN(8), "gpu"), "needs a cell with a recurrent matrix w_hh"),
-        (Job(rnnjax.LayerNormLSTM(8), "gpu"), "needs a pointwise update, got reduce_sum (layernorm.py, line "),
-        (Job(rnnjax.MinGRU(8), "gpu"), "needs an affine cell"),
+        (Job(rnnjax.cells.IndRNN(8), "gpu"), "needs a cell with a recurrent matrix w_hh"),
+        (Job(rnnjax.cells.LayerNormLSTM(8), "gpu"), "needs a pointwise update, got reduce_sum (layernorm.py, line "),
+        (Job(rnnjax.cells.MinGRU(8), "gpu"), "needs an affine cell"),
         (lstm(remat="layers"), "needs remat to be None, True, an int or 'gates', got 'layers'"),
     ],
     ids=range(11),
@@ -102,6 +102,19 @@ def test_a_card_that_fails_its_trial_is_not_used(pretend, monkeypatch):
     monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, capability: "")
     with pytest.warns(UserWarning, match="a trial of the engine 'cuda' failed; XLA runs recurrent cells instead"):
         assert engine("cuda").fits(lstm()) == "needs a GPU on which its trial gives the right numbers"
+
+
+def test_the_default_is_the_fastest(monkeypatch):
+    """But for thousands of rows, which would go in many turns; and nobody has said where arrays lie."""
+    monkeypatch.setattr(cuda, "_card", lambda: Card(90, 132))
+    cuda._rank.cache_clear()
+    for size in (1, 128, 768, 2048):
+        for rows in (1, 64, 256):
+            assert cuda.rank(lstm(size=size, batch=(rows,), dtype=BF16, param_dtype=BF16)) > 5
+    assert 0 < cuda.rank(lstm(size=128, batch=(256, 256))) < 5
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert cuda.rank(lstm()) < 0
+    cuda._rank.cache_clear()
 
 
 @pytest.mark.parametrize("card", [Card(80, 108), Card(86, 84), Card(89, 128), Card(90, 132), Card(100, 148)], ids=str)
