@@ -7,7 +7,20 @@ import pytest
 
 import rnnjax
 import rnnjax.testing
-from rnnjax import GRU, LRU, LSTM, ConvLSTM, Elman, MinGRU, MinLSTM, ProjectedLSTM, Stack
+from rnnjax import (
+    GRU,
+    LRU,
+    LSTM,
+    Bidirectional,
+    ConvLSTM,
+    Elman,
+    LearnedState,
+    MinGRU,
+    MinLSTM,
+    ProjectedLSTM,
+    Regularized,
+    Stack,
+)
 from rnnjax.cells import SRU, GRUResetBefore, RecurrentHighway
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
 from rnnjax.testing import (
@@ -26,6 +39,7 @@ __all__ = [
     "CELLS",
     "CORE",
     "NAMES",
+    "NETWORKS",
     "VARIANTS",
     "Outcome",
     "Problem",
@@ -77,6 +91,14 @@ CELLS = {
     "projected_lstm": Row(ProjectedLSTM(3, cell_size=5)),
     "highway": Row(RecurrentHighway(4, depth=2)),
     "conv_lstm": Row(ConvLSTM(2, spatial_shape=(4,))),
+}
+# Made of cells, and run by `unroll` alone, or evaluated in another way than the cell inside.
+NETWORKS = {
+    "bidirectional": Row(Bidirectional((GRU(3), (GRU(3), Elman(2))))),
+    "bidirectional_sum": Row(Bidirectional((LearnedState(Elman(3)),), merge="sum")),
+    "regularized": Row(
+        Regularized(LSTM(4), recurrent_dropout=0.1, zoneout_h=0.2, zoneout_c=0.4, expected_zoneout=True)
+    ),
 }
 # What a repr may hold.
 NAMES = {**vars(rnnjax.cells), **vars(rnnjax.networks), **vars(rnnjax.initializers)}

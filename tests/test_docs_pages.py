@@ -188,7 +188,23 @@ def test_the_page_of_extensions():
         after="import numpy as np; s = jax.nn.sigmoid; nu = s(params.nu); n = values['n'].value;"
         "np.testing.assert_allclose(closed, nu * n, rtol=1e-6); np.testing.assert_array_equal(y, values['h'].value)",
     )
-    assert printed.splitlines() == ["('scan', 'fused')", "['z', 'n', 'h'] (2, 16)"]
+    engines, *others = printed.splitlines()
+    assert engines.startswith("('scan', 'fused'")  # and what else the machine offers
+    assert others == ["['z', 'n', 'h'] (2, 16)", "(10, 2, 7) (7, 15)"]
+
+
+def test_the_network_of_the_page_obeys_the_laws(tmp_path):
+    """As a stranger writes it: values side by side, every engine, resets and learned starts, and a file."""
+    given = run("extending.md")
+    net, params = given["net"], given["net_params"]
+    rnnjax.testing.check_laws(net, 3, laws=("values", "loop", "valid", "chunks", "dtypes"))
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 3)), jnp.float32)
+    _, ys = rnnjax.unroll(net, params, None, xs)
+    for cell, part, columns in zip(net.cells, params.sides, (slice(4), slice(4, None)), strict=True):
+        np.testing.assert_allclose(ys[..., columns], rnnjax.unroll(cell, part, None, xs)[1], rtol=1e-6)
+    plain = type(net)((rnnjax.LSTM(4), rnnjax.GRU(2)))  # of cells that a file may name
+    rnnjax.save(tmp_path / "net.safetensors", plain, plain.init(jax.random.key(0), 3))
+    assert rnnjax.load(tmp_path / "net.safetensors")[0] == plain
 
 
 def test_optax_has_both_names():

@@ -22,6 +22,7 @@ from tests.cells_table import (
     CELLS,
     CORE,
     NAMES,
+    NETWORKS,
     VARIANTS,
     Outcome,
     Problem,
@@ -60,7 +61,7 @@ def by_implementation():
     """
     assert set(OF_ENGINES) < set(rnnjax.testing.LAWS) and set(KINDS) < set(CELLS)
     found = []
-    for name, row in CELLS.items():
+    for name, row in (CELLS | NETWORKS).items():
         default = choose(Job(leaves(row.cell)[0].cell)).name
         others = [other for other in rnnjax.implementations(row.cell) if other != default]
         of_cells = [law for law in rnnjax.testing.LAWS if law not in OF_ENGINES]

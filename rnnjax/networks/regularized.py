@@ -23,6 +23,7 @@ from rnnjax.checks import check_kind
 from rnnjax.kinds import check_fields
 from rnnjax.network import Controls, Network, Visit, leaves, network_initial_state, network_step, walk
 from rnnjax.networks.masks import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
+from rnnjax.traced import name_values
 
 __all__ = ["Regularized", "RegularizedCell"]
 
@@ -255,6 +256,7 @@ class RegularizedCell:
                 else:
                     value = jnp.where(getattr(noise, field), was, now)
                 new = new._replace(**{part: value})
+                name_values(**{part: value})  # which the state gets, in the place of what the cell named
         return new, new.h.astype(y.dtype) if is_h else y
 
     def _dropped_step(self, params: Any, state: Any, x: jax.Array, seen: jax.Array | None) -> tuple[Any, jax.Array]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rnnjax.cell import affine_step, check_size, describe, leaf_names
 from rnnjax.network import input_shape
+from rnnjax.testing.parts import check_network
 from rnnjax.traced import observe
 
 __all__ = ["check_cell"]
@@ -24,10 +25,11 @@ _TOLERANCE = 1e-4  # float32 steps whose matmuls have different shapes
 def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
     r"""Tells the author of a new cell, in one sentence, what breaks the contract; returns None if all is well.
 
-    It makes parameters and a state, takes steps in float32 and bfloat16, and compares.
+    It makes parameters and a state, takes steps in float32 and bfloat16, and compares. Of a network it also looks at
+    `Network.parts`, `Network.join` and `Network.thread`: that states and keys reach the parts that they are for.
 
     Args:
-        cell: an instance of the new cell.
+        cell: an instance of the new cell or network.
         input_size: I, any size the cell accepts.
         batch_size: B of the trial step.
 
@@ -47,8 +49,14 @@ def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
     if isinstance(cell, type):
         raise TypeError(f"check_cell: cell must be an instance, got the class {cell.__name__}; make one.")
     name = type(cell).__name__
-    _check_methods(cell, name)
+    network = hasattr(cell, "parts") or hasattr(cell, "thread")
+    steps = hasattr(cell, "step") or not network  # a network that needs the future has none
+    _check_methods(cell, name, steps)
     _check_value(cell, name)
+    if network:
+        check_network(cell, name, input_size)
+    if not steps:
+        return
     f32, bf16 = jnp.float32, jnp.bfloat16
     for params_dtype, dtype in ((f32, f32), (bf16, bf16), (bf16, f32)):
         _check_shapes(cell, name, input_size, batch_size, params_dtype, dtype)
@@ -56,12 +64,14 @@ def check_cell(cell: Any, input_size: int, *, batch_size: int = 3) -> None:
         _check_numbers(cell, name, input_size, batch_size)
 
 
-def _check_methods(cell: Any, name: str) -> None:
+def _check_methods(cell: Any, name: str, steps: bool) -> None:
     calls = {
         "init": (("key", "input_size", "dtype"), 2),
         "initial_state": (("batch_shape", "dtype"), 0),
         "step": (("params", "state", "x"), 3),
     }
+    if not steps:
+        del calls["step"]
     if hasattr(cell, "update") or hasattr(cell, "num_gates"):
         calls["update"] = (("params", "state", "zx", "zh"), 4)
     if hasattr(cell, "input_shape"):
@@ -80,6 +90,8 @@ def _check_methods(cell: Any, name: str) -> None:
                 raise TypeError(
                     f"check_cell: {name}.{method} must be callable as {usage}{few}, got {method}{signature}."
                 ) from error
+    if not steps:
+        return
     if not hasattr(cell, "hidden_size"):
         raise TypeError(f"check_cell: {name} must have hidden_size, the size of y; add the field.")
     check_size(f"check_cell: {name}", "hidden_size", cell.hidden_size)

@@ -54,11 +54,13 @@ class Law(NamedTuple):
         says: the law in words, as the end of "... must hold".
         check: raises an `AssertionError` where it does not.
         of_cell: whether it speaks of the cell alone, whatever the implementation.
+        by_step: whether it is about going step by step, which a network that needs the future does not.
     """
 
     says: str
     check: Callable[[Case], None]
     of_cell: bool = False
+    by_step: bool = False
 
 
 def check_laws(
@@ -70,8 +72,8 @@ def check_laws(
 ) -> None:
     r"""Tries every law of `LAWS` on a cell, in float64, on small random problems; returns None if all hold.
 
-    `rnnjax.check_cell` looks at the contract of one step. This goes on to sequences: lengths, resets, reverse,
-    chunks, padding full of NaN, batch axes, gradients against finite differences, every dtype, and every
+    `rnnjax.check_cell` looks at the contract of one step, and of a network. This goes on to sequences: lengths, resets,
+    reverse, chunks, padding full of NaN, batch axes, gradients against finite differences, every dtype, and every
     implementation that takes the cell. It needs some seconds a cell, so it fits into a test:
 
         def test_my_cell():
@@ -110,6 +112,8 @@ def check_laws(
     with jax.enable_x64(True):
         problem = make_problem(cell, input_size, seq_len=TIME)
         for name in names:
+            if LAWS[name].by_step and not hasattr(cell, "step"):
+                continue
             for implementation in chosen[:1] if LAWS[name].of_cell else chosen:
                 try:
                     LAWS[name].check(Case(cell, input_size, implementation, problem))
@@ -141,7 +145,10 @@ _check_value = functools.lru_cache(maxsize=1)(check_cell)
 @functools.lru_cache(maxsize=2)  # every implementation of a cell asks for it
 def _answer(cell: Any, input_size: int, gaps: bool) -> Outcome:
     problem = make_problem(cell, input_size, seq_len=TIME)
-    return loop_with_gradients(cell, _with_gaps(problem) if gaps else problem, reverse=gaps)
+    problem = _with_gaps(problem) if gaps else problem
+    if not hasattr(cell, "step"):  # the reference of its cells
+        return with_gradients(cell, "scan", reverse=gaps)(problem)
+    return loop_with_gradients(cell, problem, reverse=gaps)
 
 
 def _loop(case: Case) -> None:
@@ -364,14 +371,14 @@ LAWS: dict[str, Law] = {
     "valid": Law(
         "in reverse, under a mask with gaps, it equals a loop over the valid steps, whatever stands there", _valid
     ),
-    "scan": Law("unroll equals lax.scan over step, written by hand", _scan_by_hand),
-    "chunks": Law("chunks of any length with the state carried over equal one unroll", _chunks),
+    "scan": Law("unroll equals lax.scan over step, written by hand", _scan_by_hand, by_step=True),
+    "chunks": Law("chunks of any length with the state carried over equal one unroll", _chunks, by_step=True),
     "padding": Law("inputs and resets in the padding reach no output, no final state and no gradient", _padding),
-    "resets": Law("a reset forgets everything before it, also what is not finite", _resets),
+    "resets": Law("a reset forgets everything before it, also what is not finite", _resets, by_step=True),
     "dtypes": Law("state, outputs and gradients keep their shapes and dtypes", _dtypes),
     "batch_axes": Law("any number of batch axes gives the same numbers", _batch_axes),
     "vmap": Law("a batch equals vmap over its examples", _vmap),
-    "causality": Law("no output depends on a later input, and each depends on its own", _causality),
+    "causality": Law("no output depends on a later input, and each depends on its own", _causality, by_step=True),
     "jit": Law("compiling changes no number", _jit),
     "derivative": Law("the gradient equals finite differences", _derivative),
     "second_derivative": Law("the second derivative equals finite differences of the first", _second_derivative),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.network import input_shape, start_state
+from rnnjax.network import Network, input_shape, network_step, start_state
 from rnnjax.unroll import unroll
 
 __all__ = [
@@ -239,10 +239,12 @@ _loss_gradient = jax.jit(jax.grad(loss_of, argnums=(0, 1)))
 
 @functools.lru_cache(maxsize=32)
 def _compiled_step(cell: Any) -> tuple[Any, Any]:
-    def pullback(params: Any, state: Any, x: Any, d_state: Any, d_y: Any) -> Any:
-        return jax.vjp(cell.step, params, state, x)[1]((d_state, d_y))
+    one = functools.partial(network_step, cell) if isinstance(cell, Network) else cell.step
 
-    return fast_jit(cell.step), fast_jit(pullback)
+    def pullback(params: Any, state: Any, x: Any, d_state: Any, d_y: Any) -> Any:
+        return jax.vjp(one, params, state, x)[1]((d_state, d_y))
+
+    return fast_jit(one), fast_jit(pullback)
 
 
 def _at(tree: Any, index: tuple[int, ...]) -> Any:
