@@ -181,30 +181,30 @@ def test_the_table_is_made_of_what_was_recorded(tmp_path, monkeypatch, capsys):
         table.replace("nothing", "")
 
 
+AFTER = """
+import pathlib, tempfile, numpy as np
+s = jax.nn.sigmoid
+np.testing.assert_allclose(closed, s(params.nu) * values['n'].value, rtol=1e-6)
+np.testing.assert_array_equal(y, values['h'].value)
+# The network: values side by side, the laws that its three methods can break, and a file.
+xs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 3)), jnp.float32)
+_, ys = rnnjax.unroll(net, net_params, None, xs)
+for cell, part, columns in zip(net.cells, net_params.sides, (slice(4), slice(4, None)), strict=True):
+    np.testing.assert_allclose(ys[..., columns], rnnjax.unroll(cell, part, None, xs)[1], rtol=1e-6)
+rnnjax.testing.check_laws(net, 3, laws=("values", "loop", "valid", "dtypes"), implementations=("scan",))
+plain = SideBySide((rnnjax.LSTM(4), rnnjax.GRU(2)))  # of cells that a file may name
+with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder, "net.safetensors")
+    rnnjax.save(path, plain, plain.init(jax.random.key(0), 3))
+    assert rnnjax.load(path)[0] == plain
+"""
+
+
 def test_the_page_of_extensions():
-    """Whole cells, as a stranger writes them; a held gate does what the equation says."""
-    printed = run_fresh(
-        "docs/extending.md",
-        after="import numpy as np; s = jax.nn.sigmoid; nu = s(params.nu); n = values['n'].value;"
-        "np.testing.assert_allclose(closed, nu * n, rtol=1e-6); np.testing.assert_array_equal(y, values['h'].value)",
-    )
-    engines, *others = printed.splitlines()
+    """Whole cells and a network, as a stranger writes them; a held gate does what the equation says."""
+    engines, *others = run_fresh("docs/extending.md", after=AFTER).splitlines()
     assert engines.startswith("('scan', 'fused'")  # and what else the machine offers
     assert others == ["['z', 'n', 'h'] (2, 16)", "(10, 2, 7) (7, 15)"]
-
-
-def test_the_network_of_the_page_obeys_the_laws(tmp_path):
-    """As a stranger writes it: values side by side, every engine, resets and learned starts, and a file."""
-    given = run("extending.md")
-    net, params = given["net"], given["net_params"]
-    rnnjax.testing.check_laws(net, 3, laws=("values", "loop", "valid", "chunks", "dtypes"))
-    xs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 3)), jnp.float32)
-    _, ys = rnnjax.unroll(net, params, None, xs)
-    for cell, part, columns in zip(net.cells, params.sides, (slice(4), slice(4, None)), strict=True):
-        np.testing.assert_allclose(ys[..., columns], rnnjax.unroll(cell, part, None, xs)[1], rtol=1e-6)
-    plain = type(net)((rnnjax.LSTM(4), rnnjax.GRU(2)))  # of cells that a file may name
-    rnnjax.save(tmp_path / "net.safetensors", plain, plain.init(jax.random.key(0), 3))
-    assert rnnjax.load(tmp_path / "net.safetensors")[0] == plain
 
 
 def test_optax_has_both_names():

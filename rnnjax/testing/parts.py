@@ -19,6 +19,7 @@ def check_network(net: Any, name: str, input_size: int) -> None:
     for method in ("parts", "join", "thread"):
         if not callable(getattr(net, method, None)):
             raise TypeError(f"check_cell: {name} is a network and must have the method {method}; add it.")
+    _check_kinds(name, net.parts(None))
     params = net.init(jax.random.key(0), input_size)
     for batch in ((), (3,)):
         state = net.initial_state(batch)
@@ -31,13 +32,7 @@ def _check_parts(net: Any, name: str, params: Any, state: Any) -> list[str]:
     found = [(what, net.parts(tree)) for what, tree in (("None", None), ("params", params), ("a state", state))]
     first = [part[:2] for part in found[0][1]]
     for what, parts in found:
-        for part in parts:
-            if not isinstance(part, tuple) or len(part) != 3 or not isinstance(part[0], str):
-                raise TypeError(f"check_cell: {name}.parts must return tuples (name, cell, its part), got {part!r}.")
-            if isinstance(part[1], type) or not isinstance(part[1], Cell | Network):
-                raise TypeError(
-                    f"check_cell: {name}.parts: part {part[0]!r} must be a cell or a network, got {part[1]!r}."
-                )
+        _check_kinds(name, parts)
         if [part[:2] for part in parts] != first:
             raise ValueError(f"check_cell: {name}.parts must name the same cells for {what} as for None.")
     names = [part_name for part_name, _ in first]
@@ -50,6 +45,14 @@ def _check_parts(net: Any, name: str, params: Any, state: Any) -> list[str]:
                 f"{type(part).__name__}."
             )
     return names
+
+
+def _check_kinds(name: str, parts: Any) -> None:
+    for part in parts:
+        if not isinstance(part, tuple) or len(part) != 3 or not isinstance(part[0], str):
+            raise TypeError(f"check_cell: {name}.parts must return tuples (name, cell, its part), got {part!r}.")
+        if isinstance(part[1], type) or not isinstance(part[1], Cell | Network):
+            raise TypeError(f"check_cell: {name}.parts: part {part[0]!r} must be a cell or a network, got {part[1]!r}.")
 
 
 def _check_join(net: Any, name: str, state: Any) -> None:
