@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 import threading
@@ -99,7 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 others(message, category, *rest, **more)
 
         warnings.showwarning = show
-        sys.exit(_run(words))
+        code = _run(words)
+    if code == INTERRUPTED and arguments is None:
+        # Threads of JAX may be at work still, and must not meet the end of the interpreter.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:
@@ -112,8 +119,12 @@ def _run(words: list[str]) -> int:
     try:
         app = _app(words)
         with _interruptible():
-            return int(app(args=words, prog_name="rnnjax", standalone_mode=False) or 0)
+            code = int(app(args=words, prog_name="rnnjax", standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # from Ctrl-C, of which typer makes an exit
+            raise KeyboardInterrupt
+        return code
     except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output left, as `| head` does
         sys.stderr.close()

@@ -48,7 +48,7 @@ def report(
     streams: Annotated[
         int, typer.Option(help="Pieces of the text that the ranking reads side by side; 1 is exact, and slower.", min=1)
     ] = 16,
-    megabytes: Annotated[float, typer.Option(help="Size of the file, at most.", min=0.2)] = 5.0,
+    megabytes: Annotated[float, typer.Option(help="Size of the file, at most.")] = 5.0,
     checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
 ) -> None:
@@ -64,6 +64,8 @@ def report(
     [bold]rnnjax report runs/demo[/bold]
     [bold]rnnjax report runs/lstm runs/gru --text book.txt --units L1.c.137 --out compare.html[/bold]
     """
+    if not 0.2 <= megabytes <= 1000:
+        raise ValueError(f"--megabytes: must lie between 0.2 and 1000, got {megabytes:g}.")
     opened = [open_run(run, checkpoint=checkpoint, trust_code=trust_code) for run in runs]
     path = opened[0].paths.root / "report.html" if out is None else out
     if path.is_dir() or not path.parent.is_dir():

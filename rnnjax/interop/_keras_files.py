@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
+import math
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.files import CheckpointError, first_line, parse_json
 from rnnjax.interop._common import require
 
 __all__ = ["GATES", "Direction", "Found", "read_model", "read_weights", "settings"]
 
+MAX_RATIO = 64  # bytes of weights for a byte of the file
 GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -49,15 +52,29 @@ def read_model(where: str, path: str) -> list[Found]:
     """The recurrent layers of a ``.keras`` file: a zip archive with the configuration and the weights."""
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
+            for name in ("config.json", "model.weights.h5"):
+                info = archive.getinfo(name)
+                _check_size(where, path, name, info.file_size, info.compress_size)
+            config = parse_json(archive.read("config.json"), "config.json")
             file = io.BytesIO(archive.read("model.weights.h5"))
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise OSError(f"{where}: {path!r} must be a .keras file of Keras 3, it is not: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        if isinstance(error, CheckpointError) and str(error).startswith(where):
+            raise
+        raise OSError(f"{where}: {path!r} must be a .keras file of Keras 3, it is not: {first_line(error)}") from error
     weights = _read_arrays(where, path, file)
     try:
         return list(_walk(config, "", weights))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise OSError(f"{where}: {path!r} must hold a configuration of Keras 3, it does not: {error!r}.") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise OSError(f"{where}: {path!r} must hold a configuration of Keras 3, not this: {error!r:.200}.") from error
+
+
+def _check_size(where: str, path: str, name: str, announced: int, stored: int) -> None:
+    """Refuses what would be much larger than the file that it comes from; weights hardly become smaller by packing."""
+    if announced > MAX_RATIO * stored + (1 << 20):
+        raise CheckpointError(
+            f"{where}: {path!r} announces {announced:,} bytes for {name} and holds {stored:,} of them; no weights are "
+            "packed like that, so it is not unpacked."
+        )
 
 
 def _walk(model: Mapping[str, Any], path: str, weights: Mapping[str, list[Any]]) -> Iterator[Found]:
@@ -120,6 +137,8 @@ def _read_arrays(where: str, path: str, file: Any) -> dict[str, list[Any]]:
             own = isinstance(group.get(number, getlink=True), h5py.HardLink) and isinstance(group[number], h5py.Dataset)
             if not own or group[number].external or group[number].is_virtual:
                 raise ValueError(f"{where}: {path!r} must hold its own weights, {name}/{number} points elsewhere.")
+            announced = math.prod(group[number].shape or ()) * group[number].dtype.itemsize
+            _check_size(where, path, f"{name}/{number}", announced, group[number].id.get_storage_size())
             narrow = group[number].attrs.get("dtype") == "bfloat16"  # which HDF5 has no name for
             arrays.append(np.array(group[number], dtype=jnp.bfloat16 if narrow else None))
         found[name.removesuffix("/cell/vars")] = arrays
@@ -127,6 +146,8 @@ def _read_arrays(where: str, path: str, file: Any) -> dict[str, list[Any]]:
     try:
         with h5py.File(file, "r") as h5:
             h5.visititems(visit)
-    except OSError as error:
-        raise OSError(f"{where}: {path!r} must hold weights in the HDF5 of Keras 3, it does not: {error}.") from error
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damage depends on the place
+        raise OSError(
+            f"{where}: {path!r} must hold weights in the HDF5 of Keras 3, it does not: {first_line(error)}."
+        ) from error
     return found

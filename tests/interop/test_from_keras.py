@@ -219,7 +219,7 @@ def test_names_and_files_that_do_not_fit(model, tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.keras", "w") as odd, zipfile.ZipFile(file) as good:
         odd.writestr("config.json", json.dumps({"config": {"layers": [{"class_name": "LSTM", "config": {}}]}}))
         odd.writestr("model.weights.h5", good.read("model.weights.h5"))
-    with pytest.raises(OSError, match=r"must hold a configuration of Keras 3, it does not: KeyError\('name'\)"):
+    with pytest.raises(OSError, match=r"must hold a configuration of Keras 3, not this: KeyError\('name'\)"):
         from_keras(tmp_path / "odd.keras")
 
 
@@ -231,6 +231,25 @@ def test_weights_that_point_elsewhere(model, tmp_path):
         group["0"] = h5py.ExternalLink(model[2], "layers/lstm/cell/vars/0")
     with pytest.raises(ValueError, match=r"must hold its own weights, layers/lstm/cell/vars/0 points elsewhere"):
         from_keras(path)
+
+
+def test_announced_sizes_are_not_believed(model, tmp_path):
+    """16 GiB in a file of some kilobytes, 64 MiB of zeros packed into some more, and JSON nested too deeply."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "large.weights.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("layers/lstm/cell/vars").create_dataset("0", (2**32,), "f4", chunks=(2**20,))
+    with pytest.raises(ValueError, match=r"announces 17,179,869,184 bytes for layers/lstm/cell/vars/0 and holds 0"):
+        from_keras(path)
+    for name, config, weights, message in (
+        ("packed", b"{}", bytes(1 << 26), "announces 67,108,864 bytes for model.weights.h5"),
+        ("deep", b"[" * 200_000, b"", "nested too deeply"),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.keras", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("config.json", config)
+            file.writestr("model.weights.h5", weights)
+        with pytest.raises((OSError, ValueError), match=message):
+            from_keras(tmp_path / f"{name}.keras")
 
 
 def test_weights_without_a_bias_and_in_bfloat16(tmp_path):
