@@ -70,7 +70,8 @@ def fit(
     Args:
         loss_fn: ``(params, batch, *, key) -> loss``, or ``(loss, metrics)`` with a dict of scalars that go into the
             lines of metrics. With ``state``: ``(params, state, batch, *, key) -> (loss, state)``, or with the metrics
-            as a third.
+            as a third. It has to hand ``key`` on to `unroll` or to a model's ``apply``: without one, networks drop
+            nothing, whatever their rates.
         params: any pytree of arrays; they are copied.
         optimizer: any optax optimizer; one that asks for it gets ``value``, ``grad`` and ``value_fn`` too.
         batches: step -> a pytree of arrays, see `ShuffledBatches`; must give the same batch for the same step. Or any

@@ -82,7 +82,7 @@ def own_key(self, visit, params, state, xs, controls, *, reverse, key):
         ),
         (
             {"parts": lambda self, tree: tuple((n, GRU, p) for n, _, p in Stack.parts(self, tree))},
-            "Broken.parts: '0' must be a cell or a network, got <class",
+            "Broken.parts: part '0' must be a cell or a network, got <class",
         ),
         (
             {"parts": lambda self, tree: tuple((n, c, tree) for n, c, _ in Stack.parts(self, None))},
