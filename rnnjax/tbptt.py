@@ -82,8 +82,8 @@ def tbptt(
         border: what crosses the border of a chunk. ``Lookback(k)`` takes a multiple of ``chunk_len`` steps, and reaches
             back to the start of this stream at most.
         trace: of the border, from the call before; None begins with none.
-        key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own. Without one, networks
-            in ``loss_fn`` drop nothing, whatever their rates.
+        key: for a random ``loss_fn`` (dropout); every chunk of every update gets a key of its own. Without one,
+            networks in ``loss_fn`` drop nothing, whatever their rates.
         axis_name: of a mapped axis (`jax.shard_map`, `jax.vmap`) along which the batch is split in equal parts:
             gradients and losses, which must be means, are averaged over it before every update, and every part draws
             from a key of its own.
