@@ -207,5 +207,30 @@ def test_the_page_of_extensions():
     assert others == ["['z', 'n', 'h'] (2, 16)", "(10, 2, 7) (7, 15)"]
 
 
+def test_the_page_of_networks():
+    """Packed documents give each what it would have had alone, and nothing is dropped without a key."""
+    run_fresh(
+        "docs/networks.md",
+        after="weights = lstm.init(key, input_size=65)\n"
+        "for document, got in zip(documents, outputs, strict=True):\n"
+        "    want = rnnjax.unroll(lstm, weights, lstm.initial_state(), document)[1]\n"
+        "    np.testing.assert_allclose(got, want, atol=1e-5)\n"
+        "assert np.abs(np.asarray(trained - evaluated)).max() > 1e-3",
+    )
+
+
+def test_the_page_of_training():
+    """The line is found, the beams are best first, and both ways of training a stream learn from it."""
+    run_fresh(
+        "docs/training.md",
+        before={"from rnnjax.online": "looked_back = result"},
+        after="assert logits.shape == (2, 18) and beams.tokens.shape == (2, 5, 50)\n"
+        "assert (np.diff(np.asarray(beams.scores), axis=1) <= 0).all()\n"
+        "np.testing.assert_allclose(np.ravel(outcome.params), [1, -2, 0.5], atol=0.05)\n"
+        "assert looked_back.info.loss.shape == (8,) and result.info.loss.shape == (128,)\n"
+        "assert result.info.loss[-16:].mean() < result.info.loss[:16].mean()",
+    )
+
+
 def test_optax_has_both_names():
     assert optax.multi_transform is optax.partition

@@ -8,94 +8,31 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import rnnjax
-import rnnjax.interop
-import rnnjax.testing
 from rnnjax import cli
+from tests.pages import ROOT, blocks, run_fresh
 
-ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-
-
-def test_the_api_on_one_screen_runs():
-    (code,) = [block for block in BLOCKS if "rnnjax.tbptt(" in block]  # the one screen
-    optimizer = optax.sgd(0.1)
-    params = {"cell": rnnjax.LSTM(256).init(jax.random.key(0), 65), "out": jnp.zeros((256, 1))}
-    given = {
-        "x": jnp.ones((32, 65)),
-        "xs": jnp.ones((4, 32, 65)),
-        "lengths": jnp.full(32, 3),
-        "done": jnp.zeros((4, 32), bool),
-        "key": jax.random.key(1),
-        "optimizer": optimizer,
-        "opt_state": optimizer.init(params),
-        "stream": {"x": jnp.ones((128, 32, 65)), "y": jnp.ones((128, 32, 1))},
-    }
-    main, loss = re.split(r"(?=^def loss_fn)", code, flags=re.M)
-    exec(main, given)
-    given |= {"params": params, "state": given["cell"].initial_state((32,))}  # of the network that is trained
-    exec(loss, given)
-    assert given["result"].info.loss.shape == (2,)
+BLOCKS = blocks("README.md")
 
 
-def test_topologies_decoding_and_training_in_the_readme_run():
-    (code,) = [block for block in BLOCKS if "beam_search(" in block]
-    arrays = {"x": np.ones((64, 3), np.float32), "y": np.ones((64, 1), np.float32)}
-    main, fit = re.split(r"(?=^batches = )", code, flags=re.M)
-    given = {
-        "rnnjax": rnnjax,
-        "optax": optax,
-        "key": jax.random.key(0),
-        "symbols": jnp.ones((4, 2), jnp.int32),
-        "lengths": jnp.array([4, 2]),
-    }
-    exec(main, given)
-    assert given["logits"].shape == (2, 18) and given["beams"].tokens.shape == (2, 5, 50)
-    assert (np.diff(np.asarray(given["beams"].scores), axis=1) <= 0).all()  # best first
-    given |= {
-        "arrays": arrays,
-        "params": jnp.zeros((3, 1)),
-        "loss_fn": lambda params, batch, *, key: jnp.mean((batch["x"] @ params - batch["y"]) ** 2),
-        "evaluate": lambda params: float(jnp.mean((arrays["x"] @ params - arrays["y"]) ** 2)),
-    }
-    exec(fit, given)
-    assert given["outcome"].step == 10 and given["outcome"].metrics["loss"] < 1
+def test_the_readme_runs_from_its_first_block_to_its_last(tmp_path):
+    """In a fresh process: the forecast beats the same hour of last week, the one screen runs, the cell is approved."""
+    run_fresh(
+        "README.md",
+        before={"import jax, jax.numpy as jnp, optax, rnnjax\n": "said = np.asarray(forecast).ravel(), load"},
+        after="guess, load = said; truth = load[1840:1936]\n"
+        "assert np.mean((guess - truth) ** 2) < 0.8 * np.mean((load[1672:1768] - truth) ** 2)\n"
+        "assert result.info.loss.shape == (2,) and ys.shape == (20, 32, 128) and type(cell) is rnnjax.LSTM",
+        cwd=tmp_path,
+    )
 
 
-def test_the_layers_in_the_readme_run():
-    (code,) = [block for block in BLOCKS if "pack_documents(" in block]
-    rng = np.random.default_rng(0)
-    given = {
-        "rnnjax": rnnjax,
-        "key": jax.random.key(0),
-        "xs": jnp.asarray(rng.normal(size=(4, 32, 65)), jnp.float32),
-        "lengths": jnp.full(32, 3),
-        "done": jnp.zeros((4, 32), bool),
-        "documents": [rng.normal(size=(length, 65)).astype(np.float32) for length in (3, 300, 210)],
-    }
-    exec(code, given)
-    lstm, params = given["lstm"], given["params"]
-    for document, got in zip(given["documents"], given["outputs"], strict=True):
-        _, want = rnnjax.unroll(lstm, params, lstm.initial_state(), document)
-        np.testing.assert_allclose(got, want, atol=1e-5)
-
-
-def test_the_interchange_in_the_readme_runs(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch", reason="torch is not installed on this Python")
-    (code,) = [block for block in BLOCKS if "from_torch(" in block]
-    monkeypatch.chdir(tmp_path)
-    module = torch.nn.LSTM(3, 4)
-    given = {"rnnjax": rnnjax, "module": module}
-    exec(code, given)
-    xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
-    _, ys = rnnjax.unroll(given["cell"], given["params"], given["cell"].initial_state((2,)), xs)
-    np.testing.assert_allclose(ys, module(torch.tensor(xs))[0].detach(), atol=1e-6)
-    assert given["state_dict"].keys() == module.state_dict().keys()
+def test_the_first_program_is_the_example():
+    example = (ROOT / "examples" / "forecast.py").read_text(encoding="utf-8")
+    assert BLOCKS[0] in example
 
 
 @pytest.fixture
