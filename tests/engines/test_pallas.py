@@ -34,6 +34,7 @@ def job_and_plan(cell, **options):
     return job, make_plan(cell, params, jnp.float32)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("cell", [rnnjax.LSTM(128), rnnjax.GRU(256), rnnjax.Elman(128)], ids=lambda c: type(c).__name__)
 def test_kernels_lower_for_a_tpu(cell):
     job, plan = job_and_plan(cell)

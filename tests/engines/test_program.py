@@ -61,6 +61,7 @@ def expected(update, inputs):
     return [np.asarray(a) for a in jax.tree.leaves((new, y, pull((d_new, d_y))))]
 
 
+@pytest.mark.quick
 @needs_compiler
 def test_compiled_programs_are_the_updates_and_their_derivatives(tmp_path, x64):
     """Cells of the library and functions that an author may use, in float64 by the C library's own functions."""
@@ -96,6 +97,11 @@ MIXING = {
     "positions": (lambda a, b, c: a * jnp.arange(6.0) + b * c, "iota"),
     "half precision": (lambda a, b, c: (a + b).astype("bfloat16").astype("float32") * c, "stays in float32"),
     "whole numbers": (lambda a, b, c: a + jnp.floor(b).astype(int) * c, "stays in float32"),
+    "bits": (lambda a, b, c: a * jax.lax.bitcast_convert_type(b, jnp.int32).astype("float32") + c, "in it"),
+    "shifted bits": (
+        lambda a, b, c: jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(a, "uint32") + 1, "float32"),
+        "of bits in it",
+    ),
     "a loop": (lambda a, b, c: jax.lax.fori_loop(0, 3, lambda i, x: x * b + c, a), "in it"),
     "noise": (lambda a, b, c: a + jax.random.normal(jax.random.key(0), (6,)) * b + c, "in it"),
     "a mean of a product of scalars": (lambda a, b, c: jnp.mean(a * b) * c, "reduce_sum"),

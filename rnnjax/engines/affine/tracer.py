@@ -168,6 +168,14 @@ class Tracer:
             if len(args) != 3 or not truth[0] or truth[1]:
                 raise NotPointwise(f"needs a pointwise update of real numbers, got {what} of {avals[0].dtype} in it")
             return self.add("select", (args[0], args[2], args[1]))
+        if name == "bitcast_convert_type" and self.nodes[args[0]].op == "bits":
+            return self.nodes[args[0]].args[0]
+        if name == "bitcast_convert_type" and jnp.issubdtype(out.dtype, jnp.unsignedinteger):
+            return self.add("bits", args)
+        if name == "and" and any(self.nodes[i].op == "bits" for i in args):
+            return self._high_bits(args, out.dtype, what)
+        if any(self.nodes[i].op == "bits" for i in args):
+            raise NotPointwise(f"needs a pointwise update of real numbers, got {what} of bits in it")
         if name in _LOGIC and all(truth):
             return self.add(name, args)
         if name in ("eq", "ne") and all(truth):
@@ -181,6 +189,17 @@ class Tracer:
             return self.add(name, args)
         if name == "square":
             return self.add("mul", (args[0], args[0]))
+        if name == "one_minus_square":  # as JAX has it, exact near one; since 0.12, as are the next two
+            one = self.add("constant", value=1.0)
+            return self.add("mul", (self.add("add", (one, args[0])), self.add("sub", (one, args[0]))))
+        if name == "log2":
+            return self.add("mul", (self.add("log", args), self.add("constant", value=1.4426950408889634)))
+        if name == "polynomial":
+            x, *terms = args
+            total = terms.pop()
+            while terms:
+                total = self.add("add", (self.add("mul", (total, x)), terms.pop()))
+            return total
         if name == "integer_pow":
             return self._integer_pow(args[0], parameters["y"])
         if name == "clamp":
@@ -199,6 +218,18 @@ class Tracer:
         if to_integer or (jnp.issubdtype(new, jnp.floating) and new != self.dtype):
             raise NotPointwise(f"needs an update that stays in {self.dtype}, got {what} to {new} in it")
         return arg
+
+    def _high_bits(self, args: tuple[int, ...], dtype: Any, what: str) -> int:
+        """Bits of a number with the last ones masked out: with them it is the same number but for rounding.
+
+        So JAX 0.12 splits a number into a high and a low part in the derivative of erf; the low part is zero then.
+        """
+        bits, mask = sorted(args, key=lambda i: self.nodes[i].op != "bits")
+        size = jnp.iinfo(dtype).bits
+        cut = 2.0**size - self.nodes[mask].value
+        if self.nodes[mask].op != "constant" or not 0 <= cut <= 2.0 ** {16: 6, 32: 14, 64: 30}[size]:
+            raise NotPointwise(f"needs a pointwise update of real numbers, got {what} of bits in it")
+        return bits
 
     def _integer_pow(self, x: int, power: int) -> int:
         one = self.add("constant", value=1.0)

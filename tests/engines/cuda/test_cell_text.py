@@ -44,6 +44,7 @@ def compiled(texts, folder):
     return ctypes.CDLL(str(library))
 
 
+@pytest.mark.quick
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
 def test_update_and_pull_of_every_pointwise_cell(tmp_path, x64):
     texts = [text_of(cell) for cell in POINTWISE.values()]

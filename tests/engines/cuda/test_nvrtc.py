@@ -70,6 +70,7 @@ def test_what_the_compiler_says_is_kept(tmp_path, monkeypatch):
     assert 'identifier "nothing" is undefined' in Path(path).read_text()
 
 
+@pytest.mark.quick
 def test_the_program_for_a_gpu_holds_one_call_a_direction():
     cell = rnnjax.GRU(40)
     run = affine_engine("cuda", CudaLoops(CARDS[90]), -1).run

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = r'''
 import re
 import jax, jax.numpy as jnp, numpy as np
@@ -78,6 +80,7 @@ print("same")
 '''
 
 
+@pytest.mark.quick
 def test_each_device_runs_its_rows():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     result = subprocess.run(
