@@ -103,6 +103,8 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
     if "DeepStack(" in described:
         arrays, metadata = _unpacked(arrays, metadata)
     if cell is None:
+        if described.count("hidden_size=") > len(arrays):
+            raise CheckpointError(f"{where} describes more cells than it holds arrays; it is no file of rnnjax.save.")
         cell = _described_cell(where, metadata)
     _check_cell("load", cell)
     size = metadata.get("input_size", "")

@@ -75,9 +75,9 @@ class RecurrentHighway:
         key_ih, key_hh = jax.random.split(key)
         size = self.hidden_size
         bias = jnp.repeat(jnp.asarray([0.0, self.transform_bias], dtype), size)
-        layers = [
-            per_gate(self.recurrent_init, k, (size, size), 2, dtype) for k in jax.random.split(key_hh, self.depth)
-        ]
+        # Traced once whatever the depth, which a file may announce.
+        draw = jax.vmap(lambda k: per_gate(self.recurrent_init, k, (size, size), 2, dtype))
+        layers = draw(jax.random.split(key_hh, self.depth))
         return RecurrentHighwayParams(
             w_ih=per_gate(self.input_init, key_ih, (input_size, size), 2, dtype),
             w_hh=jnp.stack(layers),

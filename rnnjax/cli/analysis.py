@@ -180,6 +180,7 @@ def ablate(
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
     if not unit:
         raise ValueError(f"--unit: name a unit such as {next(iter(leaves))}.0; leaves are {', '.join(leaves)}.")
+    unit = list(dict.fromkeys(unit))  # one that is named twice is one
     for name in unit:
         parse_unit(name, leaves)
     try:

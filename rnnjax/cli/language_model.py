@@ -22,13 +22,14 @@ from rnnjax.cli.display import nats
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
 from rnnjax.files import first_line
-from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint, restore
+from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.printer import duration
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import (
     Run,
     check_code,
+    check_layers,
     compare_identity,
     make_model,
     open_run,
@@ -288,19 +289,21 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
     """All that is known; what the files say of each other is compared, and code is run only where it is trusted."""
     paths, config, provenance, vocabulary = read_config(run)
     saved = find_checkpoints(paths.checkpoints)
-    like, layers = None, [f"{config.model.cell}, not run without --trust-code"]
+    model, losses, layers = None, {}, [f"{config.model.cell}, not run without --trust-code"]
     if trust_code or cell_file(config.model.cell) is None:
         check_code(config, provenance, run, trust_code)
         model = make_model(config.model, len(vocabulary))
-        like, layers = jax.eval_shape(model.init, jax.random.key(0)), [repr(cell) for cell in model.stack.cells]
+        layers = [repr(cell) for cell in model.stack.cells]
     shapes: dict[str, Any] = {}
-    if saved:
-        with open_checkpoint(saved[-1].path) as stored:
-            compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, saved[-1].path)
+    for one in saved:
+        with open_checkpoint(one.path) as stored:
+            compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, one.path)
+            check_layers(stored.shapes, config.model, one.path)
             shapes = {k.removeprefix("params."): v for k, v in stored.shapes.items() if k.startswith("params.")}
-        if like is not None:
-            restore(shapes, like, where=f"info: {saved[-1].path}")
-    if like is not None:
+        losses[one.step] = stored.meta["val_loss"]
+    if saved and model is not None:
+        like = jax.eval_shape(model.init, jax.random.key(0))
+        restore(shapes, like, where=f"info: {saved[-1].path}")
         leaves = jax.tree_util.tree_leaves_with_path(like)
         shapes = {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}
     parameters = [
@@ -313,9 +316,9 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
         }
         for name, leaf in shapes.items()
     ]
+    lowest = best(saved) if any(math.isfinite(one.val_loss) for one in saved) else None
     rows = read_metrics(paths.metrics) if paths.metrics.is_file() else []
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("train", "eval", "done")}
-    measured = [row for row in kinds["eval"] if row["val_loss"] is not None]
     return {
         "options": config.to_json(),
         "provenance": provenance,
@@ -323,9 +326,9 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
         "layers": layers,
         "parameters": parameters,
         "total": {name: sum(p[name] for p in parameters) for name in ("count", "bytes")},
-        "best": min(measured, key=lambda row: (row["val_loss"], row["step"]), default=None),
+        "best": {"step": lowest.step, "val_loss": losses[lowest.step]} if lowest is not None else None,
         "last": {kind: found[-1] if found else None for kind, found in kinds.items()},
-        "seconds": rows[-1]["seconds"] if rows else None,
+        "seconds": next((row["seconds"] for row in rows[::-1] if isinstance(row.get("seconds"), float)), None),
         "checkpoints": [
             {"path": str(c.path), "step": c.step, "val_loss": c.val_loss if math.isfinite(c.val_loss) else None}
             for c in saved

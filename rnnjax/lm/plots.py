@@ -54,8 +54,8 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     Raises:
         ValueError: if no row is of kind ``train``.
     """
-    train = [row for row in rows if row["kind"] == "train"]
-    evals = [row for row in rows if row["kind"] == "eval" and _finite(row["val_loss"]) and row["symbols"] > 0]
+    train = _usable(rows, "train")
+    evals = [row for row in _usable(rows, "eval") if row["symbols"] > 0]
     if not train:
         raise ValueError("loss_curve: rows must hold at least one of kind 'train', got none; train for longer.")
     figure = Figure(figsize=(9.0, 6.0), dpi=100, layout="constrained")
@@ -67,12 +67,11 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     _draw_gradients(lower, train)
     per_step = train[-1]["symbols"] / train[-1]["step"]
     label: str | None = "rolled back"
-    for row in rows:
-        if row["kind"] == "rollback":
-            for axes in (losses, lower):
-                where = max(low, row["to_step"] * per_step)
-                axes.axvline(where, color=_GREY, linestyle=":", linewidth=1, zorder=1, label=label)
-            label = None
+    for row in _usable(rows, "rollback"):
+        for axes in (losses, lower):
+            where = max(low, row["to_step"] * per_step)
+            axes.axvline(where, color=_GREY, linestyle=":", linewidth=1, zorder=1, label=label)
+        label = None
     losses.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2)
     lower.set_xscale("log")
     lower.set_xlim(low, high * (high / low) ** _LABEL_STRIP)
@@ -91,7 +90,7 @@ def gradient_curves(rows: Sequence[Mapping[str, Any]], *, clip: float | None = N
     Raises:
         ValueError: if no row is of kind ``train``.
     """
-    train = [row for row in rows if row["kind"] == "train"]
+    train = _usable(rows, "train")
     if not train:
         raise ValueError("gradient_curves: rows must hold at least one of kind 'train', got none; train for longer.")
     figure = Figure(figsize=(9.0, 5.0), dpi=100, layout="constrained")
@@ -101,7 +100,7 @@ def gradient_curves(rows: Sequence[Mapping[str, Any]], *, clip: float | None = N
     norms.plot(seen, _column(train, "grad_norm"), color=_BLUE, linewidth=1.6, label="mean")
     if clip is not None:
         norms.axhline(clip, color=_GREY, linewidth=1, linestyle=":", label=f"clipped at {clip:g}")
-    norms.set_yscale("log")
+    _log_scale(norms, _column(train, "grad_norm_max"))
     norms.set_ylabel("gradient norm")
     norms.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2)
     clipped.plot(seen, 100 * _column(train, "clip_rate"), color=_GREEN, linewidth=1.4, label="clip rate")
@@ -130,7 +129,7 @@ def compare_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, over: str
     figure = Figure(figsize=(7.0, 4.4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for number, (name, rows) in enumerate(runs.items()):
-        evals = [row for row in rows if row["kind"] == "eval" and _finite(row["val_loss"])]
+        evals = _usable(rows, "eval")
         if not evals:
             raise ValueError(f"compare_losses: run {name!r} must hold at least one row of kind 'eval', got none.")
         values, color = _column(evals, "val_loss"), _COLORS[number % len(_COLORS)]
@@ -189,11 +188,17 @@ def _draw_losses(
     right.set_ylabel("bits a symbol")
 
 
+def _log_scale(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis, where there is anything to show on one: a network that learned all has gradients of zero."""
+    if (values > 0).any():
+        axes.set_yscale("log")
+
+
 def _draw_gradients(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     seen, norm, largest = (_column(train, name) for name in ("symbols", "grad_norm", "grad_norm_max"))
     axes.fill_between(seen, norm, largest, color=_GREEN, alpha=0.25, linewidth=0)
     axes.plot(seen, norm, color=_GREEN, linewidth=1.2)
-    axes.set_yscale("log")
+    _log_scale(axes, largest)
     axes.set_ylabel("gradient norm\n(mean to largest)", color=_GREEN)
     axes.spines["top"].set_visible(False)
     right = axes.twinx()
@@ -228,6 +233,26 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[stop] - sums[place - half]) / (stop - place + half)
 
 
+_NUMBERS = {
+    "train": ("step", "symbols", "loss", "grad_norm", "grad_norm_max", "lr"),
+    "eval": ("symbols", "val_loss"),
+    "rollback": ("to_step",),
+}
+
+
+def _usable(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """The rows of a kind that hold the numbers of it; files of metrics may have been edited or damaged."""
+    lowest = 1 if kind == "train" else 0
+    return [
+        row
+        for row in rows
+        if row["kind"] == kind
+        and all(name in row and (row[name] is None or _finite(row[name])) for name in _NUMBERS[kind])
+        and all(_finite(row[name]) and row[name] >= lowest for name in ("step", "symbols", "to_step") if name in row)
+        and (kind != "eval" or _finite(row["val_loss"]))
+    ]
+
+
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([row[name] for row in rows], np.float64)
 
@@ -241,4 +266,4 @@ def _nats(bits: Any) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) < 1e300  # which nan is not either

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ __all__ = [
     "Run",
     "RunPaths",
     "check_code",
+    "check_layers",
     "compare_identity",
     "make_model",
     "open_run",
@@ -209,6 +211,14 @@ def check_code(config: RunConfig, provenance: dict[str, Any], root: object, trus
         )
 
 
+def check_layers(shapes: Mapping[str, Any], options: ModelOptions, path: pathlib.Path) -> None:
+    """Refuses a checkpoint of fewer or more layers than the options say, before any of them is made."""
+    start = "params.stack.layers["
+    found = {name.removeprefix(start).partition("]")[0] for name in shapes if name.startswith(start)}
+    if found and len(found) != options.layers:
+        raise CheckpointError(f"run: {path} holds {len(found)} layers, where the options say {options.layers:,}.")
+
+
 def own_text(config: RunConfig, where: str) -> TextOptions:
     """The text of a run, to be read again.
 
@@ -271,6 +281,7 @@ def _open(
     with open_checkpoint(chosen.path) as stored:
         compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, chosen.path)
         check_code(config, provenance, paths.root, trust_code)
+        check_layers(stored.shapes, config.model, chosen.path)
         model = make_model(config.model, len(vocabulary))
         params = stored.tree(jax.eval_shape(model.init, jax.random.key(0)), "params")
         meta = stored.meta

@@ -28,8 +28,10 @@ import numpy as np
 
 import rnnjax
 from rnnjax.arrays import ArraysFile, seal, write_arrays
+from rnnjax.cli.language_model import _describe
 from rnnjax.files import CheckpointError, digest
 from rnnjax.lm.export import export, load_export
+from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import open_run
 from tests.fuzz.harness import MEMORY, call, finding, preload
 
@@ -57,6 +59,7 @@ ODD: list[Any] = [
     {},
     {"a": 1},
 ]
+TRAIN_ROW = {"kind": "train", "loss": 1.0, "grad_norm": 1.0, "grad_norm_max": 1.0, "lr": 1.0, "step": 9, "symbols": 99}
 EVIL = "import pathlib\npathlib.Path('was_run').touch()\nimport rnnjax\nclass Evil(rnnjax.LSTM): pass\n"
 
 
@@ -83,6 +86,9 @@ def open_all(folder: Path, kind: str) -> list[Any]:
     """What there is to see, as values that can be compared."""
     if kind == "run":
         run = open_run(folder / "run")
+        # Of what is shown alone, nothing but that it is there.
+        loss_curve([*read_metrics(run.paths.metrics), TRAIN_ROW], {})
+        _describe(folder / "run", False)
         found: list[Any] = [run.config.identity(), run.vocabulary, run.model, run.params]
     elif kind == "export":
         found = list(load_export(folder / "export"))
@@ -148,6 +154,8 @@ def damage(path: Path, rng: random.Random) -> str:
     ]
     if path.suffix == ".json":
         kinds += ["edit"] * 4 + ["sign"] * 10 + ["nest"]
+    if path.suffix == ".jsonl":
+        kinds += ["rows"] * 20
     if path.suffix == ".safetensors":
         kinds += ["header"] * 4 + ["seal"] * 4 + ["nest"]
     kind = rng.choice(kinds)
@@ -176,6 +184,9 @@ def damage(path: Path, rng: random.Random) -> str:
             edited.pop("sha256", None)
             edited["sha256"] = digest(edited)
         new = json.dumps(edited).encode()
+    elif kind == "rows":
+        rows = [json.loads(line) for line in data.splitlines()]
+        new = b"".join(json.dumps(row).encode() + b"\n" for row in edit_json(rows, rng))
     elif kind == "nest":
         deep = rng.choice([b"[", b'{"a":']) * 100_000
         new = deep if path.suffix == ".json" else len(deep).to_bytes(8, "little") + deep
@@ -220,7 +231,7 @@ def one(number: int, seed: int, folder: Path, whole: dict[str, list[Any]]) -> tu
     target = folder / kind
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "kept" / kind, target)
-    names = ("config.json", "vocabulary.json") if kind == "run" else ("",)
+    names = ("config.json", "vocabulary.json", "metrics.jsonl") if kind == "run" else ("",)
     files = [p for p in sorted(target.rglob("*")) if p.is_file() and (p.name in names or p.suffix == ".safetensors")]
     files = files if kind == "run" else [p for p in sorted(target.rglob("*")) if p.is_file()]
     path = rng.choice(files)
