@@ -94,11 +94,15 @@ def options_command(
 # `ModelOptions: hidden must ...` is `--hidden must ...` on the command line.
 _FIELD = re.compile(r"\b(?:Model|Optimizer|Train|Budget|Text)Options: (\w+)( must )")
 _KEYWORDS = {
-    "trust_code=True": "--trust-code",
     "batch_size": "--batch-size",
     "chunk_len": "--chunk-len",
     "BudgetOptions: exactly one of steps, epochs and minutes": "exactly one of --steps, --epochs and --minutes",
 }
+
+# `encoding='utf-16'` is `--encoding utf-16`, and `force=True` is `--force`.
+_ARGUMENT = re.compile(
+    r"(?<![\w.])(trust_code|encoding|level|unknown|glob|force|megabytes|symbols)=(?:'([^']*)'|True\b|(?=[.,;]))"
+)
 
 
 def spoken(sentence: str) -> str:
@@ -106,8 +110,11 @@ def spoken(sentence: str) -> str:
 
     >>> spoken("TrainOptions: batch_size must be at least 1, got -2.")
     '--batch-size must be at least 1, got -2.'
+    >>> spoken("load_corpus: pass encoding='utf-16', or read any bytes with level='byte'.")
+    'load_corpus: pass --encoding utf-16, or read any bytes with --level byte.'
     """
     found = _FIELD.sub(lambda match: f"--{match[1].replace('_', '-')}{match[2]}", sentence)
+    found = _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')} {match[2] or ''}".rstrip(), found)
     for word, option in _KEYWORDS.items():
         found = re.sub(rf"(?<![\w/\\-]){re.escape(word)}(?![\w(]|\.\w)", option, found)
     return found

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from rnnjax.cli.display import Display, nats
-from rnnjax.cli.options import TrustCode, options_command
+from rnnjax.cli.options import TrustCode, options_command, spoken
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
 from rnnjax.files import write_json
@@ -114,7 +114,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
             f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s{documents}, {len(corpus.vocabulary)} symbols"
             f"{rare}; train {len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
         )
-        for note in (*corpus.notes, *started.notes):
+        for note in (*map(spoken, corpus.notes), *started.notes):
             display.say(note)
         count_devices = config.train.devices
         split = f", the batch split over {count_devices} devices" if count_devices > 1 else ""

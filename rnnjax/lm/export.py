@@ -63,7 +63,7 @@ def make_folder(folder: str | os.PathLike[str], *, force: bool = False) -> pathl
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"export: {root} must be a folder, got a file; take another name.")
     if root.exists() and any(root.iterdir()) and not force:
-        raise FileExistsError(f"export: {root} must be empty or new, got files in it; take another name or --force.")
+        raise FileExistsError(f"export: {root} must be empty or new, got files in it; take another name or force=True.")
     root.mkdir(parents=True, exist_ok=True)
     return root
 

@@ -171,7 +171,7 @@ def _values(
     if missing or not packed:
         raise ValueError(
             f"report: the values of {max(len(asked), 1):,} units over {len(text.ids):,} symbols do not fit into the "
-            "page; raise --megabytes, lower --symbols, or name fewer --units."
+            "page; raise megabytes=, lower symbols=, or name fewer units."
         )
     order = list(leaves)
 

@@ -222,7 +222,7 @@ def load_corpus(
     if windows:
         notes.append("Lines of this text end in \\r\\n, as Windows writes them; \\r is learned like any symbol.")
     if 5 * nuls > n_symbols:
-        notes.append("Many characters of this text are NUL: it looks like UTF-16; try --encoding utf-16-le.")
+        notes.append("Many characters of this text are NUL: it looks like UTF-16; try encoding='utf-16-le'.")
     if documents == 1:
         notes.append(f"The document separator {options.document_separator!r} does not occur: all is one document.")
     return Corpus(

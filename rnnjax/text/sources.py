@@ -225,7 +225,7 @@ def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
     ]
     if not visible:
         raise FileNotFoundError(
-            f"load_corpus: a directory must hold a file that matches {glob!r}, got none in {directory}; change --glob."
+            f"load_corpus: a directory must hold a file that matches {glob!r}, got none in {directory}; change glob=."
         )
     return [Source(str(directory / name), directory / name) for name in visible]
 
@@ -246,10 +246,10 @@ def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: 
                     got = f"{error.object[error.start]:#04x} at byte {offset - pending + error.start}"
                     reason = f" ({error.reason})"
                 begins = next((name for mark, name in _MARKS.items() if offset == 0 and raw.startswith(mark)), "")
-                looks = f"it begins like {begins}: pass --encoding {begins}" if begins else "pass the right --encoding"
+                looks = f"it begins like {begins}: pass encoding='{begins}'" if begins else "pass the right encoding="
                 raise ValueError(
                     f"load_corpus: {source.name} must be {encoding} text, got {got}{reason}; {looks}, or read any "
-                    "bytes with --level byte."
+                    "bytes with level='byte'."
                 ) from error
             # A mark of the byte order at the start is none of the text.
             if not started and text:

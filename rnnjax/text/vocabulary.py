@@ -147,7 +147,7 @@ class Vocabulary:
             raise ValueError(
                 f"Vocabulary: every symbol must be one of the {len(self)} of the vocabulary, got "
                 f"{some}{more}; "
-                "remove them, leave them out with --unknown skip (unknown='skip'), or use a model trained at the byte "
+                "remove them, leave them out with unknown='skip', or use a model trained at the byte "
                 "level."
             )
 

@@ -160,7 +160,7 @@ def test_texts_as_people_have_them(tmp_path, capsys):
     rare = corpus(text.encode() + b"QWE", min_count=2)
     assert rare.n_unknown == 3 and plain.n_unknown == 0 and plain.notes == ()
     with pytest.raises(
-        ValueError, match=r"at byte 0 \(invalid start byte\); it begins like utf-16: pass --encoding utf-"
+        ValueError, match=r"at byte 0 \(invalid start byte\); it begins like utf-16: pass encoding='utf-"
     ):
         corpus(text.encode("utf-16"))
     folder = tiny_run.make_run(tmp_path / "run")

@@ -226,7 +226,7 @@ def test_undecodable_bytes_are_located(tmp_path, monkeypatch, size):
     monkeypatch.setattr("rnnjax.text.sources._BLOCK_BYTES", size)
     path = tmp_path / "t"
     path.write_bytes("aé€".encode() + b"\xe2\x28a")
-    with pytest.raises(ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6 \(inv.*--encoding.*--level byte"):
+    with pytest.raises(ValueError, match=r"t must be utf-8 text, got 0xe2 at byte 6 \(inv.*encoding=.*level='byte'"):
         read([path])
     path.write_bytes(b"a\xe2\x82")  # ends within a code point
     with pytest.raises(ValueError, match=r"got 0xe2 at byte 1 \(unexpected end of data\);"):
@@ -257,7 +257,7 @@ def test_missing_paths(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         read([tmp_path / "none.txt"])
     assert str(error.value).startswith("load_corpus: a path must exist, got ") and "none.txt" in str(error.value)
-    with pytest.raises(FileNotFoundError, match=r"a file that matches '\*.txt', got none in .*; change --glob\."):
+    with pytest.raises(FileNotFoundError, match=r"a file that matches '\*.txt', got none in .*; change glob=\."):
         read([tmp_path], "*.txt")
 
 
