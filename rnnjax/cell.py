@@ -172,6 +172,12 @@ def check_step(cell: Any, params: Any, state: Any, x: Any) -> jax.Array:
             raise TypeError(
                 f"{where}: {name} must be a tree of arrays, got {describe(tree)}; the order is step(params, state, x)."
             )
+    if hasattr(cell, "num_gates") and not (hasattr(params, "w_ih") and hasattr(state, "h")):
+        names = f"{type(params).__name__} and {type(state).__name__}"
+        raise TypeError(
+            f"{where}: params and state must be what init and initial_state make, got {names}; "
+            "the order is step(params, state, x)."
+        )
     if hasattr(state, "w_ih") and not hasattr(params, "w_ih"):
         raise TypeError(f"{where}: params come before the state, got them the other way round; step(params, state, x).")
     if not hasattr(x, "shape"):
@@ -181,7 +187,7 @@ def check_step(cell: Any, params: Any, state: Any, x: Any) -> jax.Array:
             )
         try:
             x = jnp.asarray(x)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{where}: x must be an array, got {short(x)}.") from None
     leaves = jax.tree.leaves(state)
     weights: Any = getattr(params, "w_ih", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ _LARGEST = 2**31 - 1  # what int32 holds, in which JAX counts
 
 def describe(x: Any) -> str:
     """``f32[3,4]`` for an array (or its shape-and-dtype record), ``repr`` for anything else."""
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+    if not hasattr(x, "shape") or not hasattr(x, "dtype") or isinstance(x, type):
         return short(x)
     name = jnp.dtype(x.dtype).name if not jnp.issubdtype(x.dtype, jax.dtypes.extended) else str(x.dtype)
     for long, letter in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
@@ -51,9 +51,20 @@ def describe(x: Any) -> str:
 
 
 def short(x: Any) -> str:
-    """``repr``, cut where it would fill the sentence."""
-    text = repr(x)
+    """``repr`` on one line, cut where it would fill the sentence; of arrays their shapes."""
+    if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, type):
+        return describe(x)
+    if isinstance(x, tuple | list | Mapping) and any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(x)):
+        x = jax.tree.map(lambda leaf: _Shown(describe(leaf)), x)
+    text = " ".join(repr(x).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Shown(str):
+    """Its own repr."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
@@ -230,7 +241,7 @@ def check_ints(
     if shape is not None and array.shape != shape:
         raise ValueError(f"{where}: {name} must have shape {list(shape)}, got {describe(array)}{end}")
     if isinstance(array, np.ndarray):
-        judged = array[judge] if isinstance(judge, np.ndarray) else array if judge else array[:0]
+        judged = array[judge] if isinstance(judge, np.ndarray) else array if judge else array.reshape(-1)[:0]
         judged = judged if but is None else judged[judged != but]
         if judged.size:
             first, last = int(judged.min()), int(judged.max())
@@ -311,7 +322,8 @@ def check_key(where: str, key: Any, name: str = "key", *, several: bool = False)
 def check_dtype(where: str, dtype: Any, name: str = "dtype") -> None:
     """Raises TypeError unless ``dtype`` is a floating one."""
     try:
-        floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        value = isinstance(dtype, jax.Array | np.ndarray | np.generic | tuple | list)  # an array has one, and is none
+        floating = dtype is not None and not value and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:
         floating = False
     if not floating:

@@ -21,6 +21,7 @@ from rnnjax.checks import (
     check_choice,
     check_flag,
     check_init,
+    check_ints,
     check_key,
     check_kind,
     check_real,
@@ -200,7 +201,7 @@ def public(function: Any = None, *, but: Sequence[str] = ()) -> Any:
 
     def prepare() -> None:
         # At the first call, as annotations may name what is defined further down.
-        hints = typing.get_type_hints(function)
+        hints = _hints(function)
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         for name, parameter in signature.parameters.items():
             if parameter.kind in variable or name not in hints or name in but:
@@ -221,6 +222,17 @@ def public(function: Any = None, *, but: Sequence[str] = ()) -> Any:
         return function(*new, *args[len(new) :], **kwargs)
 
     return call
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """The annotations of the arguments; without those whose names are imported for type checkers alone."""
+    found = {}
+    for name, annotation in function.__annotations__.items():
+        try:
+            found[name] = eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation
+        except NameError:
+            continue
+    return found
 
 
 def _check_of(name: str, annotation: Any) -> Callable[[str, str, Any], Any] | None:
@@ -300,7 +312,9 @@ def _several(where: str, name: str, value: Any) -> Any:
 def _array(where: str, name: str, value: Any) -> Any:
     """An array: floating ones become JAX's, integers and Booleans stay as they are."""
     if isinstance(value, jax.Array):
-        return value
+        if (jnp.issubdtype(value.dtype, jnp.number) and not jnp.iscomplexobj(value)) or value.dtype == bool:
+            return value
+        raise TypeError(f"{where}: {name} must be an array of real numbers, got {describe(value)}.")
     if value is None or isinstance(value, str | bytes | Mapping) or callable(value):
         raise TypeError(f"{where}: {name} must be an array, got {describe(value)}.")
     if is_traced(value):
@@ -309,16 +323,22 @@ def _array(where: str, name: str, value: Any) -> Any:
         array = np.asarray(value)
     except (TypeError, ValueError):
         array = np.asarray(None)
-    if array.dtype.kind not in "biufcV" or array.dtype.names is not None:
+    if array.dtype.kind not in "biufV" or array.dtype.names is not None:
         raise TypeError(f"{where}: {name} must be an array of numbers, got {describe(value)}.")
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not hasattr(value, "dtype"):
+        check_ints(where, name, value)  # integers of Python that int32 does not hold would overflow
     return value if array.dtype.kind in "biu" or not array.size else jnp.asarray(array)
 
 
 def _cell(where: str, name: str, value: Any) -> Any:
     if isinstance(value, type):
         raise TypeError(f"{where}: {name} must be an instance, got the class {value.__name__}; make one.")
-    if not hasattr(value, "hidden_size") or not hasattr(value, "init"):
+    if not callable(getattr(value, "init", None)):
         raise TypeError(f"{where}: {name} must be a cell, or a network of cells, got {describe(value)}.")
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"{where}: {name} must be hashable, got {describe(value)}; use a frozen dataclass.") from None
     return value
 
 
@@ -328,9 +348,13 @@ def _tree(where: str, name: str, value: Any) -> Any:
         what = f"the class {value.__name__}" if isinstance(value, type) else describe(value)
         raise TypeError(f"{where}: {name} must be a tree of arrays, got {what}.")
     for leaf in jax.tree.leaves(value):
-        if isinstance(leaf, str | bytes) or not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
+        if (
+            isinstance(leaf, str | bytes)
+            or getattr(getattr(leaf, "dtype", None), "kind", "f") in "OUSM"
+            or not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex))
+        ):
             raise TypeError(f"{where}: {name} must be a tree of arrays, got {describe(leaf)} in it.")
     return value
 
 
-_BY_NAME: dict[str, Callable[[str, str, Any], Any]] = {"cell": _cell, "params": _tree, "state": _tree}
+_BY_NAME: dict[str, Callable[[str, str, Any], Any]] = {"cell": _cell, "net": _cell, "params": _tree, "state": _tree}

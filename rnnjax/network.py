@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Params, State
+from rnnjax.checks import short
 
 __all__ = [
     "NO_CONTROLS",
@@ -183,6 +184,8 @@ def start_state(net: Any, params: Params, batch_shape: tuple[int, ...] = (), dty
         return own(params, batch_shape, dtype)
     if isinstance(net, Network):
         return net.join([start_state(cell, part, batch_shape, dtype) for _, cell, part in net.parts(params)])
+    if isinstance(net, type) or not hasattr(net, "initial_state"):
+        raise TypeError(f"start_state: net must be a cell or a network, got {short(net)}.")
     return net.initial_state(batch_shape) if dtype is None else net.initial_state(batch_shape, dtype)
 
 
@@ -240,7 +243,7 @@ def free_state(where: str, net: Any, state: State) -> State:
     if not names or not set(names) <= set(state._fields):
         raise ValueError(
             f"{where}: free_state of {type(net).__name__} must be a tuple of fields of its state, of "
-            f"{', '.join(state._fields)}, got {names!r}."
+            f"{', '.join(state._fields)}, got {short(names)}."
         )
     return state._replace(**{name: None for name in state._fields if name not in names})
 

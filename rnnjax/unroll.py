@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import check_resets, describe, input_size_of, wide_dtype
-from rnnjax.checks import check_ints
+from rnnjax.checks import check_ints, short
 from rnnjax.engines import Controls, Job, choose, engines, implementations, make_job, split_over_devices
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
 from rnnjax.kinds import public
@@ -166,7 +166,7 @@ def _check_net(net):
     if isinstance(net, type):
         raise TypeError(f"unroll: net must be an instance, got the class {net.__name__}; make one.")
     if not hasattr(net, "step") and not isinstance(net, Network):
-        raise TypeError(f"unroll: net must be a cell or a network, got {net!r}.")
+        raise TypeError(f"unroll: net must be a cell or a network, got {short(net)}.")
     try:
         hash(net)
     except TypeError as error:
@@ -301,11 +301,13 @@ def _check_implementation(net, name, params, state, xs, controls, reverse, remat
 def _check_remat(remat):
     if remat is None or isinstance(remat, bool | str):
         return remat
-    if not hasattr(remat, "__index__"):
-        raise TypeError(f"unroll: remat must be None, True, an int or a name, got {remat!r}.")
-    if operator.index(remat) < 1:
-        raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {remat}.")
-    return operator.index(remat)
+    try:
+        number = operator.index(remat)
+    except TypeError:
+        raise TypeError(f"unroll: remat must be None, True, an int or a name, got {short(remat)}.") from None
+    if number < 1:
+        raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {number}.")
+    return number
 
 
 def _check_lengths(lengths, length, batch):

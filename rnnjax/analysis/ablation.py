@@ -26,7 +26,7 @@ from rnnjax.analysis.recording import (
 )
 from rnnjax.analysis.units import HOW_TO_NAME, parse_unit, select_units
 from rnnjax.cell import batch_shape
-from rnnjax.checks import check_ids
+from rnnjax.checks import check_ids, short
 from rnnjax.kinds import public
 from rnnjax.network import start_state
 from rnnjax.text.windows import windows
@@ -86,7 +86,7 @@ def ablate(
     if len(ids) < 2:
         raise ValueError(f"ablate: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
     if value != "mean" and isinstance(value, str):
-        raise ValueError(f"ablate: value must be 'mean' or a number, got {value!r}.")
+        raise ValueError(f"ablate: value must be 'mean' or a number, got {short(value)}.")
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
     units = [[parse_unit(name, leaves) for name in group] for group in groups]
     names = sorted({name for group in groups for name in group})

@@ -12,6 +12,7 @@ import numpy as np
 
 from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe
 from rnnjax.engines.scan import select
+from rnnjax.kinds import public
 from rnnjax.network import leaves, start_state
 
 __all__ = [
@@ -36,6 +37,7 @@ class Part(NamedTuple):
     stop: int
 
 
+@public
 def state_size(cell: Cell) -> int:
     """D, how many numbers the state of one example has: H for a GRU, 2H for an LSTM.
 
@@ -46,8 +48,14 @@ def state_size(cell: Cell) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)))
 
 
+@public
 def flatten_state(cell: Cell, state: Any) -> jax.Array:
     """The state as vectors ``[*batch, D]``: its leaves in their order, each row by row."""
+    structure: Any = jax.tree.structure(state)
+    if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
+        raise ValueError(
+            f"flatten_state: state must be what {type(cell).__name__}.initial_state makes, got {describe(state)}."
+        )
     batch = batch_shape(cell, state)
     leaves = jax.tree.leaves(state)
     return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], axis=-1)
@@ -69,6 +77,7 @@ def flat_step(cell: Cell, params: Any, s: jax.Array, x: jax.Array) -> jax.Array:
     return flatten_state(cell, cell.step(params, unflatten_state(cell, s), x)[0])
 
 
+@public
 def state_parts(cell: Cell) -> tuple[Part, ...]:
     """What the flat vector holds: every field of every layer's state.
 
@@ -114,6 +123,11 @@ def widen_state(where: str, cell: Cell, state: Any) -> Any:
 
 def check_sequence(where: str, cell: Cell, state: Any, xs: Any) -> jax.Array:
     """``xs [T, *batch, ...]`` as an array; raises unless it has a time axis of at least one step and the batch axes."""
+    structure: Any = jax.tree.structure(state)
+    if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
+        raise ValueError(
+            f"{where}: state must be what {type(cell).__name__}.initial_state makes, got {describe(state)}."
+        )
     xs, batch = jnp.asarray(xs), batch_shape(cell, state)
     if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch or not xs.shape[0]:
         axes = ", ".join(["T", *map(str, batch)])
@@ -123,6 +137,7 @@ def check_sequence(where: str, cell: Cell, state: Any, xs: Any) -> jax.Array:
     return xs
 
 
+@public
 def trajectory(
     cell: Cell, params: Any, state: Any, xs: jax.Array, *, resets: jax.Array | None = None
 ) -> tuple[Any, jax.Array]:

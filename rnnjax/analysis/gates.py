@@ -17,6 +17,7 @@ import numpy as np
 
 from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text
 from rnnjax.analysis.units import Leaf, select_units
+from rnnjax.kinds import public
 
 __all__ = ["LeafStatistics", "UnitStatistics", "unit_statistics"]
 
@@ -49,6 +50,7 @@ class UnitStatistics:
     count: int
 
 
+@public
 def unit_statistics(
     model: SymbolModel,
     ids: np.ndarray,

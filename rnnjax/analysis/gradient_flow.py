@@ -12,7 +12,9 @@ import numpy as np
 
 from rnnjax.analysis.flat import check_sequence, flatten_state, state_parts, trajectory, widen_state
 from rnnjax.cell import Cell, batch_shape, describe
+from rnnjax.checks import short
 from rnnjax.engines.scan import select
+from rnnjax.kinds import public
 from rnnjax.unroll import unroll
 
 __all__ = ["GradientFlow", "GradientLost", "gradient_flow", "gradient_lost", "kept_share"]
@@ -44,6 +46,7 @@ class GradientLost(NamedTuple):
     norm_cut: float  # |g_cut|
 
 
+@public
 def gradient_flow(
     cell: Cell,
     params: Any,
@@ -148,6 +151,7 @@ def _mean(logs: np.ndarray) -> np.ndarray:
     return _exp(logs).mean(axis=1)
 
 
+@public
 def kept_share(lags: np.ndarray, chunk_len: int) -> np.ndarray:
     r"""Share of the steps whose gradient still passes ``lags`` steps back when chunks of ``chunk_len`` cut it.
 
@@ -163,6 +167,7 @@ def kept_share(lags: np.ndarray, chunk_len: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - np.asarray(lags) / chunk_len)
 
 
+@public
 def gradient_lost(cell: Cell, params: Any, state: Any, xs: jax.Array, loss_fn: Loss, *, chunk_len: int) -> GradientLost:
     r"""What truncated backpropagation in chunks takes from the gradient of the parameters.
 
@@ -298,9 +303,9 @@ def _check_times(times: Sequence[int] | None, length: int) -> np.ndarray:
         return np.unique(np.linspace(length // 2, length - 1, _MOST_TIMES).round().astype(int))
     chosen = np.asarray(times)
     if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
-        raise ValueError(f"gradient_flow: times must be a list of steps, got {times!r}.")
+        raise ValueError(f"gradient_flow: times must be a list of steps, got {short(times)}.")
     if chosen.min() < 0 or chosen.max() >= length or len(np.unique(chosen)) != len(chosen):
         raise ValueError(
-            f"gradient_flow: times must be different steps between 0 and T - 1 = {length - 1}, got {times!r}."
+            f"gradient_flow: times must be different steps between 0 and T - 1 = {length - 1}, got {short(times)}."
         )
     return chosen

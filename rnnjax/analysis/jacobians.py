@@ -12,6 +12,8 @@ import numpy as np
 from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, trajectory, widen_state
 from rnnjax.cell import Cell, batch_shape
 from rnnjax.cells import Elman, IndRNN, LeakyRNN
+from rnnjax.checks import short
+from rnnjax.kinds import public
 from rnnjax.network import Network
 
 __all__ = ["JacobianSpectrum", "RecurrentBound", "jacobian_spectrum", "recurrent_bound", "step_jacobians"]
@@ -33,6 +35,7 @@ class RecurrentBound(NamedTuple):
     spectral_radius: float  # largest modulus of their eigenvalues
 
 
+@public
 def step_jacobians(cell: Cell, params: Any, state: Any, xs: jax.Array) -> jax.Array:
     r"""The Jacobians ``J_t = d state_t / d state_{t-1}`` along a sequence, of the states as vectors.
 
@@ -75,6 +78,7 @@ def _jacobians(cell, params, states, xs):
     return rows.reshape(*flat.shape, flat.shape[-1])
 
 
+@public
 def jacobian_spectrum(
     cell: Cell, params: Any, state: Any, xs: jax.Array, *, num_values: int | None = None
 ) -> JacobianSpectrum:
@@ -143,6 +147,7 @@ def _spectrum(cell, params, start, xs):
     return jax.lax.scan(jax.vmap(example), carry, xs)[1]
 
 
+@public
 def recurrent_bound(cell: Cell, params: Any) -> RecurrentBound:
     r"""The classical bound on every step's Jacobian, from the recurrent weights alone (Pascanu et al., 2013).
 
@@ -176,8 +181,8 @@ def recurrent_bound(cell: Cell, params: Any) -> RecurrentBound:
         return RecurrentBound(largest, largest, largest)
     if not isinstance(cell, Elman | LeakyRNN):
         raise TypeError(
-            f"recurrent_bound: cell must be Elman, LeakyRNN or IndRNN, got {cell!r}, whose Jacobian no weight bounds; "
-            "measure it with jacobian_spectrum."
+            f"recurrent_bound: cell must be Elman, LeakyRNN or IndRNN, got {short(cell)}, whose Jacobian no weight "
+            "bounds; measure it with jacobian_spectrum."
         )
     w_hh = np.asarray(params.w_hh, np.float64)
     sigma, radius = float(np.linalg.norm(w_hh, 2)), float(np.abs(np.linalg.eigvals(w_hh)).max())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rnnjax.checks import did_you_mean
+from rnnjax.kinds import public
 from rnnjax.user_code import load_module
 
 __all__ = ["LABELS", "Label", "label_from_name", "label_text", "register_label"]
@@ -125,6 +126,7 @@ def _word_start(text: str) -> np.ndarray:
 LABELS: dict[str, Label] = {}
 
 
+@public
 def register_label(label: Label) -> Label:
     """Adds a label to those that the command line knows by name; one of the same name is replaced."""
     LABELS[label.name] = label
@@ -156,6 +158,7 @@ for _label in (
     register_label(_label)
 
 
+@public
 def label_from_name(name: str) -> Label:
     """A label from `LABELS`, or ``path/to/file.py:function`` for a function of your own from a text to an array.
 
@@ -180,6 +183,7 @@ def label_from_name(name: str) -> Label:
     return Label(attribute, (function.__doc__ or "").strip().split("\n")[0], function, binary=None)
 
 
+@public
 def label_text(
     label: Label, text: str, *, starts: Sequence[int] | np.ndarray | None = None, lengths: np.ndarray | None = None
 ) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, widen_state
 from rnnjax.cell import Cell, batch_shape
+from rnnjax.kinds import public
 
 __all__ = ["LyapunovSpectrum", "kaplan_yorke_dimension", "lyapunov_spectrum"]
 
@@ -23,6 +24,7 @@ class LyapunovSpectrum(NamedTuple):
     running: np.ndarray  # [T - warmup, k], the mean over start states of what was known after each step
 
 
+@public
 def lyapunov_spectrum(
     cell: Cell,
     params: Any,
@@ -70,6 +72,8 @@ def lyapunov_spectrum(
     where = "lyapunov_spectrum"
     state = widen_state(where, cell, state)
     xs = check_sequence(where, cell, state, xs)
+    if not xs.shape[0]:
+        raise ValueError(f"{where}: xs must have at least one step, got none.")
     batch, start = batch_shape(cell, state), flatten_state(cell, state)
     size, length = start.shape[-1], xs.shape[0]
     count = size if num_exponents is None else num_exponents
@@ -106,6 +110,7 @@ def _log_diagonals(cell, params, start, xs, key, count):
     return jax.lax.scan(jax.vmap(example), (start, jnp.linalg.qr(normal)[0]), xs)[1]
 
 
+@public
 def kaplan_yorke_dimension(exponents: np.ndarray) -> float:
     r"""The dimension of the attractor that a spectrum implies (Kaplan and Yorke, 1979).
 
@@ -118,7 +123,9 @@ def kaplan_yorke_dimension(exponents: np.ndarray) -> float:
     >>> kaplan_yorke_dimension(np.array([0.5, 0.0, -1.0])), kaplan_yorke_dimension(np.array([-0.1, -0.2]))
     (2.5, 0.0)
     """
-    exponents = np.sort(np.asarray(exponents, np.float64))[::-1]
+    exponents = np.sort(np.asarray(exponents, np.float64).reshape(-1))[::-1]
+    if not (exponents < np.inf).all():  # minus infinity is a direction that dies in one step
+        raise ValueError("kaplan_yorke_dimension: exponents must be numbers below infinity, got some that are not.")
     sums = np.cumsum(exponents)
     count = int(np.sum(sums >= 0))  # the sums rise, then fall
     if count == 0 or count == len(exponents):

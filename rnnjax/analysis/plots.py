@@ -14,6 +14,7 @@ from rnnjax.analysis.fixed_points import FixedPoints
 from rnnjax.analysis.gradient_flow import GradientFlow
 from rnnjax.analysis.jacobians import JacobianSpectrum
 from rnnjax.analysis.lyapunov import LyapunovSpectrum
+from rnnjax.kinds import public
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,7 @@ _MARKERS = "os^Dv<>"
 _FLOOR = 1e-40  # what lies below is drawn on the lower edge of a logarithmic axis
 
 
+@public
 def plot_gradient_flow(
     flows: GradientFlow | Mapping[str, GradientFlow],
     *,
@@ -90,6 +92,7 @@ def plot_gradient_flow(
     return figure
 
 
+@public
 def plot_singular_values(
     spectra: JacobianSpectrum | Mapping[str, JacobianSpectrum], *, bound: float | None = None, title: str = ""
 ) -> Figure:
@@ -137,6 +140,7 @@ def plot_singular_values(
     return figure
 
 
+@public
 def plot_lyapunov(spectra: LyapunovSpectrum | Mapping[str, LyapunovSpectrum], *, title: str = "") -> Figure:
     """Lyapunov exponents by rank, with the range over start states, and how the first ones settled.
 
@@ -175,6 +179,7 @@ def plot_lyapunov(spectra: LyapunovSpectrum | Mapping[str, LyapunovSpectrum], *,
     return figure
 
 
+@public
 def plot_fixed_points(found: FixedPoints, *, states: Any | None = None, title: str = "") -> Figure:
     """Fixed and slow points in the plane of the first two principal components, and the eigenvalues of all of them.
 
@@ -224,6 +229,7 @@ def plot_fixed_points(found: FixedPoints, *, states: Any | None = None, title: s
     return figure
 
 
+@public
 def plot_forget_gates(values: np.ndarray | Mapping[str, np.ndarray], *, title: str = "") -> Figure:
     """How often a forget gate (the share of the old state that a step keeps) has which value, and its time constants.
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.analysis.flat import check_sequence
 from rnnjax.analysis.units import Leaf, Selection, parse_unit, select_units
 from rnnjax.cell import batch_shape, leaf_names
 from rnnjax.checks import check_ids, check_starts
@@ -205,6 +206,7 @@ def record(
     >>> {name: value.shape for name, value in values.items()}
     {'L1.c': (7, 2, 4), 'L1.f': (7, 2, 1)}
     """
+    xs = check_sequence("record", cell, state, xs)
     axes = len(batch_shape(cell, state))
     x = jax.ShapeDtypeStruct(xs.shape[1 + axes :], xs.dtype)
     selection = select_units(select, leaves_of(cell, params, x))

@@ -21,10 +21,13 @@ import numpy as np
 
 from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text
 from rnnjax.analysis.units import Selection, select_units
+from rnnjax.checks import describe
+from rnnjax.kinds import public
 
 __all__ = ["LabelSearch", "UnitScore", "auc", "search_units", "selection_names"]
 
 
+@public
 def auc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     r"""The area under the ROC curve: how often a value where the label holds is above one where it does not.
 
@@ -46,6 +49,11 @@ def auc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     0.75
     """
     values, labels = np.asarray(values), np.asarray(labels).astype(bool)
+    if labels.ndim != 1 or values.ndim not in (1, 2) or len(values) != len(labels):
+        raise ValueError(
+            f"auc: values must have shape [n] or [n, units] and labels [n], got {describe(values)} and "
+            f"{describe(labels)}."
+        )
     ones = int(labels.sum())
     zeros = len(labels) - ones
     if not ones or not zeros:
@@ -121,6 +129,7 @@ def selection_names(selection: Selection, sizes: Mapping[str, int]) -> tuple[str
     return tuple(f"{leaf}.{k}" for leaf, units in selection for k in (range(sizes[leaf]) if units is None else units))
 
 
+@public
 def search_units(
     model: SymbolModel,
     ids: np.ndarray,

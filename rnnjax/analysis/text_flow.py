@@ -9,11 +9,13 @@ import optax
 
 from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
 from rnnjax.analysis.recording import SymbolModel
+from rnnjax.kinds import public
 from rnnjax.network import start_state
 
 __all__ = ["symbol_gradient_flow", "text_pieces"]
 
 
+@public
 def text_pieces(ids: np.ndarray, length: int, count: int) -> np.ndarray:
     """Equally far apart pieces of a text of at least ``length`` symbols, ``[length, count]``.
 
@@ -24,6 +26,7 @@ def text_pieces(ids: np.ndarray, length: int, count: int) -> np.ndarray:
     return ids[start + np.arange(length)[:, None]].astype(np.int32)
 
 
+@public
 def symbol_gradient_flow(model: SymbolModel, pieces: np.ndarray, *, max_lag: int, chunk_len: int) -> GradientFlow:
     """`gradient_flow` of the loss of the next symbol.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from rnnjax.analysis.gates import UnitStatistics
 from rnnjax.analysis.search import LabelSearch
+from rnnjax.kinds import public
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
+@public
 def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "state", columns: int = 96) -> Figure:
     """A page of text, every character on the colour of the unit's value after it; newlines are drawn as well.
 
@@ -105,6 +107,7 @@ def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "st
     return _page(text, colors, about, columns)
 
 
+@public
 def plot_losses(
     text: str, losses: np.ndarray, *, title: str = "", most: float | None = None, columns: int = 96
 ) -> Figure:
@@ -157,6 +160,7 @@ def _page(text: str, colors: list[tuple[int, int, int]], title: str, columns: in
     return figure
 
 
+@public
 def plot_ranking(found: LabelSearch, *, count: int = 20) -> Figure:
     """The best units for a label, with their held-out scores, against the bar that the control sets.
 
@@ -185,6 +189,7 @@ def plot_ranking(found: LabelSearch, *, count: int = 20) -> Figure:
     return figure
 
 
+@public
 def plot_saturation(statistics: UnitStatistics) -> Figure:
     """Right against left saturation of every gate, as in figure 3 of Karpathy et al. (2015); a panel for each layer.
 

@@ -11,6 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rnnjax.checks import short
+from rnnjax.kinds import public
+
 __all__ = ["HOW_TO_NAME", "Leaf", "Selection", "Unit", "parse_unit", "select_units"]
 
 Selection = tuple[tuple[str, tuple[int, ...] | None], ...]  # leaves, and which of their units; None for all
@@ -39,6 +42,7 @@ class Leaf:
     kind: str  # "state", "gate" (0 to 1), "candidate" (-1 to 1), "value" or "pre" (before the nonlinearity)
 
 
+@public
 def parse_unit(name: str, leaves: dict[str, Leaf]) -> Unit:
     """The unit of a name such as ``L2.c.137``.
 
@@ -56,11 +60,11 @@ def parse_unit(name: str, leaves: dict[str, Leaf]) -> Unit:
         what = (
             f"the leaves of {layer} are {', '.join(mine)}; {HOW_TO_NAME}" if mine else f"layers are L1 to L{layers[-1]}"
         )
-        raise ValueError(f"unit: a unit must be LAYER.LEAF.NUMBER such as L1.h.0, got {name!r}; {what}.")
+        raise ValueError(f"unit: a unit must be LAYER.LEAF.NUMBER such as L1.h.0, got {short(name)}; {what}.")
     size = leaves[leaf].size
     if not number.isdecimal() or int(number) >= size:
         raise ValueError(
-            f"unit: the units of {leaf} are {leaf}.0 to {leaf}.{size - 1}, got {name!r}; take one of them."
+            f"unit: the units of {leaf} are {leaf}.0 to {leaf}.{size - 1}, got {short(name)}; take one of them."
         )
     return Unit(leaf, int(number))
 

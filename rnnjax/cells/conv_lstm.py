@@ -14,7 +14,7 @@ from jax.nn import sigmoid
 from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.lstm import LSTMState
 from rnnjax.cells.weights import gate_biases
-from rnnjax.checks import check_size
+from rnnjax.checks import check_size, short
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -78,21 +78,21 @@ class ConvLSTM:
         spatial, kernel = self.spatial_shape, self.kernel_shape
         if not isinstance(spatial, tuple | list):
             raise TypeError(
-                f"ConvLSTM: spatial_shape must be a tuple of ints, got {spatial!r}; write (8,) for one axis."
+                f"ConvLSTM: spatial_shape must be a tuple of ints, got {short(spatial)}; write (8,) for one axis."
             )
         if len(spatial) not in _AXES:
-            raise ValueError(f"ConvLSTM: spatial_shape must have 1, 2 or 3 axes, got {spatial!r}.")
+            raise ValueError(f"ConvLSTM: spatial_shape must have 1, 2 or 3 axes, got {short(spatial)}.")
         kernel = tuple(kernel) if isinstance(kernel, tuple | list) else (kernel,) * len(spatial)
         if len(kernel) != len(spatial):
             raise ValueError(
                 f"ConvLSTM: kernel_shape must have one size for each of the {len(spatial)} axes of spatial_shape, "
-                f"got {kernel!r}."
+                f"got {short(kernel)}."
             )
         spatial = tuple(check_size("ConvLSTM", "every size of spatial_shape", size) for size in spatial)
         kernel = tuple(check_size("ConvLSTM", "every size of kernel_shape", size) for size in kernel)
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(
-                f"ConvLSTM: every size of kernel_shape must be odd, so that a kernel has a middle, got {kernel!r}."
+                f"ConvLSTM: every size of kernel_shape must be odd, so that a kernel has a middle, got {short(kernel)}."
             )
         # In one form each, so that equal cells compare equal and share one trace.
         object.__setattr__(self, "spatial_shape", spatial)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.checks import short
 from rnnjax.initializers import Glorot, Initializer
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -69,7 +70,7 @@ class IndRNN:
     def __post_init__(self) -> None:
         limits = self.recurrent_range
         if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] <= limits[1]:
-            raise ValueError(f"IndRNN: recurrent_range must be a tuple (low, high), got {limits!r}.")
+            raise ValueError(f"IndRNN: recurrent_range must be a tuple (low, high), got {short(limits)}.")
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> IndRNNParams:
         """New parameters; ``b`` is zero."""

@@ -14,6 +14,7 @@ from rnnjax.cell import Gates, affine_step, batch_axes, split_gates
 from rnnjax.cells.gru import GRUState
 from rnnjax.cells.lstm import LSTMState, lstm_state
 from rnnjax.cells.weights import gru_weights, lstm_weights
+from rnnjax.checks import short
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -200,7 +201,7 @@ class LayerNormGRU:
 
 def _check_epsilon(where: str, epsilon: float) -> None:
     if not epsilon > 0:
-        raise ValueError(f"{where}: epsilon must be positive, got {epsilon!r}; the state starts as zeros.")
+        raise ValueError(f"{where}: epsilon must be positive, got {short(epsilon)}; the state starts as zeros.")
 
 
 def _norm(gates: Gates, epsilon: float) -> Gates:

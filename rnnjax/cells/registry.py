@@ -168,12 +168,12 @@ def describable(kind: Kind) -> Kind:
     True
     """
     if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
-        raise TypeError(f"describable: a frozen dataclass is needed, whose repr is a call, got {kind!r}.")
+        raise TypeError(f"describable: a frozen dataclass is needed, whose repr is a call, got {short(kind)}.")
     known = _DESCRIBABLE.get(kind.__name__, _INITIALIZERS.get(kind.__name__, kind))
     # The same name and module is the same class, read again.
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(
-            f"describable: the name of a class must be new, got {kind.__name__!r}, which {known.__module__} has; "
+            f"describable: the name of a class must be new, got {short(kind.__name__)}, which {known.__module__} has; "
             "take another name."
         )
     _DESCRIBABLE[kind.__name__] = kind

@@ -7,12 +7,14 @@ host in NumPy, for shapes depend on data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnnjax.cell import check_size, describe
+from rnnjax.checks import short
+from rnnjax.kinds import public
 
 __all__ = [
     "Bucket",
@@ -43,6 +45,7 @@ class Buckets(NamedTuple):
     padding: float  # the share of steps that hold nothing, in [0, 1)
 
 
+@public
 def padded_share(lengths: Any, batch_size: int | None = None) -> float:
     """The share of steps that hold nothing if sequences are padded, in the order given, to the longest of their batch.
 
@@ -65,6 +68,7 @@ def padded_share(lengths: Any, batch_size: int | None = None) -> float:
     return share_of_padding(sizes, sum(len(part) * int(part.max()) for part in parts))
 
 
+@public
 def bucket_boundaries(lengths: Any, num_buckets: int) -> tuple[int, ...]:
     """The lengths to pad to, at most ``num_buckets`` of them, that leave the least padding in all.
 
@@ -111,6 +115,7 @@ def bucket_boundaries(lengths: Any, num_buckets: int) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
+@public
 def bucket_by_length(
     lengths: Any,
     batch_size: int,
@@ -175,6 +180,7 @@ def bucket_by_length(
     return Buckets(tuple(batches), tuple(map(int, tops)), share_of_padding(sizes, steps))
 
 
+@public
 def pad_sequences(
     sequences: Sequence[Any], indices: Any = None, seq_len: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +206,7 @@ def pad_sequences(
     arrays = check_arrays("pad_sequences", "sequence", sequences)
     indices = np.arange(len(arrays)) if indices is None else _check_indices(indices, len(arrays))
     if seq_len is not None and (isinstance(seq_len, bool) or not isinstance(seq_len, int | np.integer)):
-        raise TypeError(f"pad_sequences: seq_len must be an int, got {seq_len!r}.")
+        raise TypeError(f"pad_sequences: seq_len must be an int, got {short(seq_len)}.")
     lengths = np.asarray([len(arrays[i]) if i >= 0 else 0 for i in indices], np.int32)
     longest = int(lengths.max(initial=0))
     seq_len = longest if seq_len is None else seq_len
@@ -218,10 +224,20 @@ def share_of_padding(sizes: np.ndarray, steps: int) -> float:
     return (steps - int(sizes.sum())) / steps
 
 
+def _as_array(where: str, name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # nested lists that differ in length, for example
+        array = np.asarray(None)
+    if array.dtype.kind not in "biufcV":
+        raise TypeError(f"{where}: {name} must be an array of numbers, got {short(value)}.")
+    return array
+
+
 def _check_lengths(where: str, lengths: Any, name: str = "lengths") -> np.ndarray:
-    array = np.asarray(lengths)
+    array = _as_array(where, name, lengths)
     if array.ndim != 1 or not array.size:
-        raise ValueError(f"{where}: {name} must be a list of at least one length, got {lengths!r}.")
+        raise ValueError(f"{where}: {name} must be a list of at least one length, got {short(lengths)}.")
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{where}: {name} must be integers, got {describe(array)}.")
     if array.min() < 1:
@@ -231,7 +247,9 @@ def _check_lengths(where: str, lengths: Any, name: str = "lengths") -> np.ndarra
 
 def check_arrays(where: str, kind: str, arrays: Sequence[Any]) -> list[np.ndarray]:
     """The sequences as arrays that differ in their first axis alone."""
-    found = [np.asarray(array) for array in arrays]
+    if isinstance(arrays, str | bytes | Mapping) or not hasattr(arrays, "__iter__") or not getattr(arrays, "ndim", 1):
+        raise TypeError(f"{where}: there must be a list of {kind}s, got {short(arrays)}.")
+    found = [_as_array(where, f"{kind}s[{index}]", array) for index, array in enumerate(arrays)]
     if not found:
         raise ValueError(f"{where}: there must be at least one {kind}, got none.")
     # An empty list has no dtype of its own, and where it is wrong, that is for its length.
@@ -247,7 +265,7 @@ def check_arrays(where: str, kind: str, arrays: Sequence[Any]) -> list[np.ndarra
 
 
 def _check_indices(indices: Any, count: int) -> np.ndarray:
-    array = np.asarray(indices)
+    array = _as_array("pad_sequences", "indices", indices)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"pad_sequences: indices must be integers, got {describe(array)}.")
     if array.ndim != 1:

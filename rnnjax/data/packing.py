@@ -14,6 +14,7 @@ import numpy as np
 
 from rnnjax.cell import check_size, describe
 from rnnjax.data.batching import check_arrays, share_of_padding
+from rnnjax.kinds import public
 
 __all__ = ["Packed", "pack_documents", "unpack_documents"]
 
@@ -33,6 +34,7 @@ class Packed(NamedTuple):
     padding: float  # the share of steps that hold nothing, in [0, 1)
 
 
+@public
 def pack_documents(
     documents: Sequence[Any],
     *,
@@ -108,6 +110,7 @@ def pack_documents(
     )
 
 
+@public
 def unpack_documents(packed: Packed, ys: Any) -> list[Any]:
     """The inverse of `pack_documents` for anything computed from its rows, such as the outputs of `unroll`.
 
@@ -125,6 +128,8 @@ def unpack_documents(packed: Packed, ys: Any) -> list[Any]:
     >>> [document.tolist() for document in unpack_documents(packed, packed.xs)]
     [[1, 2, 3], [4], [5, 6]]
     """
+    if not hasattr(ys, "shape"):
+        raise TypeError(f"unpack_documents: ys must be an array, got {describe(ys)}.")
     if tuple(ys.shape[:2]) != packed.resets.shape:
         raise ValueError(
             f"unpack_documents: ys must have shape [{', '.join(map(str, packed.resets.shape))}, ...], as the rows of "

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from rnnjax.cell import check_size
+from rnnjax.checks import short
 from rnnjax.data.batching import Bucket, bucket_by_length
+from rnnjax.kinds import public
 
 __all__ = ["ShuffledBatches"]
 
@@ -56,6 +58,7 @@ class ShuffledBatches:
     (8, True)
     """
 
+    @public
     def __init__(
         self,
         arrays: Any,
@@ -70,7 +73,7 @@ class ShuffledBatches:
         where = "ShuffledBatches"
         check_size(where, "batch_size", batch_size)
         if last not in _LAST:
-            raise ValueError(f"{where}: last must be one of {', '.join(_LAST)}, got {last!r}.")
+            raise ValueError(f"{where}: last must be one of {', '.join(_LAST)}, got {short(last)}.")
         self.arrays = jax.tree.map(np.asarray, arrays)
         self.num_examples = _common_length(where, self.arrays)
         if batch_size > self.num_examples:
@@ -100,10 +103,10 @@ class ShuffledBatches:
             self.boundaries = bucket_by_length(self.lengths, batch_size, num_buckets=num_buckets).boundaries
         self._epochs: dict[int, tuple[Bucket, ...]] = {}  # the last two
 
+    @public
     def __call__(self, step: int) -> Any:
         """The batch of this step, from 0: a pytree of arrays ``[B, ...]``."""
-        if step < 0:
-            raise ValueError(f"ShuffledBatches: step must not be negative, got {step}.")
+        check_size("ShuffledBatches", "step", step, least=0)
         epoch, place = divmod(step, self.steps_per_epoch)
         rows, seq_len = self._epoch(epoch)[place]
         batch = jax.tree.map(lambda array: array[rows], self.arrays)

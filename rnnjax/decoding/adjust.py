@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.checks import check_real, check_size, describe, is_traced
+from rnnjax.checks import check_real, check_size, describe, is_traced, short
 from rnnjax.kinds import public
 
 __all__ = ["NOTHING", "adjust_logits", "check_settings", "draw", "symbol_ids"]
@@ -168,7 +168,9 @@ def symbol_ids(
             raise TypeError
         ids = tuple(map(operator.index, given))
     except (TypeError, ValueError):
-        raise TypeError(f"{where}: {name} must be a symbol's id, several of them or None, got {symbols!r}.") from None
+        raise TypeError(
+            f"{where}: {name} must be a symbol's id, several of them or None, got {short(symbols)}."
+        ) from None
     for i in ids:
         if i < 0 or (vocab_size is not None and i >= vocab_size):
             most = "0 or above" if vocab_size is None else f"from 0 to {vocab_size - 1}"

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.checks import check_ints, check_size, describe
+from rnnjax.checks import check_ints, check_size, describe, short
 from rnnjax.decoding.adjust import symbol_ids
 from rnnjax.programs import kept
 
@@ -81,7 +81,7 @@ def call(where: str, decode: Callable[..., Any], step: Step, *arrays: Any, setti
     a plain function captures are out of sight and may be others the next time, so its program serves for one call.
     """
     if not callable(step):
-        raise TypeError(f"{where}: step must be a function (state, symbols) -> (state, logits), got {step!r}.")
+        raise TypeError(f"{where}: step must be a function (state, symbols) -> (state, logits), got {short(step)}.")
     if not isinstance(step, functools.partial):
         return jax.jit(lambda *arrays: decode(step, *arrays, *settings))(*arrays)
     function: Any = step.func

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import batch_shape
 from rnnjax.engines.stacked import stackable
+from rnnjax.kinds import public
 from rnnjax.network import Controls, Network
 
 __all__ = [
@@ -164,6 +165,7 @@ def engine(name: str) -> Engine:
     raise ValueError(f"engine: none is called {name!r}; known: {known}.")
 
 
+@public
 def implementations(cell: Any) -> tuple[str, ...]:
     """The names that ``implementation=`` takes for this cell; of a network, those that all of its parts take.
 

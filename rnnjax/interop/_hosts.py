@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.checks import check_ints, describe
+from rnnjax.checks import check_ints, describe, short
 from rnnjax.network import Network, input_shape, start_state
 from rnnjax.unroll import unroll
 
@@ -24,7 +24,7 @@ def check_host_cell(where: str, cell: Any, *, may_learn_start: bool = True) -> N
         ValueError: if it learns its initial state and may not.
     """
     if isinstance(cell, type) or not isinstance(cell, Cell):
-        raise TypeError(f"{where}: cell must be a cell, got {cell!r}; make one, for example rnnjax.LSTM(64).")
+        raise TypeError(f"{where}: cell must be a cell, got {short(cell)}; make one, for example rnnjax.LSTM(64).")
     if not may_learn_start and _learns_start(cell):
         layer = where.rpartition("_")[0] + "_layer"
         raise ValueError(

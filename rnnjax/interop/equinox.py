@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rnnjax.cells import GRU, LSTM
 from rnnjax.cells.gru import GRUParams
 from rnnjax.cells.lstm import LSTMParams
+from rnnjax.checks import short
 from rnnjax.interop._common import refuse, require
 from rnnjax.interop._hosts import check_host_cell, make_params
 
@@ -33,7 +34,7 @@ def from_equinox(module: Any) -> tuple[Any, Any]:
     """
     name = type(module).__name__
     if name not in ("GRUCell", "LSTMCell") or not type(module).__module__.startswith("equinox"):
-        raise TypeError(f"from_equinox: module must be an equinox.nn.LSTMCell or GRUCell, got {module!r}.")
+        raise TypeError(f"from_equinox: module must be an equinox.nn.LSTMCell or GRUCell, got {short(module)}.")
     size = module.hidden_size
     w_ih, w_hh = jnp.asarray(module.weight_ih).T, jnp.asarray(module.weight_hh).T
     b = jnp.zeros(w_ih.shape[1:], w_ih.dtype) if module.bias is None else jnp.asarray(module.bias)

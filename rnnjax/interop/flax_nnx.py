@@ -12,6 +12,7 @@ from rnnjax.cells import GRU, LSTM, Elman
 from rnnjax.cells.elman import ElmanParams
 from rnnjax.cells.gru import GRUParams
 from rnnjax.cells.lstm import LSTMParams
+from rnnjax.checks import short
 from rnnjax.interop._common import refuse, require
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual
 from rnnjax.interop._hosts import check_host_cell, make_params
@@ -52,7 +53,7 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
     where = "from_nnx"
     name = type(module).__name__
     if isinstance(module, type) or not type(module).__module__.startswith("flax.nnx"):
-        raise TypeError(f"{where}: module must be a cell of flax.nnx, got {module!r}.")
+        raise TypeError(f"{where}: module must be a cell of flax.nnx, got {short(module)}.")
     if name == "RNN":
         raise ValueError(f"{where}: module must be a cell, got an RNN; pass its cell.")
     if name not in ("SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell"):

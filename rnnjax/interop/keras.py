@@ -27,6 +27,7 @@ from rnnjax.cells.elman import Elman, ElmanParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.gru_reset_before import GRUResetBefore, GRUResetBeforeParams
 from rnnjax.cells.lstm import LSTM, LSTMParams
+from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
     check_shape,
@@ -120,10 +121,10 @@ def _choose(where: str, found: list[Found], name: str | Sequence[str] | None) ->
     for one in (name,) if isinstance(name, str) else tuple(name):
         fitting = [layer for layer in found if layer.name == one]
         if len(fitting) != 1:
-            raise ValueError(f"{where}: name must be of one recurrent layer, got {one!r}; there are {have}.")
+            raise ValueError(f"{where}: name must be of one recurrent layer, got {short(one)}; there are {have}.")
         chosen += fitting
     if not chosen:
-        raise ValueError(f"{where}: name must hold at least one name, got {name!r}; there are {have}.")
+        raise ValueError(f"{where}: name must hold at least one name, got {short(name)}; there are {have}.")
     return chosen
 
 
@@ -142,7 +143,7 @@ def _read_object(where: str, source: Any) -> Iterator[Found]:
             if is_known(layer) or isinstance(layer, keras.Model):
                 yield from _read_object(where, layer)
     elif not isinstance(source, keras.layers.Layer):
-        raise TypeError(f"{where}: it takes a layer or model of Keras or the path of a file, got {source!r}.")
+        raise TypeError(f"{where}: it takes a layer or model of Keras or the path of a file, got {short(source)}.")
     elif not is_known(source):
         refuse(
             where, f"a {type(source).__name__} layer", "here are SimpleRNN, LSTM, GRU and Bidirectional ones of them"

@@ -25,6 +25,7 @@ from rnnjax.cells.elman import Elman, ElmanParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.lstm import LSTM, LSTMParams
 from rnnjax.cells.projected_lstm import ProjectedLSTM, ProjectedLSTMParams
+from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
     check_shape,
@@ -98,9 +99,9 @@ def from_torch(
         kind, nonlinearity = _describe_module(where, source)
         source, prefix = source.state_dict(), ""
     if kind is not None and kind not in _GATES:
-        raise ValueError(f"{where}: kind must be one of {', '.join(map(repr, _GATES))}, got {kind!r}.")
+        raise ValueError(f"{where}: kind must be one of {', '.join(map(repr, _GATES))}, got {short(kind)}.")
     if nonlinearity not in (None, "tanh", "relu"):
-        raise ValueError(f"{where}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}.")
+        raise ValueError(f"{where}: nonlinearity must be 'tanh' or 'relu', got {short(nonlinearity)}.")
     named, suffixes = _gather(where, source, prefix)
     layers: list[Any] = []
     for depth, directions in enumerate(suffixes):
@@ -112,7 +113,7 @@ def from_torch(
             layer.append(_convert(where, weights, suffix, kind, nonlinearity, below))
             if first is not None and layer[-1][0] != first:
                 raise ValueError(
-                    f"{where}: every layer of a torch module must be the same, got {first!r} and, for the suffix "
+                    f"{where}: every layer of a torch module must be the same, got {short(first)} and, for the suffix "
                     f"{suffix!r}, {layer[-1][0]!r}; convert them one by one with prefix."
                 )
         layers.append(tuple(layer))

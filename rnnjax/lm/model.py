@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnjax.cell import check_size
+from rnnjax.checks import check_kind, short
 from rnnjax.initializers import Glorot
+from rnnjax.kinds import check_fields
 from rnnjax.networks import Stack, StackParams, StackState, dropout
 from rnnjax.text.corpus import Chunk
 from rnnjax.topologies.parts import with_dropout
@@ -68,18 +69,15 @@ class LanguageModel:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_size("LanguageModel", "vocab_size", self.vocab_size)
-        if self.embed_size < 0:
-            raise ValueError(f"LanguageModel: embed_size must be 0 (one-hot) or more, got {self.embed_size}.")
+        check_kind("LanguageModel", "stack", self.stack, Stack, "a Stack")
+        check_fields(self, least={"embed_size": 0}, rates=("dropout",))
         if self.tie and self.embed_size != self.stack.hidden_size:
             raise ValueError(
                 f"LanguageModel: tied weights need embed_size = hidden_size = {self.stack.hidden_size}, "
                 f"got embed_size {self.embed_size}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LanguageModel: dropout must be at least 0 and below 1, got {self.dropout}.")
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"LanguageModel: dtype must be 'float32' or 'bfloat16', got {self.dtype!r}.")
+            raise ValueError(f"LanguageModel: dtype must be 'float32' or 'bfloat16', got {short(self.dtype)}.")
 
     def init(self, key: jax.Array) -> LMParams:
         """New float32 parameters; the output starts near the uniform distribution."""

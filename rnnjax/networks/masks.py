@@ -51,7 +51,7 @@ def dropout(key: jax.Array | None, x: jax.Array, rate: float | jax.Array) -> jax
     Raises:
         ValueError: for a rate outside [0, 1).
     """
-    rate = _rate("dropout", rate)
+    rate, x = _rate("dropout", rate), jnp.asarray(x)
     if key is None or _is_zero(rate):
         return x
     return scale_kept(jax.random.bernoulli(key, 1 - rate, x.shape), x, rate)
@@ -167,6 +167,9 @@ def zoneout(
     0.75
     """
     rate = _rate("zoneout", rate)
+    old, new = jnp.asarray(old), jnp.asarray(new)
+    if old.shape != new.shape:
+        raise ValueError(f"zoneout: old and new must have one shape, got {describe(old)} and {describe(new)}.")
     if key is not None and not _is_zero(rate):
         return jnp.where(jax.random.bernoulli(key, rate, new.shape), old, new)
     return rate * old + (1 - rate) * new if expected and key is None and not _is_zero(rate) else new
@@ -241,6 +244,7 @@ def activation_regularization(ys: jax.Array, *, lengths: jax.Array | None = None
     >>> float(activation_regularization(jnp.full((4, 2, 3), 2.0)))
     4.0
     """
+    ys = _steps("activation_regularization", ys)
     return _mean_square(ys, _valid("activation_regularization", ys, lengths))
 
 
@@ -268,6 +272,7 @@ def temporal_activation_regularization(
     >>> float(temporal_activation_regularization(jnp.arange(5.0)[:, None]))
     1.0
     """
+    ys = _steps("temporal_activation_regularization", ys)
     valid = _valid("temporal_activation_regularization", ys, lengths)
     if valid is not None:
         ys = jnp.where(valid, ys, jnp.zeros((), ys.dtype))  # before the difference, which would spread a NaN
@@ -285,6 +290,13 @@ def _check_resets(where: str, resets: Any, array: jax.Array, name: str) -> jax.A
     resets = jnp.asarray(resets)
     axes = max(1, min(resets.ndim, array.ndim - 1))
     return check_resets(where, resets, array.shape[:axes], name)
+
+
+def _steps(where: str, ys: Any) -> jax.Array:
+    ys = jnp.asarray(ys)
+    if not ys.ndim:
+        raise ValueError(f"{where}: ys must have shape [T, *batch, H], got {describe(ys)}.")
+    return ys
 
 
 def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import compute_dtype
+from rnnjax.checks import short
 
 __all__ = ["NormParams", "check_norm", "init_norm", "normalize"]
 
@@ -24,7 +25,7 @@ class NormParams(NamedTuple):
 def check_norm(where: str, norm: Any) -> None:
     """Raises ValueError unless ``norm`` is one that `normalize` knows."""
     if norm not in (None, "layer", "rms"):
-        raise ValueError(f"{where}: norm must be 'layer', 'rms' or None, got {norm!r}.")
+        raise ValueError(f"{where}: norm must be 'layer', 'rms' or None, got {short(norm)}.")
 
 
 def init_norm(norm: str | None, size: int, dtype: Any = jnp.float32) -> NormParams | None:

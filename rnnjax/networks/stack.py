@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
+from rnnjax.checks import short
 from rnnjax.kinds import check_fields
 from rnnjax.network import (
     Controls,
@@ -88,13 +89,13 @@ class Stack:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cells, tuple | list):
-            raise TypeError(f"Stack: cells must be a tuple of cells, got {self.cells!r}.")
+            raise TypeError(f"Stack: cells must be a tuple of cells, got {short(self.cells)}.")
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
             raise ValueError("Stack: cells must hold at least one cell, got none.")
         for cell in self.cells:
             if isinstance(cell, type) or not isinstance(cell, Cell):
-                raise TypeError(f"Stack: every layer must be a cell, got {cell!r}.")
+                raise TypeError(f"Stack: every layer must be a cell, got {short(cell)}.")
         check_norm("Stack", self.norm)
         check_rate("Stack", "dropout", self.dropout)
         check_fields(self)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, describe
+from rnnjax.checks import short
 from rnnjax.network import Controls, Visit, free_state, network_initial_state, network_step
 
 __all__ = ["LearnedState", "LearnedStateParams", "check_start"]
@@ -112,7 +113,7 @@ class LearnedState:
 def check_start(where: str, cell: Any) -> None:
     """Raises unless it is a cell whose initial state can be anything, as far as it is free."""
     if isinstance(cell, type) or not isinstance(cell, Cell):
-        raise TypeError(f"{where}: cell must be a cell, got {cell!r}.")
+        raise TypeError(f"{where}: cell must be a cell, got {short(cell)}.")
     state = jax.eval_shape(cell.initial_state)
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import affine_step, check_size, describe, leaf_names
+from rnnjax.checks import short
 from rnnjax.network import input_shape
 from rnnjax.testing.parts import check_network
 from rnnjax.traced import observe
@@ -80,7 +81,7 @@ def _check_methods(cell: Any, name: str, steps: bool) -> None:
         usage = f"{method}({', '.join(arguments)})"
         function = getattr(cell, method, None)
         if not callable(function):
-            raise TypeError(f"check_cell: {name} must have the method {usage}, got {function!r}; add it.")
+            raise TypeError(f"check_cell: {name} must have the method {usage}, got {short(function)}; add it.")
         signature = inspect.signature(function)
         for count in {required, len(arguments)}:
             try:
@@ -126,7 +127,7 @@ def _check_shapes(cell: Any, name: str, input_size: int, batch_size: int, params
         _check_affine_params(cell, name, params, input_size)
     single = _trace(f"{name}.initial_state", lambda: cell.initial_state((), dtype))
     if not jax.tree.leaves(single):
-        raise ValueError(f"check_cell: {name}.initial_state must hold at least one array, got {single!r}.")
+        raise ValueError(f"check_cell: {name}.initial_state must hold at least one array, got {short(single)}.")
     if hasattr(cell, "update") and not hasattr(single, "h"):
         raise ValueError(
             f"check_cell: the state of {name} must have the field h, as {name} has update, got {_type(single)}; add it."

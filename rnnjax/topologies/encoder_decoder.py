@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, wide_dtype
+from rnnjax.checks import short
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import free_state, output_shape
 from rnnjax.topologies.attention import Attention, Memory
@@ -108,7 +109,7 @@ class EncoderDecoder:
     def __post_init__(self) -> None:
         check_network("EncoderDecoder", "encoder", self.encoder, both=True)
         if self.attention is not None and not isinstance(self.attention, Attention):
-            raise TypeError(f"EncoderDecoder: attention must be an Attention or None, got {self.attention!r}.")
+            raise TypeError(f"EncoderDecoder: attention must be an Attention or None, got {short(self.attention)}.")
         check_network("EncoderDecoder", "decoder", self.decoder, flat=True)
         check_fields(self, least={"embed_size": 0, "output_embed_size": 0}, rates=("dropout",))
         _ = self._decoder, self._reader
@@ -117,7 +118,7 @@ class EncoderDecoder:
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     "EncoderDecoder: with bridge='copy' the states of encoder and decoder must have the same "
-                    f"structure and shapes, got {self.encoder!r} and {self.decoder!r}; take bridge='affine'."
+                    f"structure and shapes, got {short(self.encoder)} and {self.decoder!r}; take bridge='affine'."
                 )
         if self.attention is not None:
             self.attention.check_sizes(self.decoder.hidden_size, self._decoder.memory_size)

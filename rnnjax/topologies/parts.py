@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, compute_dtype, matmul
-from rnnjax.checks import check_ints, check_key, describe, shape_of
+from rnnjax.checks import check_ints, check_key, describe, shape_of, short
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
 from rnnjax.network import Network, input_shape, output_shape
@@ -60,7 +60,7 @@ class Reader:
         if (self.input_size is None) == (self.vocab_size is None):
             raise ValueError(
                 f"{self.owner}: exactly one of input_size (numbers) and vocab_size (symbols) must be given, "
-                f"got input_size={self.input_size!r} and vocab_size={self.vocab_size!r}."
+                f"got input_size={short(self.input_size)} and vocab_size={self.vocab_size!r}."
             )
         check_fields(self, self.owner, least={"embed_size": 0})
         if self.embed_size and self.vocab_size is None:
@@ -108,9 +108,9 @@ def check_network(owner: str, name: str, network: Any, *, both: bool = False, fl
     if not usable:
         what = "a cell or a network" if both else "a cell"
         why = ", which needs the future" if isinstance(network, Network) else ""
-        raise TypeError(f"{owner}: {name} must be {what}, got {network!r}{why}.")
+        raise TypeError(f"{owner}: {name} must be {what}, got {short(network)}{why}.")
     if flat and len(input_shape(network, 1)) > 1:
-        raise ValueError(f"{owner}: {name} must be a cell whose features are one axis, got {network!r}.")
+        raise ValueError(f"{owner}: {name} must be a cell whose features are one axis, got {short(network)}.")
 
 
 def flat(network: Any, ys: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def test_few_batches_have_few_lengths(count, most):
             lambda: ShuffledBatches(np.ones(3), 2, key=KEY, lengths=[1, 2], trim=lambda batch, n: batch),
             r"shape \[N\] with N = 3, got \(2,\)",
         ),
-        (lambda: ShuffledBatches(np.ones(3), 2, key=KEY)(-1), "step must not be negative"),
+        (lambda: ShuffledBatches(np.ones(3), 2, key=KEY)(-1), "step must be at least 0"),
     ],
 )
 def test_mistakes_get_a_sentence(make, message):
