@@ -24,14 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import cast_like, widen
+from rnnjax.cell import widen
 from rnnjax.engines.affine.native_build import BuildError, find_compiler, libraries, switched_off
-from rnnjax.engines.affine.native_calls import Call, Loaded
+from rnnjax.engines.affine.native_calls import Call, Loaded, joined, pull
 from rnnjax.engines.affine.native_text import Layout, cell_text, handler_text, layout_of, loops_text
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
 from rnnjax.engines.affine.recurrence import Cotangents, Finished, Kept, Operands
-from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import Job
 
 __all__ = ["NativeLoops"]
@@ -86,7 +85,7 @@ def _forward_fwd(plan: Plan, keep: bool, operands: Operands) -> tuple[Any, Opera
 
 def _forward_bwd(plan: Plan, keep: bool, operands: Operands, cotangents: Any) -> tuple[Operands]:
     d_final, d_ys, _ = cotangents  # what is kept is read by `_backward` alone, whose derivative does without
-    return (_pull(plan, operands, d_final, d_ys),)
+    return (pull(plan, operands, d_final, d_ys),)
 
 
 _forward.defvjp(_forward_fwd, _forward_bwd)
@@ -117,40 +116,23 @@ def _backward_bwd(plan: Plan, residuals: Any, cotangents: Cotangents) -> tuple[O
     operands, kept, d_final, d_ys = residuals
 
     def first(floats: Any, d_final: Any, d_ys: jax.Array) -> Cotangents:
-        d = _pull(plan, _joined(operands, *floats), d_final, d_ys)
+        d = pull(plan, joined(operands, *floats), d_final, d_ys)
         found = Cotangents(d.state, d.own, d.controls.fresh, Finished(d.w_ih, d.w_hh, d.b, d.xs))
         return jax.tree.map(lambda leaf: leaf.astype(plan.dtype), found)
 
-    _, pull = jax.vjp(first, (operands[:-1], operands.controls.fresh), d_final, d_ys)
-    floats, dd_final, dd_ys = pull(cotangents)
-    return _joined(operands, *floats, masks=False), jax.tree.map(jnp.zeros_like, kept), dd_final, dd_ys
+    _, back = jax.vjp(first, (operands[:-1], operands.controls.fresh), d_final, d_ys)
+    floats, dd_final, dd_ys = back(cotangents)
+    return joined(operands, *floats, masks=False), jax.tree.map(jnp.zeros_like, kept), dd_final, dd_ys
 
 
 _backward.defvjp(_backward_fwd, _backward_bwd)
-
-
-def _pull(plan: Plan, operands: Operands, d_final: Any, d_ys: jax.Array) -> Operands:
-    """The cotangents of the operands by XLA; None for masks."""
-
-    def run(floats: Any, fresh: Any) -> tuple[Any, jax.Array]:
-        final, ys, _ = XlaLoops().forward(plan, _joined(operands, floats, fresh), keep=False)
-        return final, ys
-
-    (final, _), pull = jax.vjp(run, operands[:-1], operands.controls.fresh)
-    return _joined(operands, *pull((cast_like(d_final, final), d_ys)), masks=False)
-
-
-def _joined(operands: Operands, floats: Any, fresh: Any, *, masks: bool = True) -> Operands:
-    """The operands with other arrays, or their cotangents: masks have none."""
-    controls = operands.controls if masks else type(operands.controls)()
-    return operands._replace(**dict(zip(Operands._fields, floats)), controls=controls._replace(fresh=fresh))
 
 
 def _call(plan: Plan, operands: Operands, keep: bool) -> Call:
     """Which arrays there are."""
     controls = operands.controls
     mode = 0 if not keep else 1 if plan.keep_gates else 2
-    return Call(_loaded(plan), plan.reverse, controls.valid is not None, controls.resets is not None, mode)
+    return Call(plan, _loaded(plan), controls.valid is not None, controls.resets is not None, mode)
 
 
 def _flat(state: Any) -> tuple[list[jax.Array], Any]:

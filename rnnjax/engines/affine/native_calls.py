@@ -2,11 +2,14 @@
 
 A new axis becomes more rows of the batch, since the loops treat every row alone. Where members have parameters of their
 own, or gradients of parameters that are theirs alone, the members follow each other.
+
+A program that is exported, or lowered for another platform, gets XLA's loops in their place.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
+from rnnjax.cell import cast_like
 from rnnjax.engines.affine.native_text import Layout
+from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program
+from rnnjax.engines.affine.recurrence import Operands
+from rnnjax.engines.affine.xla import XlaLoops
+from rnnjax.engines.choice import Controls
 
-__all__ = ["Call", "Loaded"]
+__all__ = ["Call", "Loaded", "joined", "pull"]
 
 Arrays = tuple[jax.Array, ...]
 
@@ -46,15 +56,15 @@ class Call:
     """A call of the handler, and which arrays it takes and gives.
 
     Attributes:
+        plan: of the cell, and the direction of time.
         cell: the compiled cell.
-        reverse: whether time runs backwards.
         valid: whether there is a mask.
         resets: whether there are resets.
         keep: what the forward pass keeps: 0 nothing, 1 all that the backward pass reads, 2 states only.
     """
 
+    plan: Plan
     cell: Loaded
-    reverse: bool
     valid: bool
     resets: bool
     keep: int
@@ -83,8 +93,9 @@ class Call:
         h = [1] * (not self.y_is_h and self.keep > 0)
         return [*h, 2] if self.keep == 1 else h + [1] * ((self._states - 1) * (self.keep == 2))
 
-    def _flags(self) -> Any:
-        return np.int32(self.reverse + 2 * self.valid + 4 * self.resets + 8 * self.keep)
+    def flags(self) -> Any:
+        """As the handler reads them."""
+        return np.int32(self.plan.reverse + 2 * self.valid + 4 * self.resets + 8 * self.keep)
 
     def forward(self, *arrays: jax.Array) -> Arrays:
         """``ys``, the final states, and what is kept."""
@@ -124,8 +135,75 @@ class Call:
         return w_ih.shape[1] // len(self.cell.layout.gate_x)
 
     def _run(self, which: str, outs: Sequence[Any], arrays: Arrays) -> Arrays:
-        call = jax.ffi.ffi_call(f"{self.cell.target}_{which}", list(outs))
-        return tuple(call(*arrays, cell=self.cell.name, flags=self._flags()))
+        shapes = tuple((tuple(out.shape), jnp.dtype(out.dtype)) for out in outs)
+        return tuple(_native.bind(*arrays, call=self, which=which, shapes=shapes))
+
+    def portable(self, which: str, shapes: Any, *arrays: jax.Array) -> Arrays:
+        """The same by XLA, without what is kept: the backward pass computes it again."""
+        rest = iter(arrays)
+        xs, w_ih, w_hh, b = next(rest), next(rest), next(rest) if self._recurrent else None, next(rest)
+        program = self.cell.program
+        own = program.parameters(list(next(rest))) if program.num_own else []
+        valid, resets = next(rest) if self.valid else None, next(rest) if self.resets else None
+        tree = jax.tree.structure(jax.eval_shape(self.plan.cell.initial_state))
+        state = jax.tree.unflatten(tree, [next(rest) for _ in range(self._states)])
+        fresh = jax.tree.unflatten(tree, [next(rest) for _ in range(self._states)]) if self.resets else None
+        controls = Controls(valid, resets, fresh)
+        operands = Operands(xs, w_ih, w_hh, b, own, state, controls)
+        if which == "forward":
+            final, ys, _ = XlaLoops().forward(self.plan, operands, keep=False)
+            found = [ys, *jax.tree.leaves(final)]
+            return *found, *(jnp.zeros(shape, dtype) for shape, dtype in shapes[len(found) :])
+        d_ys, *d_final = arrays[-1 - self._states :]
+        d = pull(self.plan, operands, jax.tree.unflatten(tree, d_final), d_ys)
+        columns = program.columns(d.own, self._hidden_size(d.w_ih), d_ys.dtype)
+        leaves = [d.xs, d.w_ih, *[d.w_hh] * self._recurrent, d.b, *[jnp.stack(columns)] * (len(columns) > 0)]
+        return *leaves, *jax.tree.leaves((d.state, d.controls.fresh))
+
+
+# An operation of JAX's own kind, since only that knows, when it is lowered, for what it is.
+_native = Primitive("rnnjax_native")
+_native.multiple_results = True
+_native.def_abstract_eval(lambda *_, shapes, **__: [jax.core.ShapedArray(*known) for known in shapes])
+
+
+@_native.def_impl
+def _run_now(*arrays: jax.Array, **options: Any) -> Any:
+    with jax.disable_jit(False):
+        return jax.jit(functools.partial(_native.bind, **options))(*arrays)
+
+
+def _lower(context: Any, *operands: Any, call: Call, which: str, shapes: Any) -> Any:
+    if context.module_context.lowering_parameters.for_export:
+        return _lower_portable(context, *operands, call=call, which=which, shapes=shapes)
+    lower = jax.ffi.ffi_lowering(f"{call.cell.target}_{which}")
+    return lower(context, *operands, cell=call.cell.name, flags=call.flags())
+
+
+def _portable(*arrays: jax.Array, call: Call, which: str, shapes: Any) -> Arrays:
+    return call.portable(which, shapes, *arrays)
+
+
+_lower_portable = mlir.lower_fun(_portable, multiple_results=True)
+mlir.register_lowering(_native, _lower_portable)
+mlir.register_lowering(_native, _lower, platform="cpu")
+
+
+def pull(plan: Plan, operands: Operands, d_final: Any, d_ys: jax.Array) -> Operands:
+    """The cotangents of the operands by XLA; None for masks."""
+
+    def run(floats: Any, fresh: Any) -> tuple[Any, jax.Array]:
+        final, ys, _ = XlaLoops().forward(plan, joined(operands, floats, fresh), keep=False)
+        return final, ys
+
+    (final, _), back = jax.vjp(run, operands[:-1], operands.controls.fresh)
+    return joined(operands, *back((cast_like(d_final, final), d_ys)), masks=False)
+
+
+def joined(operands: Operands, floats: Any, fresh: Any, *, masks: bool = True) -> Operands:
+    """The operands with other arrays, or their cotangents: masks have none."""
+    controls = operands.controls if masks else Controls()
+    return operands._replace(**dict(zip(Operands._fields, floats)), controls=controls._replace(fresh=fresh))
 
 
 def _over_rows(

@@ -137,6 +137,14 @@ class Program:
             found += [jnp.broadcast_to(wide, (hidden_size,))] if count is None else jnp.split(wide, count)
         return found
 
+    def parameters(self, columns: Sequence[jax.Array]) -> list[jax.Array]:
+        """The inverse of `columns`."""
+        found, rest = [], list(columns)
+        for count in self.own:
+            found.append(rest[0][0] if count is None else jnp.concatenate(rest[:count]))
+            rest = rest[count or 1 :]
+        return found
+
     def leaves(self, columns: Sequence[jax.Array]) -> list[jax.Array]:
         """The cotangents of the parameters from those of their columns, ``[H]`` each."""
         found, rest = [], list(columns)
