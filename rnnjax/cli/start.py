@@ -15,7 +15,8 @@ import jax
 
 from rnnjax.cells import cell_file, cell_from_name
 from rnnjax.cli.presets import preset_options
-from rnnjax.cpu import reuse_memory
+from rnnjax.cpu import devices_are_set, reuse_memory
+from rnnjax.engines.affine.native import compiles
 from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
@@ -32,6 +33,7 @@ from rnnjax.lm.run import (
     run_identity,
     write_config,
 )
+from rnnjax.network import leaves
 from rnnjax.testing.contract import check_cell
 from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Corpus, load_corpus
@@ -178,12 +180,18 @@ def _stretched(paths: RunPaths, old: RunConfig, new: RunConfig, corpus: Corpus) 
     )
 
 
+def _is_native(config: RunConfig) -> bool:
+    return all(compiles(leaf.cell) for leaf in leaves(make_model(config.model, 1).stack))
+
+
 def _with_devices(config: RunConfig) -> RunConfig:
     """With the number of devices that the batch is split over in the place of 0."""
     train = config.train
     reuse_memory()
-    prepare_devices(train.devices, train.batch_size)
-    count = choose_devices(train.devices, train.batch_size)
+    # The native loops use all cores of one device.
+    asked = 1 if not train.devices and not devices_are_set() and _is_native(config) else train.devices
+    prepare_devices(asked, train.batch_size)
+    count = choose_devices(asked, train.batch_size)
     if count > 1 and not train.devices:
         state = jax.eval_shape(lambda: make_model(config.model, 1).initial_state((train.batch_size,)))
         count = 1 if without_rows(state, train.batch_size) else count

@@ -5,6 +5,7 @@ import functools
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda import rank as cuda_rank
 from rnnjax.engines.affine.native import NativeLoops
+from rnnjax.engines.affine.native import rank as native_rank
 from rnnjax.engines.affine.pallas_tpu import PallasLoops
 from rnnjax.engines.affine.recurrence import affine_engine
 from rnnjax.engines.affine.xla import XlaLoops
@@ -46,7 +47,7 @@ __all__ = [
 register(Engine("scan", unroll_scan, fits=no_named_remat, rank=lambda job: 0))
 register(affine_engine("fused", XlaLoops(), rank=5))
 register(affine_engine("cuda", CudaLoops(), rank=cuda_rank))
-register(affine_engine("native", NativeLoops(), rank=-1))
+register(affine_engine("native", NativeLoops(), rank=native_rank))
 register(affine_engine("pallas", PallasLoops(), rank=-1))
 register(affine_engine("cudnn", CudnnLoops(), rank=cudnn_rank))
 for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):

@@ -29,17 +29,17 @@ def split_over_devices(engine: Engine, job: Job, params: Any) -> Engine:
     """The engine itself, or one that runs it on every CPU device with the rows of that device.
 
     The batch is split after `rnnjax.use_cores`, for a cell that computes each row of a batch by itself, as affine and
-    linear ones do (networks of layers are split layer by layer), and where the rule `splits` says that it pays. Always
-    over all devices, so that what several unrolls return can meet; what was split lies on several devices. Within
-    `jax.shard_map`, under `jax.set_mesh` or `jax.default_device`, and for arrays without an axis of the batch nothing
-    is split.
+    linear ones do (networks of layers are split layer by layer), where the rule `splits` says that it pays, and unless
+    the engine is ``"native"``, which uses all cores from one device. Always over all devices, so that what several
+    unrolls return can meet; what was split lies on several devices. Within `jax.shard_map`, under `jax.set_mesh` or
+    `jax.default_device`, and for arrays without an axis of the batch nothing is split.
 
     Args:
         engine: what runs on each device.
         job: the whole job.
         params: the parameters; every device gets them.
     """
-    if not splits_batches() or not job.free or job.backend != "cpu" or not job.steps:
+    if not splits_batches() or not job.free or job.backend != "cpu" or not job.steps or engine.name == "native":
         return engine
     devices = jax.local_devices(backend="cpu")
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from rnnjax.engines.affine.emit_c import Target, emit
 from rnnjax.engines.affine.program import Program
 
-__all__ = ["Layout", "cell_text", "handler_text", "layout_of", "loops_text"]
+__all__ = ["Layout", "cell_text", "functions_text", "handler_text", "layout_of", "loops_text"]
 
 _VECTORS = Target("vf", "auto", "v_", "vset({})", "real", {"not": "~{0}"})
 _REALS = {4: "float", 8: "double"}
@@ -78,6 +78,11 @@ def loops_text(size: int) -> str:
 def handler_text() -> str:
     """What XLA calls."""
     return f"#include <algorithm>\n{_source('abi.hpp')}{_source('handler.cpp')}"
+
+
+def functions_text(size: int) -> str:
+    """The elementary functions alone, of vectors of numbers of ``size`` bytes."""
+    return f"#define REAL {_REALS[size]}\n{_source('abi.hpp')}{_source('vector.hpp')}{_source('math.hpp')}"
 
 
 def cell_text(program: Program, layout: Layout, size: int) -> str:

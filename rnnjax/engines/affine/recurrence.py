@@ -167,13 +167,14 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
             return f"needs an affine cell with a floating state, got {type(job.cell).__name__}"
         if isinstance(job.remat, str) and job.remat != "gates":
             return f"needs remat to be None, True, an int or 'gates', got {job.remat!r}"
-        return loops.fits(_plan_of(job.cell, job.input_size, job.param_dtype, job.dtype), job)
+        return loops.fits(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype), job)
 
     return Engine(name, functools.partial(_unroll, loops), fits, rank if callable(rank) else lambda job: rank)
 
 
 @functools.lru_cache(maxsize=256)
-def _plan_of(cell: Any, input_size: int, param_dtype: Any, dtype: Any) -> Plan:
+def plan_of(cell: Any, input_size: int, param_dtype: Any, dtype: Any) -> Plan:
+    """The plan of a job: see `Job` for the dtypes."""
     wide = jnp.dtype("float32")  # where leaves differ
     shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, param_dtype or wide))
     return make_plan(cell, shapes, compute_dtype(dtype or wide))

@@ -16,7 +16,7 @@ from tests.engines.cuda import emulator
 from tests.engines.cuda.cells import Custom
 
 pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler here")
-TOLERANCE = {"float32": 3e-6, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}
+TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}
 
 
 @pytest.fixture
