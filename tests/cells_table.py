@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import rnnjax
@@ -31,6 +33,7 @@ from rnnjax.testing import (
     forward,
     loss_of,
     plain,
+    problems,
     with_gradients,
 )
 from rnnjax.testing import unroll_problem as unroll
@@ -55,6 +58,7 @@ __all__ = [
     "plain",
     "rows",
     "rows_and_implementations",
+    "some_params",
     "unroll",
     "with_gradients",
 ]
@@ -157,6 +161,12 @@ def rows_and_implementations(*names: str) -> pytest.MarkDecorator:
 def make_problem(row: Row, *args: Any, **options: Any) -> Problem:
     """`rnnjax.testing.make_problem` for a row."""
     return rnnjax.testing.make_problem(row.cell, row.input_size, *args, **options)
+
+
+def some_params(cell: Any, input_size: int, dtype: Any = np.float32) -> Any:
+    """Random parameters where nobody asks how a cell begins: initialisers take longer to compile than most tests."""
+    rng, shapes = np.random.default_rng(0), problems.param_shapes(cell, input_size, jnp.dtype(dtype))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes)
 
 
 def params_type(cell: Any) -> Any:

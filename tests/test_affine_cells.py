@@ -25,7 +25,16 @@ from rnnjax.cells import (
     leaky_noise,
 )
 from rnnjax.initializers import Chrono
-from tests.cells_table import Row, assert_close, fast_jit, forward, make_problem, plain, with_gradients
+from tests.cells_table import (
+    Row,
+    assert_close,
+    fast_jit,
+    forward,
+    make_problem,
+    plain,
+    some_params,
+    with_gradients,
+)
 from tests.references import numpy_affine
 
 pytestmark = pytest.mark.quick
@@ -290,7 +299,7 @@ def test_first_step_of_slstm_sees_only_its_input():
 )
 def test_a_cell_does_what_its_own_field_says(full, plainer, field):
     """With the params of the other variant: what the cell does not use has no effect, what it needs is asked for."""
-    params, state, x = full.init(jax.random.key(0), 3), full.initial_state(), jnp.ones(3)
+    params, state, x = some_params(full, 3), full.initial_state(), jnp.ones(3)
     params = params._replace(**{field: params._asdict()[field] + 1})
     state = state._replace(h=state.h + 0.5)
     without = params._replace(**{field: None})

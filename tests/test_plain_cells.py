@@ -13,6 +13,7 @@ from rnnjax.cells import GRUResetBefore, RecurrentHighway
 from rnnjax.initializers import Chrono
 from rnnjax.network import input_shape, output_shape
 from rnnjax.testing import assert_close, fast_jit, forward, loss_of, make_problem, plain, with_gradients
+from tests.cells_table import params_type, some_params
 
 KEY = jax.random.key(0)
 
@@ -46,7 +47,7 @@ def test_a_conv_lstm_of_one_place_at_a_time_is_an_lstm(x64):
     """With a kernel of one place, every place is an example of its own."""
     cell, lstm = ConvLSTM(2, spatial_shape=(3, 4), kernel_shape=1), LSTM(2)
     problem = plain(make_problem(cell, 3))
-    params = type(lstm.init(KEY, 3))(problem.params.w_ih[0, 0], problem.params.w_hh[0, 0], problem.params.b)
+    params = params_type(lstm)(problem.params.w_ih[0, 0], problem.params.w_hh[0, 0], problem.params.b)
     want = forward(lstm, "scan")(problem._replace(params=params))
     assert_close(forward(cell, "scan")(problem), want)
 
@@ -65,7 +66,7 @@ def test_a_projection_by_the_identity_is_an_lstm(x64):
     cell, lstm = ProjectedLSTM(4, cell_size=4), LSTM(4)
     problem = plain(make_problem(cell))
     problem = problem._replace(params=problem.params._replace(w_proj=jnp.eye(4)))
-    params = type(lstm.init(KEY, 3))(*problem.params[:3])
+    params = params_type(lstm)(*problem.params[:3])
     assert_close(forward(cell, "scan")(problem), forward(lstm, "scan")(problem._replace(params=params)))
 
 
@@ -76,7 +77,7 @@ def test_the_two_resets_are_two_functions_unless_the_gate_is_open(x64):
     gap = []
     for b_r in (problem.params.b[:4], jnp.full(4, 50.0)):
         params = problem.params._replace(b=problem.params.b.at[:4].set(b_r))
-        other = type(after.init(KEY, 3))(*params, b_hn=jnp.zeros(4))
+        other = params_type(after)(*params, b_hn=jnp.zeros(4))
         ours, theirs = (
             forward(c, "scan")(problem._replace(params=p))[1] for c, p in ((before, params), (after, other))
         )
@@ -87,7 +88,7 @@ def test_the_two_resets_are_two_functions_unless_the_gate_is_open(x64):
 @pytest.mark.parametrize("depth", [2, 4])
 def test_a_highway_of_another_depth_is_refused(depth):
     """An index past the end would be clamped to the last layer, and one short of it would leave layers out."""
-    cell, params = RecurrentHighway(4, depth=3), RecurrentHighway(4, depth=depth).init(KEY, 3)
+    cell, params = RecurrentHighway(4, depth=3), some_params(RecurrentHighway(4, depth=depth), 3)
     sentence = (
         rf"^RecurrentHighway.step: params.w_hh must have shape \[3, H, 2H\] for depth = 3, got f32\[{depth},4,8\]"
     )
@@ -230,7 +231,7 @@ def test_errors(make, kind, sentence):
 def test_xs_that_do_not_fit_an_image(stacked, shape):
     cell = ConvLSTM(1, spatial_shape=(4, 3))
     cell = Stack((cell,)) if stacked else cell
-    params = cell.init(KEY, 3)
+    params = some_params(cell, 3)
     with pytest.raises(ValueError) as caught:
         rnnjax.unroll(cell, params, cell.initial_state((2,)), jnp.zeros(shape))
     source = "params.layers[0].w_ih" if stacked else "params.w_ih"
