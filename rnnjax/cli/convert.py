@@ -20,6 +20,8 @@ from rnnjax.interop._keras_files import read_model, read_weights
 from rnnjax.interop.files import load_torch, save_keras, save_torch
 from rnnjax.interop.keras import from_keras, to_keras
 from rnnjax.interop.torch import from_torch, to_torch
+from rnnjax.lm.export import DESCRIPTION, load_export
+from rnnjax.lm.run import open_run
 from rnnjax.saving import load, named_arrays, save
 
 __all__ = ["convert"]
@@ -66,13 +68,14 @@ def convert(
 ) -> None:
     """Convert recurrent weights between files of torch, Keras and rnnjax, exactly.
 
-    torch: a state_dict in safetensors. Keras: .keras or .weights.h5. rnnjax: what rnnjax.save writes.
+    torch: a state_dict in safetensors. Keras: .keras or .weights.h5. rnnjax: what rnnjax.save writes, or the folder
+    of a trained run or of an export, of which the recurrent layers are taken.
 
     [bold]rnnjax convert lstm.safetensors net.safetensors[/bold]   torch to rnnjax
     [bold]rnnjax convert model.keras net.safetensors --name lstm --name lstm_1[/bold]
     [bold]rnnjax convert net.safetensors lstm.safetensors --to torch[/bold]
     """
-    if not source.is_file():
+    if not source.exists():
         raise FileNotFoundError(f"convert: there is no file {str(source)!r}; name one of torch, Keras or rnnjax.")
     if target.exists() and not force:
         raise FileExistsError(f"convert: {target} must be new, got one that is there; take another name or --force.")
@@ -88,7 +91,7 @@ def convert(
     try:
         with jax.enable_x64(True):  # float64 stays what it is
             if origin == "rnnjax":
-                cell, params = load(source)
+                cell, params = _load_ours(source)
             elif origin == "torch":
                 cell, params = load_torch(source, prefix=prefix, nonlinearity=activation)  # type: ignore[arg-type]
                 moves["torch"] = _moves_from_torch(source, params, prefix, activation)
@@ -112,13 +115,29 @@ def convert(
     echo(f"{target} ({goal})  {target.stat().st_size:,} bytes")
 
 
+def _load_ours(source: pathlib.Path) -> tuple[Any, Any]:
+    """What `rnnjax.save` wrote, or the layers of a language model from the folder of its run or of its export."""
+    if not source.is_dir():
+        return load(source)
+    if (source / DESCRIPTION).is_file():
+        model, params, _ = load_export(source)
+    else:
+        run = open_run(source)
+        model, params = run.model, run.params
+    return model.stack, params.stack
+
+
 def _kind_of_source(path: pathlib.Path) -> str:
+    if path.is_dir():
+        return "rnnjax"
     if path.name.endswith(_KERAS):
         return "keras"
     if path.suffix != ".safetensors":
         pickle = " (a .pt file holds code; write it by safetensors.torch.save_file)" if ".pt" in path.suffix else ""
         raise ValueError(f"convert: SRC must end in .safetensors, .keras or .weights.h5, got {path.name!r}{pickle}.")
     _, metadata = read_arrays(path.resolve(), where=f"convert: {path}")
+    if "rnnjax" in metadata:
+        raise ValueError(f"convert: {path} is a part of an export; name its folder, {path.parent}.")
     return "rnnjax" if "rnnjax.format" in metadata else "torch"
 
 

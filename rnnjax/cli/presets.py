@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rnnjax.checks import did_you_mean
+
 __all__ = ["PRESETS", "preset_options"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -50,5 +52,6 @@ def preset_options(name: str) -> dict[str, Any]:
         ValueError: if there is none of that name.
     """
     if name not in PRESETS:
-        raise ValueError(f"--preset: must be one of {', '.join(PRESETS)}, got {name!r}.")
+        guess = did_you_mean(name, PRESETS) or "."
+        raise ValueError(f"--preset: must be one of {', '.join(PRESETS)}, got {name!r}{guess}")
     return PRESETS[name]

@@ -9,6 +9,8 @@ from safetensors import numpy as safetensors
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
 from rnnjax.interop import load_torch, save_torch
+from rnnjax.lm.export import export
+from rnnjax.lm.run import open_run
 from tests.lm import tiny_run
 
 
@@ -152,3 +154,19 @@ def test_what_is_refused(tmp_path, convert):
         assert len(result.err.splitlines()) == 1 and not other.exists()
     assert convert(torch, net, "--force").code == 0
     assert rnnjax.load(net)[0] == LSTM(4)
+
+
+def test_the_layers_of_a_run_and_of_its_export(tmp_path, convert):
+    """A trained language model gives its layers to torch; embedding and output stay behind."""
+    folder = tiny_run.make_run(tmp_path / "run")
+    run = open_run(folder)
+    export(run, tmp_path / "export")
+    for source in (folder, tmp_path / "export"):
+        result = convert(source, tmp_path / f"{source.name}.safetensors")
+        assert result.code == 0, result.err
+        cell, params = load_torch(tmp_path / f"{source.name}.safetensors")
+        assert cell == run.model.stack
+        for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(run.params.stack), strict=True):
+            np.testing.assert_array_equal(one, two)
+    result = convert(tmp_path / "export/model.safetensors", tmp_path / "other.safetensors")
+    assert result.code == 2 and "is a part of an export; name its folder" in result.err

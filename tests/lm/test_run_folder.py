@@ -167,7 +167,7 @@ def test_the_old_run_goes_when_the_new_one_has_a_checkpoint(text, run, tmp_path)
         children.run(tmp_path, ["info", run])
     )
     assert children.run(tmp_path, again).returncode == 0
-    assert not aside_of(run).exists() and open_run(run).meta["step"] in (3, 6)
+    assert not aside_of(run).exists() and 0 < open_run(run).meta["step"] <= 6
     assert foreign(run) == []
 
 
