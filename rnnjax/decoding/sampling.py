@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.checks import check_ints, describe, is_traced
+from rnnjax.checks import check_ints, check_key, describe, is_traced
 from rnnjax.decoding.adjust import check_settings, draw
 from rnnjax.decoding.steps import Rules, Step, call, first_symbols, inspect_step, make_rules
 from rnnjax.kinds import public
@@ -133,6 +133,7 @@ def sample(
     where = "sample"
     rules = make_rules(where, max_len, min_len, stop, banned)
     numbers = check_settings(where, temperature, top_k, top_p)
+    key = check_key(where, key, several=True)
     # What is traced is an argument of the program, and stands in its place as None.
     fixed = (None if is_traced(number) else number for number in numbers)
     traced = tuple(number for number in numbers if is_traced(number))
@@ -199,11 +200,6 @@ def _decode(
 
 
 def _row_keys(where: str, key: jax.Array, rows: int) -> jax.Array:
-    if not hasattr(key, "dtype") or not (key.dtype == jnp.uint32 or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(
-            f"{where}: key must be a key of jax.random, or one for each row, got {describe(key)}; make it by "
-            "jax.random.key(0)."
-        )
     if key.dtype == jnp.uint32:
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:

@@ -158,7 +158,7 @@ def test_errors(tmp_path):
         label_from_name("nowhere.py:f")
     file = tmp_path / "bad.py"
     file.write_text("1 +")
-    with pytest.raises(ValueError, match="cannot be run: SyntaxError"):
+    with pytest.raises(ValueError, match="cannot be run, line 1: SyntaxError"):
         label_from_name(f"{file}:f")
     file.write_text("f = 3")
     with pytest.raises(ValueError, match="must have a function 'f'"):
