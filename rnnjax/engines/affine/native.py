@@ -39,7 +39,7 @@ __all__ = ["NativeLoops", "compiles", "rank"]
 _MAX_STATES, _MAX_OWN, _MAX_GATES = 8, 64, 32  # what the loops have room for
 
 
-_failures: dict[Plan, str] = {}  # of compilations: said by `fits` from then on
+_failures: dict[Any, str] = {}  # of compilations: said by `fits` from then on
 
 
 def rank(job: Job) -> float:
@@ -75,7 +75,7 @@ class NativeLoops:
         if jax.device_count("cpu") > 1 and not (splits_batches() and job.free):
             return "needs to have the only CPU device, all cores of which it uses"
         found = _prepared(_bare(plan))
-        return found if isinstance(found, str) else _failures.get(_bare(plan), "")
+        return found if isinstance(found, str) else _failures.get(found, "")
 
     def segment(self, plan: Plan, operands: Operands) -> int | None:
         """The chunks of the backward pass are the loops' own."""
@@ -191,7 +191,7 @@ def _bare(plan: Plan) -> Plan:
 
 
 @functools.lru_cache(maxsize=256)
-def _prepared(plan: Plan) -> tuple[Program, Layout] | str:
+def _prepared(plan: Plan) -> tuple[Program, Layout, int] | str:
     """What will be compiled, or why nothing can be; compiles nothing."""
     if switched_off():
         return "needs the environment variable RNNJAX_NATIVE not to be 0"
@@ -204,22 +204,23 @@ def _prepared(plan: Plan) -> tuple[Program, Layout] | str:
         return f"needs at most {_MAX_STATES} states, {_MAX_OWN} parameters of the update and {_MAX_GATES} gates"
     if find_compiler() is None:
         return "needs a C++ compiler, and none of CXX, c++, g++ and clang++ is a program here"
-    return program, layout_of(plan.cell.num_gates, plan.summed, names.index(True))
+    layout = layout_of(plan.cell.num_gates, plan.summed, names.index(True))
+    return program, layout, jnp.dtype(plan.dtype).itemsize
+
+
+def _load(plan: Plan) -> Loaded | str:
+    prepared = _prepared(plan)
+    return prepared if isinstance(prepared, str) else _compiled(*prepared)
 
 
 @functools.lru_cache(maxsize=256)
-def _load(plan: Plan) -> Loaded | str:
-    """Compiles what is not in the cache, loads it, and tells XLA."""
-    prepared = _prepared(plan)
-    if isinstance(prepared, str):
-        return prepared
-    program, layout = prepared
-    size = jnp.dtype(plan.dtype).itemsize
+def _compiled(program: Program, layout: Layout, size: int) -> Loaded | str:
+    """Compiles what is not in the cache, loads it, and tells XLA; ``size`` is the bytes of a number."""
     texts = {"handler": handler_text(), f"loops{8 * size}": loops_text(size), "cell": cell_text(program, layout, size)}
     try:
         (handler_key, handler), (_, loops), (key, cell) = libraries(texts).values()
     except BuildError as error:
-        _failures[plan] = str(error)
+        _failures[program, layout, size] = str(error)
         return str(error)
     target = f"rnnjax_native_{handler_key}"
     _register(target, handler)
