@@ -119,11 +119,12 @@ def _load_ours(source: pathlib.Path) -> tuple[Any, Any]:
     """What `rnnjax.save` wrote, or the layers of a language model from the folder of its run or of its export."""
     if not source.is_dir():
         return load(source)
-    if (source / DESCRIPTION).is_file():
-        model, params, _ = load_export(source)
-    else:
-        run = open_run(source)
-        model, params = run.model, run.params
+    with jax.enable_x64(False):  # models are made in float32
+        if (source / DESCRIPTION).is_file():
+            model, params, _ = load_export(source)
+        else:
+            run = open_run(source)
+            model, params = run.model, run.params
     return model.stack, params.stack
 
 
