@@ -98,8 +98,12 @@ def agent():
 
 def test_memory_beats_no_memory(agent):
     """Nothing that sees the present alone answers right more often than every second time."""
-    assert agent["with_memory"] > 0.95
-    assert abs(agent["without_memory"] - 0.5) < 0.08
+    keys = [jax.random.key(seed) for seed in range(1, 9)]  # eight times the episodes of the page: 0.01 deviation
+    kept, cleared = (
+        np.mean([agent["rewards_per_episode"](agent["params"], key, forget) for key in keys]) for forget in (False, True)
+    )
+    assert agent["with_memory"] > 0.95 and kept > 0.95
+    assert abs(cleared - 0.5) < 0.05
 
 
 def test_replay_is_what_the_actor_saw(agent):
@@ -132,7 +136,7 @@ def test_burn_in_refreshes_a_stored_state(agent):
     @fast_jit
     def measure(old, new, key):
         end, before = act(old, agent["start"](key), key, steps=30)
-        _, sequence = act(old, end, key, steps=4)
+        _, sequence = act(old, end, key, steps=10)
 
         def run(state, part, resets):
             return rnnjax.unroll(cell, new["cell"], state, part.observations, resets=resets)
@@ -146,7 +150,7 @@ def test_burn_in_refreshes_a_stored_state(agent):
     old = jax.tree.map(lambda leaf: leaf * 0.8, new)
     first, gaps = measure(old, new, jax.random.key(3))
     assert first > 0.01
-    assert gaps[agent["BURN_IN"]] < 0.5 * first
+    assert gaps[agent["BURN_IN"]] < first and gaps[-1] < 0.5 * first
 
 
 def test_the_page_of_frameworks_names_what_exists():

@@ -95,7 +95,7 @@ def trained():
     cell = rnnjax.Elman(24)
     w_out = 0.3 * jax.random.normal(jax.random.key(1), (24, 3))
     params = (cell.init(jax.random.key(0), 3), w_out)
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 400))
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 800))
 
     def loss(params, key):
         xs, targets = flip_flop(key, 16, 32)
@@ -107,7 +107,7 @@ def trained():
         updates, opt_state = optimizer.update(gradient, carry[1])
         return (optax.apply_updates(carry[0], updates), opt_state), value
 
-    keys = jax.random.split(jax.random.key(2), 400)
+    keys = jax.random.split(jax.random.key(2), 800)
     train = jax.jit(lambda params: jax.lax.scan(update, (params, optimizer.init(params)), keys))
     (params, _), losses = train(params)
     assert losses[-20:].mean() < 0.01
