@@ -99,9 +99,8 @@ def agent():
 def test_memory_beats_no_memory(agent):
     """Nothing that sees the present alone answers right more often than every second time."""
     keys = [jax.random.key(seed) for seed in range(1, 9)]  # eight times the episodes of the page: 0.01 deviation
-    kept, cleared = (
-        np.mean([agent["rewards_per_episode"](agent["params"], key, forget) for key in keys]) for forget in (False, True)
-    )
+    measure = agent["rewards_per_episode"]
+    kept, cleared = (np.mean([measure(agent["params"], key, forget) for key in keys]) for forget in (False, True))
     assert agent["with_memory"] > 0.95 and kept > 0.95
     assert abs(cleared - 0.5) < 0.05
 
@@ -204,6 +203,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+@pytest.mark.long
 def test_the_page_of_extensions():
     """Whole cells and a network, as a stranger writes them; a held gate does what the equation says."""
     engines, *others = run_fresh("docs/extending.md", after=AFTER).splitlines()
@@ -211,6 +211,7 @@ def test_the_page_of_extensions():
     assert others == ["['z', 'n', 'h'] (2, 16)", "(10, 2, 7) (7, 15)"]
 
 
+@pytest.mark.long
 def test_the_page_of_networks():
     """Packed documents give each what it would have had alone, and nothing is dropped without a key."""
     run_fresh(
@@ -223,6 +224,7 @@ def test_the_page_of_networks():
     )
 
 
+@pytest.mark.long
 def test_the_page_of_training():
     """The line is found, the beams are best first, and both ways of training a stream learn from it."""
     run_fresh(

@@ -202,6 +202,7 @@ print("same")
 
 
 @pytest.mark.quick
+@pytest.mark.long
 def test_batch_may_be_sharded_over_devices():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

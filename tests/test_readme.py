@@ -18,6 +18,7 @@ from tests.pages import ROOT, blocks, run_fresh
 BLOCKS = blocks("README.md")
 
 
+@pytest.mark.long
 def test_the_readme_runs_from_its_first_block_to_its_last(tmp_path):
     """In a fresh process: the forecast beats the same hour of last week, the one screen runs, the cell is approved."""
     run_fresh(
@@ -74,6 +75,7 @@ def test_the_cell_in_the_readme_trains(janet, capsys):
     assert len(capsys.readouterr().out.strip()) > 20
 
 
+@pytest.mark.long
 def test_the_cell_in_the_readme_is_measured(janet):
     """The benchmark command of the README, on one small shape."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

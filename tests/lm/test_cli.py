@@ -72,6 +72,7 @@ def test_train_leaves_everything_a_run_needs(trained):
     assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_module_run_is_the_command(text, tmp_path, capfdbinary):
     """As users start it, in a process of its own, from standard input."""
     command = [sys.executable, "-m", "rnnjax", "train", "-", "--out", str(tmp_path / "run"), *SMALL]

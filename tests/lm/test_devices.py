@@ -44,6 +44,7 @@ def rows(folder, *fields):
     return [[line[name] for name in fields if name in line] for line in lines if line["kind"] in ("train", "eval")]
 
 
+@pytest.mark.long
 def test_two_devices_train_what_one_trains(text, tmp_path):
     """Losses, norms and parameters but for rounding; and a run goes on, on another number of devices."""
     assert main_code("train", text, *OPTIONS, "--devices", 1, "--out", tmp_path / "one") == 0
