@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cells.lstm import LSTM, LSTMParams
+from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
-from rnnjax.engines.affine.recurrence import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.choice import Job
 from rnnjax.engines.scan import no_named_remat, select
 
@@ -30,12 +30,12 @@ __all__ = ["CudnnLoops", "pack", "rank", "unpack"]
 
 @dataclasses.dataclass(frozen=True)
 class CudnnLoops:
-    """Two calls of cuDNN; see `rnnjax.engines.affine.recurrence.Loops`."""
+    """Two calls of cuDNN; see `rnnjax.engines.affine.loops.Loops`."""
 
     @property
     def platform(self) -> str | None:
         """Where the calls can be compiled; the reference that stands in for them in tests can be everywhere."""
-        return "cuda" if jax.default_backend() == "gpu" else None
+        return "cuda" if jax.default_backend() == "gpu" else "any"
 
     def fits(self, plan: Plan, job: Job) -> str:
         """What it needs: exactly an `LSTM`, an NVIDIA GPU as JAX's default backend, float32, and no resets."""

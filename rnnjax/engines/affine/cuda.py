@@ -31,9 +31,10 @@ from rnnjax.engines.affine.cuda_batching import by_rows, over_rows
 from rnnjax.engines.affine.cuda_cell import CellText, cell_text
 from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it
 from rnnjax.engines.affine.cuda_trial import passes_trial
+from rnnjax.engines.affine.gradient import weight_cotangent
+from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
-from rnnjax.engines.affine.recurrence import Cotangents, Finished, Kept, Operands, weight_cotangent
 from rnnjax.engines.choice import Job
 
 __all__ = ["CudaLoops", "rank"]
@@ -49,7 +50,7 @@ class _States(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CudaLoops:
-    """Two launches; see `rnnjax.engines.affine.recurrence.Loops`.
+    """Two launches; see `rnnjax.engines.affine.loops.Loops`.
 
     Attributes:
         card: the GPU; None for the one that JAX runs on.
@@ -62,7 +63,7 @@ class CudaLoops:
     @property
     def platform(self) -> str | None:
         """Where the launches can be compiled; what stands in for them in tests can be everywhere."""
-        return "cuda" if self.launch is cuda_kernels.launch else None
+        return "cuda" if self.launch is cuda_kernels.launch else "any"
 
     def fits(self, plan: Plan, job: Job) -> str:
         """Whether there is a GPU, a compiler, and kernels for this cell and its sizes."""

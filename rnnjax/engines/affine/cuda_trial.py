@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import affine_step
+from rnnjax.engines.affine.loops import Loops, Operands
 from rnnjax.engines.affine.nvrtc import CompileError
 from rnnjax.engines.affine.plan import make_plan
-from rnnjax.engines.affine.recurrence import Loops, Operands
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import Controls
 

@@ -26,12 +26,13 @@ import jax.numpy as jnp
 
 from rnnjax.cell import widen
 from rnnjax.cpu import splits_batches
+from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.native_build import BuildError, find_compiler, libraries, switched_off
 from rnnjax.engines.affine.native_calls import Call, Loaded, joined, pull
 from rnnjax.engines.affine.native_text import Layout, cell_text, handler_text, layout_of, loops_text
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
-from rnnjax.engines.affine.recurrence import Cotangents, Finished, Kept, Operands, is_affine, plan_of
+from rnnjax.engines.affine.recurrence import is_affine, plan_of
 from rnnjax.engines.choice import Job
 
 __all__ = ["NativeLoops", "compiles", "rank"]
@@ -67,6 +68,8 @@ def compiles(cell: Any) -> bool:
 @dataclasses.dataclass(frozen=True)
 class NativeLoops:
     """Both loops of pointwise affine cells on a CPU; see the module."""
+
+    platform = "cpu"
 
     def fits(self, plan: Plan, job: Job) -> str:
         """``""``, or why not."""

@@ -21,10 +21,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from rnnjax.cell import cast_like
+from rnnjax.engines.affine.loops import Operands
 from rnnjax.engines.affine.native_text import Layout
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program
-from rnnjax.engines.affine.recurrence import Operands
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import Controls
 

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import cast_like, matmul, split_gates, widen
+from rnnjax.engines.affine.loops import Cotangents, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
-from rnnjax.engines.affine.recurrence import Cotangents, Kept, Operands
 from rnnjax.engines.choice import Controls, Job
 from rnnjax.engines.scan import select
 
@@ -31,7 +31,7 @@ _FAST_BYTES = 12 * 2**20  # of the 16 MB that a kernel has unless told otherwise
 
 @dataclasses.dataclass(frozen=True)
 class PallasLoops:
-    """Two kernels; see `rnnjax.engines.affine.recurrence.Loops`.
+    """Two kernels; see `rnnjax.engines.affine.loops.Loops`.
 
     Attributes:
         interpret: whether Pallas' interpreter runs them, on any backend.
@@ -42,7 +42,7 @@ class PallasLoops:
     @property
     def platform(self) -> str | None:
         """Where the kernels can be compiled."""
-        return None if self.interpret else "tpu"
+        return "any" if self.interpret else "tpu"
 
     def fits(self, plan: Plan, job: Job) -> str:
         """Whether there is a TPU, room in its fast memory, and a way to lower the update."""

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import cast_like, matmul, split_gates, widen
+from rnnjax.engines.affine.loops import Cotangents, Kept, Operands
 from rnnjax.engines.affine.plan import Plan, Seen
-from rnnjax.engines.affine.recurrence import Cotangents, Kept, Operands
 from rnnjax.engines.affine.rules import backward_segment, projects_inside
 from rnnjax.engines.choice import Job
 from rnnjax.engines.scan import select
@@ -36,7 +36,9 @@ __all__ = ["XlaLoops"]
 
 @dataclasses.dataclass(frozen=True)
 class XlaLoops:
-    """Two calls of `jax.lax.scan`; see `rnnjax.engines.affine.recurrence.Loops`."""
+    """Two calls of `jax.lax.scan`; see `rnnjax.engines.affine.loops.Loops`."""
+
+    platform = None
 
     def fits(self, plan: Plan, job: Job) -> str:
         """They run every plan."""

@@ -1,0 +1,250 @@
+"""A recurrence under JAX's transformations: which of them the loops of an engine run, and which go to XLA's.
+
+Reverse mode takes the loops. Forward mode takes the derivative that JAX makes of the loops of `XlaLoops`. A batch that
+`jax.vmap` makes is one more axis of the batch; where parameters differ from example to example, the loops are mapped.
+
+Loops that are opaque to JAX (`Loops.platform`) are operations of their own, so that higher derivatives, mapped
+parameters, other platforms and exported programs find the loops of `XlaLoops` in their place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.engines.affine.gradient import backward
+from rnnjax.engines.affine.loops import Kept, Loops, Operands
+from rnnjax.engines.affine.plan import Plan
+from rnnjax.engines.affine.xla import XlaLoops
+from rnnjax.engines.operation import Axes, Flat, Operation, apply, push, wanted
+
+__all__ = ["recur"]
+
+_XLA = XlaLoops()
+
+
+def recur(loops: Loops, plan: Plan, operands: Operands) -> tuple[Any, jax.Array]:
+    """The final state and ``ys``."""
+    leaves, tree = jax.tree.flatten(operands)
+    return apply(_Recurrence(loops, plan, tree), *leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base(Operation):
+    """A pair of loops on the leaves of its operands.
+
+    Attributes:
+        loops: those of the engine.
+        plan: of the recurrence.
+        tree: of the operands.
+    """
+
+    loops: Loops
+    plan: Plan
+    tree: Any
+
+    @property
+    def platform(self) -> str | None:  # type: ignore[override]
+        return self.loops.platform
+
+    @property
+    def results(self) -> int:
+        """How many leaves the results have: those of the state, and ``ys``."""
+        return len(jax.tree.leaves(self.tree.unflatten(range(self.tree.num_leaves)).state)) + 1
+
+    def axes_out(self, args: Flat, axes: Axes) -> list[int]:
+        """Where the results have what was folded into the batch: those of the state, then ``ys``."""
+        last = _batch_axes(args, axes)
+        return [last] * (self.results - 1) + [last + 1]
+
+    def forward(self, loops: Loops, args: Flat, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
+        return loops.forward(self.plan, self.tree.unflatten(args), keep=keep)
+
+    def backward(self, loops: Loops, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
+        """The cotangents of the arguments; None for masks."""
+        operands = self.tree.unflatten(args)
+        d_final, d_ys = jax.tree.unflatten(jax.tree.structure((operands.state, 0)), cts)
+        return self.tree.flatten_up_to(backward(loops, self.plan, operands, kept, d_final, d_ys))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recurrence(_Base):
+    """The final state and ``ys``, with the backward pass of the loops for reverse mode."""
+
+    def run(self, *args: jax.Array) -> Any:
+        return self.forward(self.loops, args, keep=False)[:2]
+
+    def portable(self, *args: jax.Array) -> Any:
+        return self.forward(self.loops if self.platform is None else _XLA, args, keep=False)[:2]
+
+    def keep(self, *args: jax.Array) -> tuple[Any, Any]:
+        """The results, and what the backward pass needs."""
+        if self.platform is None:
+            *results, kept = self.forward(self.loops, args, keep=True)
+        else:
+            *results, kept = apply(_Forward(self.loops, self.plan, self.tree), *args)
+        return tuple(results), kept
+
+    def pull(self, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
+        """The cotangents of the arguments; None for masks."""
+        if self.platform is None:
+            return self.backward(self.loops, args, kept, cts)
+        leaves, tree = jax.tree.flatten(kept)
+        found = iter(apply(_Backward(self.loops, self.plan, self.tree, tree), *args, *leaves, *cts))
+        return [next(found) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in args]
+
+    def jvp(self, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
+        return _keep_and_push(self, primals, tangents)
+
+    def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        folded = _folded(self.tree, args, axes)
+        if folded is None:
+            return _mapped(self, args, axes)
+        return jax.tree.leaves(apply(self, *folded)), self.axes_out(args, axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Forward(_Base):
+    """The forward loop of an engine that is opaque to JAX: the results, and what it keeps."""
+
+    def run(self, *args: jax.Array) -> Any:
+        return self.forward(self.loops, args, keep=True)
+
+    def portable(self, *args: jax.Array) -> Any:
+        """Nothing is kept: `_Backward.portable`, which follows, begins again."""
+        return *self.forward(_XLA, args, keep=False)[:2], self.nothing(args)
+
+    def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        folded = _folded(self.tree, args, axes)
+        if folded is None:
+            return super().batch(args, axes)
+        outs = jax.tree.leaves(apply(_Recurrence(self.loops, self.plan, self.tree), *folded))
+        one = [jax.eval_shape(lambda a, axis=axis: a if axis is None else jax.lax.index_in_dim(a, 0, axis, False), a)
+               for a, axis in zip(args, axes, strict=True)]  # fmt: skip
+        kept = jax.tree.leaves(self.nothing(one))
+        return [*outs, *kept], [*self.axes_out(args, axes), *[None] * len(kept)]
+
+    def nothing(self, args: Flat) -> Any:
+        """Zeros in the place of what is kept, where nobody reads it."""
+        return jax.tree.map(lambda k: jnp.zeros(k.shape, k.dtype), jax.eval_shape(self.run, *args)[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backward(_Base):
+    """The backward loop of an engine that is opaque to JAX: the cotangents of all operands but masks."""
+
+    kept: Any  # its tree
+
+    def split(self, args: Flat) -> tuple[Flat, Flat, Flat]:
+        first = self.tree.num_leaves
+        return args[:first], args[first : first + self.kept.num_leaves], args[first + self.kept.num_leaves :]
+
+    def run(self, *args: jax.Array) -> Any:
+        primals, kept, cts = self.split(args)
+        found = self.backward(self.loops, primals, self.kept.unflatten(kept), cts)
+        return [d for d in found if d is not None]
+
+    def portable(self, *args: jax.Array) -> Any:
+        primals, _, cts = self.split(args)
+        _, _, kept = self.forward(_XLA, primals, keep=True)
+        return [d for d in self.backward(_XLA, primals, kept, cts) if d is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapped(Operation):
+    """A recurrence under `jax.vmap`, where parameters differ from example to example."""
+
+    inner: _Recurrence | _Mapped
+    axes: tuple[int | None, ...]
+
+    @property
+    def platform(self) -> str | None:  # type: ignore[override]
+        return self.inner.platform
+
+    def run(self, *args: jax.Array) -> Any:
+        return self.portable(*args)
+
+    def portable(self, *args: jax.Array) -> Any:
+        return jax.vmap(self.inner.portable, in_axes=self.axes)(*args)
+
+    def keep(self, *args: jax.Array) -> tuple[Any, Any]:
+        return jax.vmap(self.inner.keep, in_axes=self.axes)(*args)
+
+    def pull(self, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
+        found = jax.vmap(self.inner.pull, in_axes=(self.axes, 0, 0))(tuple(args), kept, list(cts))
+        moved = zip(found, self.axes, strict=True)
+        return [d if d is None else jnp.sum(d, 0) if axis is None else jnp.moveaxis(d, 0, axis) for d, axis in moved]
+
+    def jvp(self, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
+        return _keep_and_push(self, primals, tangents)
+
+    def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        return _mapped(self, args, axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tangent(Operation):
+    """The tangent of a recurrence, linear in the last arguments; its transpose is the backward pass of the loops."""
+
+    recurrence: _Recurrence | _Mapped
+    which: tuple[bool, ...]  # the arguments of the recurrence that have tangents
+    kept: Any  # the tree of what was kept
+
+    def split(self, args: Flat) -> tuple[Flat, Flat, Flat]:
+        first, second = len(self.which), len(self.which) + self.kept.num_leaves
+        return args[:first], args[first:second], args[second:]
+
+    def run(self, *args: jax.Array) -> Any:
+        primals, _, some = self.split(args)
+        rest = iter(some)
+        return push(self.recurrence.portable, primals, [next(rest) if here else None for here in self.which])[1]
+
+    def transpose(self, cts: Flat, args: Flat) -> Flat:
+        primals, kept, _ = self.split(args)
+        found = self.recurrence.pull(primals, self.kept.unflatten(kept), cts)
+        known = [None] * (len(primals) + len(kept))
+        return [*known, *(d for d, here in zip(found, self.which, strict=True) if here)]
+
+
+def _keep_and_push(self: _Recurrence | _Mapped, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
+    """The rule of differentiation: what the backward pass needs is kept, in case the tangents are transposed."""
+    results, kept = self.keep(*primals)
+    leaves, tree = jax.tree.flatten(kept)
+    which = wanted(tangents)
+    some = [t for t, here in zip(tangents, which, strict=True) if here]
+    moved = apply(_Tangent(self, which, tree), *primals, *leaves, *some)
+    return jax.tree.leaves(results), jax.tree.leaves(moved)
+
+
+def _mapped(self: _Recurrence | _Mapped, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+    outs = jax.tree.leaves(apply(_Mapped(self, tuple(axes)), *args))
+    return outs, [0] * len(outs)
+
+
+def _batch_axes(args: Flat, axes: Axes) -> int:
+    """How many axes the batch has without the one that is mapped; the inputs are the first argument."""
+    return args[0].ndim - 2 - (axes[0] is not None)
+
+
+def _folded(tree: Any, args: Flat, axes: Axes) -> list[jax.Array] | None:
+    """The arguments with what is mapped as one more axis of the batch; None if parameters are mapped.
+
+    It is the last one, so that rows which lie on several devices stay there when a kernel counts all axes as rows.
+    """
+    xs, w_ih, w_hh, b, own, state, controls = tree.unflatten(range(tree.num_leaves))
+    if any(axes[i] is not None for i in jax.tree.leaves((w_ih, w_hh, b, own))):
+        return None
+    size = next(a.shape[axis] for a, axis in zip(args, axes, strict=True) if axis is not None)
+    folded, last = list(args), _batch_axes(args, axes)
+    for place, found in ((last, (state, controls.fresh)), (last + 1, (xs, controls.valid, controls.resets))):
+        for i in jax.tree.leaves(found):
+            axis = axes[i]
+            if axis is None:
+                shape = (*args[i].shape[:place], size, *args[i].shape[place:])
+                folded[i] = jnp.broadcast_to(jnp.expand_dims(args[i], place), shape)
+            else:
+                folded[i] = jnp.moveaxis(args[i], axis, place)
+    return folded
