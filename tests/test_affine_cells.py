@@ -14,16 +14,16 @@ from rnnjax.cells import (
     MILSTM,
     MIRNN,
     CoupledLSTM,
-    ElmanParams,
     IndRNN,
     LayerNormGRU,
     LayerNormLSTM,
     LeakyRNN,
-    LSTMParams,
     MinimalRNN,
     PeepholeLSTM,
     leaky_noise,
 )
+from rnnjax.cells.elman import ElmanParams
+from rnnjax.cells.lstm import LSTMParams
 from rnnjax.initializers import Chrono
 from tests.cells_table import (
     Row,

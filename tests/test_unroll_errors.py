@@ -52,7 +52,7 @@ CASES = {
         "unroll: xs must be of a floating dtype, got i32[5,2,3]; one-hot encode or embed symbols.",
     ),
     "params_of_a_relative": (
-        {"params": rnnjax.cells.PeepholeLSTMParams(*PARAMS, *[jnp.zeros(4)] * 3)},
+        {"params": rnnjax.cells.lstm_variants.PeepholeLSTMParams(*PARAMS, *[jnp.zeros(4)] * 3)},
         ValueError,
         "unroll: params must be what the init of this LSTM makes, got PeepholeLSTMParams with 6 arrays, "
         "not LSTMParams with 3.",

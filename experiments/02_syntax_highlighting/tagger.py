@@ -39,8 +39,8 @@ class Params(NamedTuple):
     """Parameters of `Tagger`."""
 
     words: jax.Array  # [V, E]
-    spelling: topologies.ManyToOneParams
-    sentence: topologies.ManyToManyParams
+    spelling: topologies.many_to_one.ManyToOneParams
+    sentence: topologies.many_to_many.ManyToManyParams
 
 
 class Tagger:

@@ -57,7 +57,7 @@ class Params(NamedTuple):
     """Of both."""
 
     encoder: Any
-    writer: topologies.OneToManyParams
+    writer: topologies.one_to_many.OneToManyParams
 
 
 @dataclasses.dataclass(frozen=True)

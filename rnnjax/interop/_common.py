@@ -12,13 +12,9 @@ import numpy as np
 
 from rnnjax.cell import describe
 from rnnjax.network import Network
-from rnnjax.networks import (
-    Bidirectional,
-    BidirectionalParams,
-    Directions,
-    Stack,
-    StackParams,
-)
+from rnnjax.networks import Bidirectional, Stack
+from rnnjax.networks.bidirectional import BidirectionalParams, Directions
+from rnnjax.networks.stack import StackParams
 
 __all__ = [
     "Layer",

@@ -12,7 +12,8 @@ from rnnjax.files import write_atomic
 from rnnjax.interop._common import layers_of, require
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import from_torch, to_torch
-from rnnjax.networks import Bidirectional, BidirectionalParams, Directions
+from rnnjax.networks import Bidirectional
+from rnnjax.networks.bidirectional import BidirectionalParams, Directions
 
 __all__ = ["load_torch", "save_keras", "save_torch"]
 

@@ -21,7 +21,7 @@ import optax
 from rnnjax.checks import check_ids, check_size, check_starts
 from rnnjax.kinds import public
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.networks import StackState
+from rnnjax.networks.stack import StackState
 from rnnjax.text.windows import windows
 
 __all__ = ["Evaluation", "evaluate", "evaluate_windows", "symbol_losses"]

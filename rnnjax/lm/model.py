@@ -13,7 +13,8 @@ import optax
 from rnnjax.checks import check_kind, short
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
-from rnnjax.networks import Stack, StackParams, StackState, dropout
+from rnnjax.networks import Stack, dropout
+from rnnjax.networks.stack import StackParams, StackState
 from rnnjax.text.corpus import Chunk
 from rnnjax.topologies.parts import with_dropout
 from rnnjax.unroll import unroll

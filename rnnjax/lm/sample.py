@@ -15,7 +15,7 @@ from rnnjax.decoding import draw
 from rnnjax.decoding.adjust import check_settings, symbol_ids
 from rnnjax.kinds import public
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.networks import StackState
+from rnnjax.networks.stack import StackState
 from rnnjax.text.vocabulary import StreamDecoder, Vocabulary
 
 __all__ = ["default_prime", "generate", "stream_text"]

@@ -17,7 +17,7 @@ train side by side, each as if it were alone.
 """
 
 from rnnjax.cells import describable
-from rnnjax.networks.bidirectional import Bidirectional, BidirectionalParams, BidirectionalState, Directions
+from rnnjax.networks.bidirectional import Bidirectional
 from rnnjax.networks.masks import (
     activation_regularization,
     drop_connect,
@@ -26,23 +26,16 @@ from rnnjax.networks.masks import (
     temporal_activation_regularization,
     zoneout,
 )
-from rnnjax.networks.norms import NormParams, init_norm, normalize
+from rnnjax.networks.norms import init_norm, normalize
 from rnnjax.networks.regularized import Regularized
-from rnnjax.networks.stack import Stack, StackParams, StackState
-from rnnjax.networks.start import LearnedState, LearnedStateParams
+from rnnjax.networks.stack import Stack
+from rnnjax.networks.start import LearnedState
 
 __all__ = [
     "Bidirectional",
-    "BidirectionalParams",
-    "BidirectionalState",
-    "Directions",
     "LearnedState",
-    "LearnedStateParams",
-    "NormParams",
     "Regularized",
     "Stack",
-    "StackParams",
-    "StackState",
     "activation_regularization",
     "drop_connect",
     "dropout",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.networks import StackState
+from rnnjax.networks.stack import StackState
 from rnnjax.report.packing import pack
 
 __all__ = ["EXPECTED", "predictions"]

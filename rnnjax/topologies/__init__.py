@@ -23,38 +23,26 @@ network, a way in and a way out. Symbols come as integers (``vocab_size``), ever
 """
 
 from rnnjax.cells import describable
-from rnnjax.topologies.attention import Attention, AttentionParams, Memory
-from rnnjax.topologies.bridge import ContextState, ContextStateParams
-from rnnjax.topologies.decoder import DecoderParams, DecoderState
-from rnnjax.topologies.encoder_decoder import EncoderDecoder, EncoderDecoderParams, Source
+from rnnjax.topologies.attention import Attention, Memory
+from rnnjax.topologies.bridge import ContextState
+from rnnjax.topologies.encoder_decoder import EncoderDecoder, Source
 from rnnjax.topologies.losses import binary_loss, huber_loss, mse_loss, softmax_loss
-from rnnjax.topologies.many_to_many import ManyToMany, ManyToManyParams
-from rnnjax.topologies.many_to_one import ManyToOne, ManyToOneParams, OneToOne
+from rnnjax.topologies.many_to_many import ManyToMany
+from rnnjax.topologies.many_to_one import ManyToOne, OneToOne
 from rnnjax.topologies.masks import length_mask, masked_mean
 from rnnjax.topologies.metrics import accuracy, binary_accuracy, sequence_accuracy
-from rnnjax.topologies.one_to_many import OneToMany, OneToManyParams
-from rnnjax.topologies.parts import Dense
-from rnnjax.topologies.pooling import PoolingParams, init_pooling, pool
+from rnnjax.topologies.one_to_many import OneToMany
+from rnnjax.topologies.pooling import init_pooling, pool
 
 __all__ = [
     "Attention",
-    "AttentionParams",
     "ContextState",
-    "ContextStateParams",
-    "DecoderParams",
-    "DecoderState",
-    "Dense",
     "EncoderDecoder",
-    "EncoderDecoderParams",
     "ManyToMany",
-    "ManyToManyParams",
     "ManyToOne",
-    "ManyToOneParams",
     "Memory",
     "OneToMany",
-    "OneToManyParams",
     "OneToOne",
-    "PoolingParams",
     "Source",
     "accuracy",
     "binary_accuracy",

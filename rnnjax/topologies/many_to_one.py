@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from rnnjax.cell import wide_dtype
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import output_shape
-from rnnjax.networks import Bidirectional, BidirectionalParams, dropout
+from rnnjax.networks import Bidirectional, dropout
+from rnnjax.networks.bidirectional import BidirectionalParams
 from rnnjax.topologies.parts import (
     Dense,
     Reader,

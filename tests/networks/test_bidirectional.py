@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Regularized, start_state, unroll
-from rnnjax.networks import BidirectionalParams, BidirectionalState, Directions, dropout
+from rnnjax.networks import dropout
+from rnnjax.networks.bidirectional import BidirectionalParams, BidirectionalState, Directions
 from tests.cells_table import NAMES, assert_close, fast_jit, loss_of
 from tests.references.numpy_core import numpy_elman, numpy_gru
 from tests.references.test_torch import ours_from_torch, torch, torch_gradient_of, torch_loss

@@ -10,7 +10,9 @@ from jax.extend.core import jaxprs_in_params
 
 import rnnjax
 from rnnjax import GRU, LSTM, LearnedState, Stack
-from rnnjax.networks import NormParams, StackParams, dropout, normalize
+from rnnjax.networks import dropout, normalize
+from rnnjax.networks.norms import NormParams
+from rnnjax.networks.stack import StackParams
 from tests.cells_table import CELLS, Row, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
 
 ROW = CELLS["stack"]
