@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rnnjax.cell import check_resets, describe, input_size_of, wide_dtype
 from rnnjax.checks import check_ints, short
 from rnnjax.engines import Controls, Job, choose, engines, implementations, make_job, split_over_devices
+from rnnjax.engines.placement import meet
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
 from rnnjax.kinds import public
 from rnnjax.network import Network, input_shape, leaves, start_state
@@ -119,6 +120,7 @@ def _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implem
     if resets is not None:
         fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), start_state(net, params, batch, None), state)
     controls = Controls(valid, resets, fresh, lengths)
+    params, state, xs, controls = meet(params, state, xs, controls, len(batch))
     # In reverse, too, masks are enough: from the last step on, the state waits until a row's valid part begins.
     state, ys = run(
         net, params, state, xs, controls, reverse=reverse, key=key, implementation=implementation, remat=remat

@@ -12,6 +12,7 @@ from rnnjax.cell import cast_like, matmul, split_gates, widen
 from rnnjax.engines.affine.loops import Finished, Kept, Loops, Operands
 from rnnjax.engines.affine.plan import Gates, Plan, Seen, packs_gates
 from rnnjax.engines.choice import Controls
+from rnnjax.engines.placement import zeros as zeros_of
 from rnnjax.engines.scan import in_segments
 
 __all__ = ["backward", "weight_cotangent"]
@@ -38,7 +39,7 @@ def backward(loops: Loops, plan: Plan, operands: Operands, kept: Kept, d_final: 
 
     d_final = widen(d_final, plan.dtype)
     shared = (operands[1:4], operands.own)
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, plan.dtype), shared)
+    sums = jax.tree.map(lambda leaf: zeros_of(leaf, plan.dtype), shared)
     d_fresh = None if controls.resets is None else jax.tree.map(jnp.zeros_like, d_final)
     inputs = (operands.xs, kept, d_ys, controls.valid, controls.resets)
     end, d_xs = in_segments(some_steps, (d_final, (*sums, d_fresh)), inputs, segment, reverse=not plan.reverse)

@@ -29,6 +29,7 @@ from rnnjax.engines.affine.loops import Cotangents, Kept, Operands
 from rnnjax.engines.affine.plan import Plan, Seen
 from rnnjax.engines.affine.rules import backward_segment, projects_inside
 from rnnjax.engines.choice import Job
+from rnnjax.engines.placement import zeros as zeros_of
 from rnnjax.engines.scan import select
 
 __all__ = ["XlaLoops"]
@@ -102,7 +103,7 @@ class XlaLoops:
                 d_old = select(restart, zeros, d_old)
             return (d_old, d_own, d_fresh), d_seen
 
-        d_own = [jnp.zeros(leaf.shape, plan.dtype) for leaf in own]
+        d_own = [zeros_of(leaf, plan.dtype) for leaf in own]
         d_fresh = None if resets is None else jax.tree.map(jnp.zeros_like, d_final)
         inputs = (states, seen, d_ys, valid, resets)
         (d_state, d_own, d_fresh), d_seen = jax.lax.scan(

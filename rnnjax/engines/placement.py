@@ -1,0 +1,54 @@
+"""Arrays that meet in one loop lie alike: what was made without the data is placed as the data are.
+
+Within `jax.shard_map` JAX knows along which axes of the mesh an array varies, and a loop may not carry one that begins
+the same everywhere and then differs. On a mesh with explicit axes it likewise knows how each array is sharded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+__all__ = ["meet", "zeros"]
+
+
+def meet(params: Any, state: Any, xs: jax.Array, controls: Any, batch_axes: int) -> tuple[Any, Any, jax.Array, Any]:
+    """The same arrays; outside of `jax.shard_map` and meshes with explicit axes nothing happens.
+
+    Within `jax.shard_map` all vary along every axis along which one of them does; the cotangent of what did not is
+    summed over these axes, as JAX transposes it. On an explicit mesh the state lies as the batch of ``xs`` does.
+    """
+    everything = (params, state, xs, controls)
+    if not jax.sharding.get_abstract_mesh().axis_names:
+        return everything
+    if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        rows = tuple(jax.typeof(xs).sharding.spec)[1 : 1 + batch_axes]
+        state = jax.tree.map(lambda leaf: _as_rows(leaf, rows), state)
+        controls = controls._replace(fresh=jax.tree.map(lambda leaf: _as_rows(leaf, rows), controls.fresh))
+        everything = (params, state, xs, controls)
+    along = frozenset[Any]().union(*(_varies(leaf) for leaf in jax.tree.leaves(everything)))
+    return jax.tree.map(lambda leaf: _vary(leaf, along), everything)
+
+
+def zeros(like: jax.Array, dtype: Any) -> jax.Array:
+    """Zeros of the shape of ``like`` that vary where it does."""
+    return _vary(jnp.zeros(like.shape, dtype), _varies(like))
+
+
+def _varies(leaf: Any) -> frozenset[Any]:
+    kind: Any = jax.typeof(leaf)
+    found = kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", ())  # by the version of JAX
+    return frozenset(found)
+
+
+def _vary(leaf: Any, along: frozenset[Any]) -> Any:
+    missing = tuple(sorted(along - _varies(leaf), key=str))
+    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+
+def _as_rows(leaf: Any, rows: tuple[Any, ...]) -> Any:
+    spec = PartitionSpec(*rows, *(None,) * (jnp.ndim(leaf) - len(rows)))
+    return leaf if jax.typeof(leaf).sharding.spec == spec else jax.sharding.reshard(leaf, spec)
