@@ -74,6 +74,4 @@ def user_line(error: BaseException) -> tuple[str, int] | None:
     for frame, line in traceback.walk_tb(error.__traceback__):
         if str(frame.f_globals.get("__name__", "")).startswith(PREFIX):
             found = frame.f_code.co_filename, line
-    if found is None and error.__cause__ is not None:
-        return user_line(error.__cause__)
     return found
