@@ -1,8 +1,8 @@
 r"""What a process can be told before it computes on a CPU: to use every core, and to keep the memory that it frees.
 
-XLA gives the small matmul of a step to one core, where it runs as fast as any library's; the other cores wait. With one
-JAX device a core, `rnnjax.unroll` lets each device step through time over its own rows of the batch, and nothing waits
-for anything until the end.
+The engine ``"native"`` uses all cores by itself. Everything else runs in XLA, which gives the small matmul of a step to
+one core, where it runs as fast as any library's; the other cores wait. With one JAX device a core, `rnnjax.unroll` lets
+each device step through time over its own rows of the batch, and nothing waits for anything until the end.
 
 An array that no step before has touched costs a page fault every 4 KiB: about 50,000 of them in a training step of an
 LSTM over T = 128, B = 128, H = 256, a fifth of its time. glibc hands large arrays back to the system as soon as they
@@ -37,7 +37,8 @@ def use_cores(count: int | None = None) -> int:
     """Lets `rnnjax.unroll` use several cores of a CPU in this process. To be called before anything else uses JAX.
 
     JAX then has that many CPU devices, the default implementation of affine and linear cells runs on all devices,
-    each with its rows of the batch, where that pays, and memory that is freed is kept for the next step.
+    each with its rows of the batch, where that pays, and memory that is freed is kept for the next step. What the
+    engine ``"native"`` runs uses all cores of one device, with this call and without it.
 
     It is meant for scripts that leave the placing of arrays to JAX. What a split unroll returns lies on all devices,
     and compiled functions that take it run on all of them; a function is compiled once more when its arguments have
