@@ -27,6 +27,7 @@ at every step.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -35,6 +36,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import LinearCell, cast_like, compute_dtype, pack_state, unpack_state, widen
 from rnnjax.engines.choice import Controls, Job
+from rnnjax.engines.operation import Axes, Flat, Operation, apply, wanted
 from rnnjax.engines.scan import checkpointed, no_named_remat, segment_length
 
 __all__ = ["fits", "rank", "unroll_associative", "unroll_hoisted"]
@@ -159,8 +161,12 @@ def _with_controls(
     return a, b
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _recurrence(parallel: bool, reverse: bool, a: jax.Array, b: jax.Array, start: jax.Array) -> jax.Array:
+    """All states, with the derivatives of `_States`."""
+    return apply(_States(parallel, reverse), a, b, start)
+
+
+def _states(parallel: bool, reverse: bool, a: jax.Array, b: jax.Array, start: jax.Array) -> jax.Array:
     """All states of ``s[t] = a[t] * s[t-1] + b[t]``, with ``reverse`` of ``s[t] = a[t] * s[t+1] + b[t]``.
 
     Args:
@@ -198,9 +204,57 @@ def _affine(a: jax.Array, s: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(a == 0, b, a * s + b)
 
 
-def _recurrence_fwd(parallel: bool, reverse: bool, a: jax.Array, b: jax.Array, start: jax.Array) -> Any:
-    states = _recurrence(parallel, reverse, a, b, start)
-    return states, (a, states, start)
+@dataclasses.dataclass(frozen=True)
+class _States(Operation):
+    """The recurrence: under `jax.vmap` one more axis, and its tangent is the same recurrence with another ``b``."""
+
+    parallel: bool
+    reverse: bool
+
+    def run(self, *args: jax.Array) -> Any:
+        return _states(self.parallel, self.reverse, *args)
+
+    def jvp(self, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
+        a, _, start = primals
+        states = apply(self, *primals)
+        which = wanted(tangents)
+        some = [t for t, here in zip(tangents, which, strict=True) if here]
+        return [states], [apply(_Tangent(self.parallel, self.reverse, which), a, states, start, *some)]
+
+    def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        size = next(arg.shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None)
+        moved = []
+        for arg, axis, place in zip(args, axes, (1, 1, 0), strict=True):
+            wide = jnp.expand_dims(arg, place) if axis is None else jnp.moveaxis(arg, axis, place)
+            moved.append(wide)
+        a, b, start = moved
+        b = jnp.broadcast_to(b, (b.shape[0], size, *b.shape[2:]))
+        start = jnp.broadcast_to(start, (size, *start.shape[1:]))
+        return [apply(self, a, b, start)], [1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tangent(Operation):
+    """The tangent of all states, linear in those of ``a``, ``b`` and the start that there are."""
+
+    parallel: bool
+    reverse: bool
+    which: tuple[bool, ...]
+
+    def run(self, *args: jax.Array) -> Any:
+        a, states, start, *some = args
+        rest = iter(some)
+        d_a, d_b, d_start = (next(rest) if here else None for here in self.which)
+        source = jnp.zeros_like(states) if d_b is None else d_b
+        if d_a is not None:  # where a step restarts, what was before may be anything
+            source = source + jnp.where(a == 0, jnp.zeros_like(states), d_a * _shifted(states, start, self.reverse))
+        d_start = jnp.zeros_like(start) if d_start is None else d_start
+        return _recurrence(self.parallel, self.reverse, a, source, d_start)
+
+    def transpose(self, cts: Flat, args: Flat) -> Flat:
+        a, states, start = args[:3]
+        found = _recurrence_bwd(self.parallel, self.reverse, (a, states, start), cts[0])
+        return [None, None, None, *(d for d, here in zip(found, self.which, strict=True) if here)]
 
 
 def _recurrence_bwd(parallel: bool, reverse: bool, residuals: Any, d_states: jax.Array) -> Any:
@@ -214,9 +268,6 @@ def _recurrence_bwd(parallel: bool, reverse: bool, residuals: Any, d_states: jax
     d_a = d_b * _shifted(states, start, reverse)
     summed = tuple(axis for axis in range(a.ndim) if a.shape[axis] != d_a.shape[axis])
     return jnp.sum(d_a, axis=summed, keepdims=True), d_b, _first(g, reverse)[0]
-
-
-_recurrence.defvjp(_recurrence_fwd, _recurrence_bwd)
 
 
 def _first(array: jax.Array, reverse: bool) -> jax.Array:
