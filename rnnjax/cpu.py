@@ -17,6 +17,8 @@ import sys
 
 import jax
 
+from rnnjax.kinds import public
+
 __all__ = [
     "MAX_DEVICES",
     "available_cores",
@@ -33,6 +35,7 @@ _kept = False
 _splits = False
 
 
+@public
 def use_cores(count: int | None = None) -> int:
     """Lets `rnnjax.unroll` use several cores of a CPU in this process. To be called before anything else uses JAX.
 

@@ -357,4 +357,11 @@ def _tree(where: str, name: str, value: Any) -> Any:
     return value
 
 
-_BY_NAME: dict[str, Callable[[str, str, Any], Any]] = {"cell": _cell, "net": _cell, "params": _tree, "state": _tree}
+_BY_NAME: dict[str, Callable[[str, str, Any], Any]] = {
+    "cell": _cell,
+    "net": _cell,
+    "params": _tree,
+    "state": _tree,
+    "states": _tree,
+    "visited": _tree,
+}

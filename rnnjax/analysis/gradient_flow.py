@@ -123,7 +123,8 @@ def gradient_flow(
     table = table[rows, np.arange(len(chosen))].reshape(max_lag, -1, table.shape[-1])  # [K, n * batch, 1+N]
     parts, lags = state_parts(cell), np.arange(1, max_lag + 1)
     layers = [[p.layer == layer for p in parts] for layer in sorted({p.layer for p in parts})]
-    by_layer = [np.logaddexp.reduce(2 * table[..., 1:], axis=-1, where=own, initial=-np.inf) / 2 for own in layers]
+    with np.errstate(invalid="ignore"):  # NaN in the sequence is NaN in the result, without a warning
+        by_layer = [np.logaddexp.reduce(2 * table[..., 1:], axis=-1, where=own, initial=-np.inf) / 2 for own in layers]
     norm, *by_layer = (_mean(logs) for logs in (table[..., 0], *by_layer))
     lost = None
     if chunk_len is not None:

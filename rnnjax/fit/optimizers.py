@@ -12,6 +12,7 @@ import optax
 
 from rnnjax.checks import check_choice, check_real, check_size
 from rnnjax.fit.progress import Place
+from rnnjax.kinds import public
 from rnnjax.options import option
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer", "schedule"]
@@ -77,6 +78,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
 }
 
 
+@public
 def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
     """The optax chain; its learning rate is ``opt_state.hyperparams["learning_rate"]``, set by the caller.
 
@@ -101,6 +103,7 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+@public
 def learning_rate(options: OptimizerOptions, *, progress: float, epoch: int, plateaus: int = 0) -> float:
     """The learning rate at a point of the training.
 
@@ -126,6 +129,7 @@ def learning_rate(options: OptimizerOptions, *, progress: float, epoch: int, pla
     return options.lr
 
 
+@public
 def schedule(options: OptimizerOptions) -> Callable[[Place], float]:
     """`learning_rate` as a function of the place alone, as `rnnjax.fit.fit` takes it beside `make_optimizer`.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.kinds import check_fields
+from rnnjax.kinds import check_fields, public
 from rnnjax.network import Controls, Visit, network_initial_state, part_controls
 from rnnjax.networks.masks import check_rate, dropout
 from rnnjax.networks.stack import check_layers
@@ -111,6 +111,7 @@ class Bidirectional:
         forward, backward = pair
         return forward.hidden_size + (backward.hidden_size if self.merge == "concat" else 0)
 
+    @public
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> BidirectionalParams:
         """New parameters of both directions of every layer, each from a key of its own."""
         sizes = [input_size, *(self._width(pair) for pair in self.layers[:-1])]

@@ -20,7 +20,7 @@ from rnnjax.cell import (
     widen,
 )
 from rnnjax.checks import check_kind
-from rnnjax.kinds import check_fields
+from rnnjax.kinds import check_fields, public
 from rnnjax.network import Controls, Network, Visit, leaves, network_initial_state, network_step, walk
 from rnnjax.networks.masks import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
 from rnnjax.traced import name_values
@@ -128,6 +128,7 @@ class Regularized:
     def _stepwise(self) -> bool:
         return bool(self.recurrent_dropout or self.zoneout_h or self.zoneout_c)
 
+    @public
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Any:
         """New parameters of the cell inside."""
         return self.cell.init(key, input_size, dtype)

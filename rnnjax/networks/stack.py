@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import Cell
 from rnnjax.checks import short
-from rnnjax.kinds import check_fields
+from rnnjax.kinds import check_fields, public
 from rnnjax.network import (
     Controls,
     Visit,
@@ -112,6 +112,7 @@ class Stack:
         """The size of the top layer."""
         return self.cells[-1].hidden_size
 
+    @public
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> StackParams:
         """New parameters of every layer, each from a key of its own; norms start with gain one.
 

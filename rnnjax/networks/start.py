@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import Cell, describe
 from rnnjax.checks import short
+from rnnjax.kinds import public
 from rnnjax.network import Controls, Visit, free_state, network_initial_state, network_step
 
 __all__ = ["LearnedState", "LearnedStateParams", "check_start"]
@@ -64,6 +65,7 @@ class LearnedState:
         """That of the cell inside."""
         return self.cell.hidden_size
 
+    @public
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LearnedStateParams:
         """New parameters of the cell inside, and what is free of its initial state."""
         start = free_state("LearnedState", self.cell, self.cell.initial_state((), dtype))

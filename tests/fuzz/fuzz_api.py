@@ -177,6 +177,7 @@ def targets() -> tuple[Target, ...]:
         return state, jnp.take(jnp.eye(4), jnp.clip(symbols, 0, 3), axis=0)
 
     found += [
+        Target("Stack.init", rnnjax.Stack((GRU,)).init, {"key": KEY, "input_size": 2, "dtype": jnp.float32}),
         Target("cell_from_name", rnnjax.cells.cell_from_name, {"spec": "lstm(forget_bias=2.0)", "hidden_size": 3}),
         Target("cell_from_repr", rnnjax.cells.cell_from_repr, {"text": repr(LSTM)}),
         Target("implementations", rnnjax.implementations, {"cell": GRU}),
