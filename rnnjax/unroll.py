@@ -57,8 +57,9 @@ def unroll(
         key: one a call, of all masks that the rates of a network ask for. Without a key nothing is dropped, whatever
             the rates: that is how a network is evaluated, and so a training step has to pass one. A cell needs none.
         implementation: a name from ``rnnjax.implementations(net)``, of a network for each of its cells; None takes the
-            best one for the cell, the backend and the dtype. ``"scan"`` is the reference, and the one that has
-            forward-mode derivatives.
+            best one for the cell, the backend and the dtype. ``"scan"`` is the reference. With
+            bfloat16 weights it adds up their gradients step by step in bfloat16, the others of affine cells in float32,
+            which is nearer to the exact ones.
         remat: checkpointing through time. None keeps everything for the backward pass; True keeps the state
             every sqrt(T) steps and computes the rest again, so memory grows with sqrt(T); an int sets the
             distance; an implementation may know names of its own.
