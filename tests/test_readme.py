@@ -48,10 +48,10 @@ def janet(tmp_path, monkeypatch):
 
 @pytest.mark.quick
 def test_the_cell_in_the_readme(janet):
-    """As the README says it: approved by both checks, taken by the fused engine, and equal to its equations."""
+    """As the README says it: approved by both checks, taken by the engines of affine cells, and equal to its equations."""
     (checks,) = [block for block in BLOCKS if "check_laws(Janet" in block]
     exec(checks, {"rnnjax": rnnjax, "Janet": type(janet)})
-    assert rnnjax.implementations(janet) == ("scan", "fused")
+    assert {"scan", "fused"} <= set(rnnjax.implementations(janet))  # and what this machine has besides
     params, xs = janet.init(jax.random.key(0), 3), np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
     _, ys = rnnjax.unroll(janet, params, janet.initial_state((2,)), xs)
     w_ih, w_hh, b = (np.asarray(leaf, np.float64) for leaf in params)
@@ -68,7 +68,7 @@ def test_the_cell_in_the_readme_trains(janet, capsys):
     Path("text.txt").write_text("the cat sat on the mat. " * 60)
     options = ["--hidden", "8", "--batch-size", "2", "--chunk-len", "8", "--steps", "3", "--sample-length", "0"]
     commands = re.findall(r"^rnnjax (train --cell .*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    for command, more in ((commands[0], ["text.txt", *options, "--out", "run"]), ("sample run --length 20", [])):
+    for command, more in ((commands[0], ["text.txt", *options, "--out", "run"]), ("sample run --length 20 --trust-code", [])):
         with pytest.raises(SystemExit) as caught:
             cli.main([*command.split(), *more])
         assert not caught.value.code
