@@ -142,6 +142,7 @@ def test_the_default_where_there_is_enough_to_do():
     job = Job(rnnjax.LSTM(64), "cpu", 64, (16,), 32)
     assert choose(job).name == "native"
     assert choose(job._replace(cell=rnnjax.cells.LayerNormLSTM(64))).name == "fused"
+    assert choose(job._replace(batch=(), steps=1024)).name == "fused"  # perhaps a member of a `vmap`
     assert choose(job._replace(steps=4)).name == "fused"  # packing the weights costs more
     assert choose(job._replace(batch=(2,), steps=16)).name == "fused"
     assert choose(job._replace(cell=rnnjax.LSTM(8), batch=(4,))).name == "fused"  # no compiler for microseconds

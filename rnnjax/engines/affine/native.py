@@ -55,6 +55,8 @@ def rank(job: Job) -> float:
     if not all(isinstance(n, int) for n in (job.steps, rows, job.input_size)):
         return -1
     H, G = job.cell.hidden_size, job.cell.num_gates
+    if not job.batch:  # perhaps within `jax.vmap`, where gradients are taken one member after the other
+        return -1
     if job.steps < 8 or job.steps * rows < 64 or 2 * job.steps * rows * G * H * (job.input_size + H) < 1_000_000:
         return -1
     return 10 if isinstance(_load(_bare(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype))), Loaded) else -1
