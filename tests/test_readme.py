@@ -48,7 +48,7 @@ def janet(tmp_path, monkeypatch):
 
 @pytest.mark.quick
 def test_the_cell_in_the_readme(janet):
-    """As the README says it: approved by both checks, taken by the engines of affine cells, and equal to its equations."""
+    """As the README says it: approved by both checks, taken by the engines of affine cells, equal to its equations."""
     (checks,) = [block for block in BLOCKS if "check_laws(Janet" in block]
     exec(checks, {"rnnjax": rnnjax, "Janet": type(janet)})
     assert {"scan", "fused"} <= set(rnnjax.implementations(janet))  # and what this machine has besides
@@ -68,7 +68,8 @@ def test_the_cell_in_the_readme_trains(janet, capsys):
     Path("text.txt").write_text("the cat sat on the mat. " * 60)
     options = ["--hidden", "8", "--batch-size", "2", "--chunk-len", "8", "--steps", "3", "--sample-length", "0"]
     commands = re.findall(r"^rnnjax (train --cell .*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    for command, more in ((commands[0], ["text.txt", *options, "--out", "run"]), ("sample run --length 20 --trust-code", [])):
+    training = (commands[0], ["text.txt", *options, "--out", "run"])
+    for command, more in (training, ("sample run --length 20 --trust-code", [])):
         with pytest.raises(SystemExit) as caught:
             cli.main([*command.split(), *more])
         assert not caught.value.code
