@@ -132,6 +132,10 @@ def _equation(equation: Any, args: list[_Made], hold: Hold, found: dict[str, Nam
     if kind == "name":
         constant = isinstance(equation.invars[0], Literal)
         return [_named(parameters["name"], args[0], hold, found) if constant else args[0]]
+    if hasattr(operation := parameters.get("operation"), "portable"):  # an engine's, which may be opaque to JAX
+        closed = jax.make_jaxpr(lambda *a: jax.tree.leaves(operation.portable(*a)))(*(a.value for a in args))
+        if _names(closed.jaxpr):
+            return _run(closed.jaxpr, closed.consts, args, hold, found)
     inside = _inner(parameters)
     names = [name for jaxpr in inside for name in _names(jaxpr)]
     if kind in _CALLS or (names and kind in _DERIVATIVES):

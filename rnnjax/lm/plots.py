@@ -90,7 +90,7 @@ def gradient_curves(rows: Sequence[Mapping[str, Any]], *, clip: float | None = N
     Raises:
         ValueError: if no row is of kind ``train``.
     """
-    train = _usable(rows, "train")
+    train = _usable(rows, "train", ("symbols", "grad_norm", "grad_norm_max", "clip_rate"))
     if not train:
         raise ValueError("gradient_curves: rows must hold at least one of kind 'train', got none; train for longer.")
     figure = Figure(figsize=(9.0, 5.0), dpi=100, layout="constrained")
@@ -240,14 +240,16 @@ _NUMBERS = {
 }
 
 
-def _usable(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    """The rows of a kind that hold the numbers of it; files of metrics may have been edited or damaged."""
+def _usable(
+    rows: Sequence[Mapping[str, Any]], kind: str, numbers: Sequence[str] | None = None
+) -> list[Mapping[str, Any]]:
+    """The rows that hold ``numbers``, or all numbers of their kind; files of metrics may be edited or damaged."""
     lowest = 1 if kind == "train" else 0
     return [
         row
         for row in rows
         if row["kind"] == kind
-        and all(name in row and (row[name] is None or _finite(row[name])) for name in _NUMBERS[kind])
+        and all(name in row and (row[name] is None or _finite(row[name])) for name in numbers or _NUMBERS[kind])
         and all(_finite(row[name]) and row[name] >= lowest for name in ("step", "symbols", "to_step") if name in row)
         and (kind != "eval" or _finite(row["val_loss"]))
     ]

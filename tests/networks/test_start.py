@@ -1,6 +1,7 @@
 """Where a sequence starts: `LearnedState`, `start_state` and `ContextState`."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -100,11 +101,13 @@ def test_training_begins_from_the_state_of_the_cell_inside():
 
 @pytest.mark.quick
 def test_a_learned_state_keeps_the_fast_implementation():
-    """The custom derivative of the cell inside is in the program, alone and within a stack."""
+    """The operation of an engine of affine cells is in the program, alone and within a stack; a scan has none."""
     for cell in (LearnedState(GRU(4)), Stack((LearnedState(GRU(4)),))):
         problem = make_problem(Row(cell))
-        program = str(jax.make_jaxpr(lambda p, cell=cell: rnnjax.unroll(cell, *p[:3]))(problem))
-        assert "custom_vjp" in program
+        for implementation in (None, "scan"):
+            run = functools.partial(rnnjax.unroll, cell, implementation=implementation)
+            program = str(jax.make_jaxpr(lambda p, run=run: run(*p[:3]))(problem))
+            assert ("rnnjax[" in program) == (implementation is None)
 
 
 @pytest.mark.parametrize("activation", [None, "tanh"])
