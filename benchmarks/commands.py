@@ -21,6 +21,7 @@ from benchmarks.run_grid import Settings, run_grid
 from benchmarks.settings import setting_costs
 from benchmarks.summary import summary
 from rnnjax.cells import cell_from_name
+from rnnjax.engines.affine.native import compiles
 from rnnjax.lm.devices import prepare_devices
 
 __all__ = ["app", "main"]
@@ -114,7 +115,8 @@ def run(
     if use_cores:
         rnnjax.use_cores()
     if quick:
-        prepare_devices(0, 32)  # for the language model; before JAX is in use
+        # For the language model; before JAX is in use.
+        prepare_devices(1 if compiles(rnnjax.LSTM(128)) else 0, 32)
         grid, rounds, compile_rounds, burst_seconds = "quick", min(rounds, 5), 1, min(burst_seconds, 0.02)
     if grid == "h200":
         if jax.default_backend() != "gpu":
@@ -172,7 +174,9 @@ def lm_command(
 
 def language_model(quick: bool) -> dict[str, Any]:
     """Measures, shows and returns."""
-    prepare_devices(0, min(batch for _, _, batch, _ in lm.CONFIGURATIONS.values()))
+    # As `rnnjax train`: the native loops use all cores of one device.
+    asked = 1 if compiles(rnnjax.LSTM(128)) else 0
+    prepare_devices(asked, min(batch for _, _, batch, _ in lm.CONFIGURATIONS.values()))
     rows = lm.training_speed(rounds=5 if quick else 21, burst_seconds=0.5 if quick else 2.0)
     sampling = lm.sampling_speed()
     everyone = ("rnnjax", lm.ONE, "torch")
