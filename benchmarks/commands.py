@@ -22,7 +22,7 @@ from benchmarks.settings import setting_costs
 from benchmarks.summary import summary
 from rnnjax.cells import cell_from_name
 from rnnjax.engines.affine.native import compiles
-from rnnjax.lm.devices import prepare_devices
+from rnnjax.fit.devices import prepare_devices
 
 __all__ = ["app", "main"]
 

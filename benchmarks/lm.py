@@ -14,8 +14,8 @@ import numpy as np
 
 import rnnjax
 from rnnjax.cpu import reuse_memory
+from rnnjax.fit import devices
 from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
-from rnnjax.lm import devices
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.lm.train import update

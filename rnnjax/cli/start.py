@@ -19,9 +19,9 @@ from rnnjax.cpu import devices_are_set, reuse_memory
 from rnnjax.engines.affine.native import compiles
 from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint
+from rnnjax.fit.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
 from rnnjax.fit.optimizers import learning_rate
-from rnnjax.lm.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
 from rnnjax.lm.run import (
     RunPaths,

@@ -81,7 +81,7 @@ class TrainOptions:
         patience: stop after so many evaluations without a new best; 0 never stops early.
         sample_length: symbols of the sample at each evaluation; 0 for none.
         baselines: whether losses of simple models are computed beside the training; None: for a text that is not long.
-        devices: that the batch is split over, see `rnnjax.lm.devices`; 0 for a number that fits. A run's folder holds
+        devices: that the batch is split over, see `rnnjax.fit.devices`; 0 for a number that fits. A run's folder holds
             the number that was taken (1 where it is older than this option), so that it goes on as it began.
     """
 

@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from rnnjax.fit import devices
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.optimizers import make_optimizer, schedule
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
-from rnnjax.lm import devices
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.options import RunConfig
@@ -61,8 +61,8 @@ def update(
 ) -> tuple[Carry, Info]:
     """One update on one chunk with the given learning rate; dropout's key is a function of ``key`` and ``step``.
 
-    With a mesh the batch is split over its devices, see `rnnjax.lm.devices`. The carry is given up. The compiled update
-    lives as long as ``model`` and ``optimizer``: the same objects find it again.
+    With a mesh the batch is split over its devices, see `rnnjax.fit.devices`. The carry is given up. The compiled
+    update lives as long as ``model`` and ``optimizer``: the same objects find it again.
     """
     compiled = kept(_update, model.loss, optimizer, options=(mesh, bool(model.dropout)), donate_argnums=(0,))
     found: tuple[Carry, Info] = compiled(carry, chunk, rate, key, step)

@@ -10,8 +10,8 @@ import pytest
 
 from rnnjax.cli import main
 from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit import devices
 from rnnjax.fit.optimizers import OptimizerOptions
-from rnnjax.lm import devices
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.text.corpus import TextOptions
 
