@@ -12,13 +12,13 @@ import pytest
 import rnnjax
 from rnnjax import LRU, LinearCell, MinGRU, MinLSTM, linear_step
 from rnnjax.cells import SRU
-from rnnjax.engines import Controls, Job, choose
-from rnnjax.engines.linear.associative import unroll_associative, unroll_hoisted
+from rnnjax.engines import Controls, Job, choose, engine
 from rnnjax.engines.scan import unroll_scan
 from rnnjax.initializers import Chrono
 from tests.cells_table import assert_close, fast_jit, loss_of
 from tests.references.numpy_linear import STEPS
 
+unroll_associative, unroll_hoisted = engine("associative").run, engine("hoisted").run
 IMPLEMENTATIONS = pytest.mark.parametrize(
     "unroll", [unroll_associative, unroll_hoisted], ids=["associative", "hoisted"]
 )

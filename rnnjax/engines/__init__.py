@@ -1,7 +1,5 @@
 """Engines: the ways in which `rnnjax.unroll` runs a cell; each registers here, and others may register from outside."""
 
-import functools
-
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda import rank as cuda_rank
 from rnnjax.engines.affine.native import NativeLoops
@@ -23,9 +21,8 @@ from rnnjax.engines.choice import (
 )
 from rnnjax.engines.cudnn import CudnnLoops
 from rnnjax.engines.cudnn import rank as cudnn_rank
-from rnnjax.engines.linear.associative import fits as linear_fits
-from rnnjax.engines.linear.associative import rank as linear_rank
-from rnnjax.engines.linear.associative import unroll_associative, unroll_hoisted
+from rnnjax.engines.linear.recurrence import linear_engine
+from rnnjax.engines.linear.scans import Associative, Hoisted
 from rnnjax.engines.scan import no_named_remat, unroll_scan
 from rnnjax.engines.split import split_over_devices
 
@@ -39,6 +36,7 @@ __all__ = [
     "engine",
     "engines",
     "implementations",
+    "linear_engine",
     "make_job",
     "register",
     "split_over_devices",
@@ -50,5 +48,7 @@ register(affine_engine("cuda", CudaLoops(), rank=cuda_rank))
 register(affine_engine("native", NativeLoops(), rank=native_rank))
 register(affine_engine("pallas", PallasLoops(), rank=-1))
 register(affine_engine("cudnn", CudnnLoops(), rank=cudnn_rank))
-for _name, _unroll in (("associative", unroll_associative), ("hoisted", unroll_hoisted)):
-    register(Engine(_name, _unroll, fits=linear_fits, rank=functools.partial(linear_rank, _name)))
+# On a CPU the loop is sequential anyway, and the associative scan does twice the arithmetic and passes over memory
+# log2(T) times; on an accelerator a loop of T tiny kernels leaves the device idle.
+register(linear_engine("associative", Associative(), rank=lambda job: -1 if job.backend == "cpu" else 8))
+register(linear_engine("hoisted", Hoisted(), rank=5))

@@ -7,6 +7,7 @@ before there are arrays. A refusal is the end of a sentence, so nobody has to re
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -28,6 +29,7 @@ __all__ = [
     "engine",
     "engines",
     "implementations",
+    "is_floating",
     "make_job",
     "register",
 ]
@@ -94,6 +96,14 @@ def make_job(
         remat,
         jax.sharding.get_abstract_mesh().empty and getattr(jax.config, "jax_default_device", None) is None,
     )
+
+
+@functools.lru_cache(maxsize=1024)  # every choice asks, and tracing `initial_state` takes longer than a step
+def is_floating(cell: Any, kind: Any) -> bool:
+    """Whether ``cell`` is of that kind, and has a state of floating dtypes."""
+    if not isinstance(cell, kind):
+        return False
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)))
 
 
 def _common_dtype(tree: Any) -> Any:

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 
 import rnnjax
 from rnnjax.cell import cast_like, widen
@@ -16,6 +14,7 @@ from rnnjax.engines import Job, affine_engine, choice, choose, engine, register
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.testing import assert_close, check_laws, make_problem, unroll_problem
+from tests.engines.hidden import CALLS, hidden
 
 
 class Whole:
@@ -43,21 +42,6 @@ class Whole:
         return Cotangents(d["state"], d["own"], d_fresh, Finished(d["w_ih"], d["w_hh"], d["b"], d["xs"]))
 
 
-CALLS: list[bool] = []  # every time that the loops are compiled: whether for export
-opaque_p = Primitive("opaque")  # has no rules: JAX can compile it, and nothing else
-opaque_p.multiple_results = True
-opaque_p.def_impl(lambda *leaves, fn: fn(*leaves))
-opaque_p.def_abstract_eval(lambda *avals, fn: jax.make_jaxpr(fn)(*avals).out_avals)
-
-
-def _lower(ctx, *args, fn):
-    CALLS.append(ctx.module_context.lowering_parameters.for_export)
-    return mlir.lower_fun(fn, multiple_results=True)(ctx, *args)
-
-
-mlir.register_lowering(opaque_p, _lower)
-
-
 @dataclasses.dataclass(frozen=True)
 class Opaque:
     """The loops of XLA behind a curtain, as native code is; the results that are kept in a layout of their own."""
@@ -75,7 +59,7 @@ class Opaque:
             final, ys, kept = XlaLoops().forward(plan, operands, keep=keep)
             return final, ys, Kept(kept.states, [jnp.flip(a, 0) for a in jax.tree.leaves(kept.rest)]) if keep else None
 
-        return self._hidden(run, operands)
+        return hidden(run, operands)
 
     def backward(self, plan, operands, kept, d_final, d_ys):
         def run(operands, kept, d_final, d_ys):
@@ -84,13 +68,7 @@ class Opaque:
             kept = Kept(kept.states, jax.tree.unflatten(jax.tree.structure(seen), leaves))
             return XlaLoops().backward(plan, operands, kept, d_final, d_ys)
 
-        return self._hidden(run, operands, kept, d_final, d_ys)
-
-    def _hidden(self, run, *args):
-        leaves, tree = jax.tree.flatten(args)
-        shapes = jax.eval_shape(run, *args)
-        fn = lambda *leaves: jax.tree.leaves(run(*tree.unflatten(leaves)))  # noqa: E731
-        return jax.tree.unflatten(jax.tree.structure(shapes), opaque_p.bind(*leaves, fn=fn))
+        return hidden(run, operands, kept, d_final, d_ys)
 
 
 @pytest.fixture

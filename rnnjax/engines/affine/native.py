@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import widen
+from rnnjax.cell import AffineCell, widen
 from rnnjax.cpu import splits_batches
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.native_build import BuildError, find_compiler, libraries, switched_off
@@ -32,8 +32,8 @@ from rnnjax.engines.affine.native_calls import Call, Loaded, joined, pull
 from rnnjax.engines.affine.native_text import Layout, cell_text, handler_text, layout_of, loops_text
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
-from rnnjax.engines.affine.recurrence import is_affine, plan_of
-from rnnjax.engines.choice import Job
+from rnnjax.engines.affine.recurrence import plan_of
+from rnnjax.engines.choice import Job, is_floating
 
 __all__ = ["NativeLoops", "compiles", "rank"]
 
@@ -64,7 +64,9 @@ def rank(job: Job) -> float:
 
 def compiles(cell: Any) -> bool:
     """Whether the native loops can run a cell on this machine's CPU; asks JAX for no device, and compiles nothing."""
-    return is_affine(cell) and not isinstance(_prepared(_bare(plan_of(cell, cell.hidden_size, None, None))), str)
+    if not is_floating(cell, AffineCell):
+        return False
+    return not isinstance(_prepared(_bare(plan_of(cell, cell.hidden_size, None, None))), str)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,23 +37,10 @@ from rnnjax.cell import AffineCell, compute_dtype
 from rnnjax.engines.affine.loops import Loops, Operands
 from rnnjax.engines.affine.plan import Plan, make_plan
 from rnnjax.engines.affine.transforms import recur
-from rnnjax.engines.choice import Controls, Engine, Job
+from rnnjax.engines.choice import Controls, Engine, Job, is_floating
 from rnnjax.engines.scan import checkpointed, segment_length
 
-__all__ = ["affine_engine", "is_affine"]
-
-
-def is_affine(cell: Any) -> bool:
-    """Whether ``cell`` is an affine cell with a state of floating dtypes."""
-    return _is_affine(cell)
-
-
-@functools.lru_cache(maxsize=1024)  # every choice asks, and tracing `initial_state` takes longer than a step
-def _is_affine(cell: Any) -> bool:
-    if not isinstance(cell, AffineCell):
-        return False
-    leaves = jax.tree.leaves(jax.eval_shape(cell.initial_state))
-    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
+__all__ = ["affine_engine"]
 
 
 def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float) -> Engine:
@@ -71,7 +58,7 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
     """
 
     def fits(job: Job) -> str:
-        if not is_affine(job.cell):
+        if not is_floating(job.cell, AffineCell):
             return f"needs an affine cell with a floating state, got {type(job.cell).__name__}"
         if isinstance(job.remat, str) and job.remat != "gates":
             return f"needs remat to be None, True, an int or 'gates', got {job.remat!r}"
