@@ -20,7 +20,7 @@ import numpy as np
 
 from rnnjax.arrays import ArraysFile, seal, write_arrays
 from rnnjax.cell import describe, input_size_of, shapes_of
-from rnnjax.cells import cell_from_repr
+from rnnjax.cells.registry import cell_from_repr
 from rnnjax.files import CheckpointError, FileWarning, open_regular
 
 __all__ = [

@@ -25,18 +25,9 @@ from rnnjax import (
 )
 from rnnjax.cells import SRU, GRUResetBefore, RecurrentHighway
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
-from rnnjax.testing import (
-    Outcome,
-    Problem,
-    assert_close,
-    fast_jit,
-    forward,
-    loss_of,
-    plain,
-    problems,
-    with_gradients,
-)
-from rnnjax.testing import unroll_problem as unroll
+from rnnjax.testing import assert_close, problems
+from rnnjax.testing.problems import Outcome, Problem, fast_jit, forward, loss_of, plain, with_gradients
+from rnnjax.testing.problems import unroll_problem as unroll
 
 __all__ = [
     "CELLS",
@@ -176,9 +167,9 @@ def params_type(cell: Any) -> Any:
 
 def loop(row: Row, problem: Problem, reverse: bool = False) -> Any:
     """`unroll` as the words of its documentation say it."""
-    return rnnjax.testing.loop(row.cell, problem, reverse)
+    return rnnjax.testing.problems.loop(row.cell, problem, reverse)
 
 
 def loop_with_gradients(row: Row, problem: Problem, reverse: bool = False) -> Outcome:
     """`loop`, differentiated by JAX."""
-    return rnnjax.testing.loop_with_gradients(row.cell, problem, reverse)
+    return rnnjax.testing.problems.loop_with_gradients(row.cell, problem, reverse)

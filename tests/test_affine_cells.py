@@ -267,7 +267,7 @@ def test_forget_biases_of_slstm_mean_the_same_for_both_gates():
     np.testing.assert_allclose(np.exp(exp[1]), 1 / (1 + np.exp(-usual[1])), rtol=1e-6)
     biases = SLSTM(2, forget_bias=3.0, forget_gate="exp").init(jax.random.key(0), 1).b
     np.testing.assert_array_equal(biases, [0, 0, 3, 3, 0, 0, 0, 0])
-    assert rnnjax.cells.cell_from_repr(repr(SLSTM(2, forget_gate="exp"))) == SLSTM(2, forget_gate="exp")
+    assert rnnjax.cells.registry.cell_from_repr(repr(SLSTM(2, forget_gate="exp"))) == SLSTM(2, forget_gate="exp")
 
 
 def test_first_step_of_slstm_sees_only_its_input():

@@ -11,7 +11,7 @@ import pytest
 
 import rnnjax
 from rnnjax import interop
-from rnnjax.testing import fast_jit
+from rnnjax.testing.problems import fast_jit
 from tests.interop import agreement, table
 from tests.pages import ROOT, blocks, run_fresh
 

@@ -12,7 +12,8 @@ from rnnjax import GRU, LSTM, ConvLSTM, ProjectedLSTM, Stack
 from rnnjax.cells import GRUResetBefore, RecurrentHighway
 from rnnjax.initializers import Chrono
 from rnnjax.network import input_shape, output_shape
-from rnnjax.testing import assert_close, fast_jit, forward, loss_of, make_problem, plain, with_gradients
+from rnnjax.testing import assert_close, make_problem
+from rnnjax.testing.problems import fast_jit, forward, loss_of, plain, with_gradients
 from tests.cells_table import params_type, some_params
 
 KEY = jax.random.key(0)

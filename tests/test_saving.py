@@ -14,7 +14,8 @@ from safetensors import numpy as safetensors
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Stack, topologies
 from rnnjax import arrays as arrays_file
-from rnnjax.cells import cell_from_repr, describable
+from rnnjax.cells import describable
+from rnnjax.cells.registry import cell_from_repr
 from rnnjax.files import FileWarning, write_atomic
 from rnnjax.initializers import Chrono
 from rnnjax.lm.model import LanguageModel

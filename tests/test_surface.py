@@ -9,6 +9,8 @@ import pytest
 import rnnjax
 from rnnjax import networks
 
+ROOMS = sorted(module.name for module in pkgutil.iter_modules(rnnjax.__path__) if module.ispkg and module.name != "cli")
+
 HEAVY = ("rnnjax.analysis", "rnnjax.interop", "rnnjax.lm", "rnnjax.fit", "rnnjax.report", "rnnjax.cli", "rnnjax.data")
 FRESH = f"""
 import sys, rnnjax
@@ -29,8 +31,7 @@ def test_rooms_load_in_a_fresh_process_when_they_are_used():
 
 def test_every_package_is_a_room():
     """But the command line, which is no library."""
-    packages = {module.name for module in pkgutil.iter_modules(rnnjax.__path__) if module.ispkg}
-    assert packages - {"cli"} <= set(dir(rnnjax))
+    assert set(ROOMS) <= set(dir(rnnjax))
     assert "initializers" in dir(rnnjax) and "LSTM" in dir(rnnjax)
 
 
@@ -60,3 +61,11 @@ def test_the_top_is_small():
     """A name for every program; what some programs need has a room."""
     assert len(rnnjax.__all__) <= 34
     assert not set(rnnjax.__all__) & set(networks.__all__) - {"Bidirectional", "LearnedState", "Regularized", "Stack"}
+
+
+def test_a_name_has_one_room():
+    """Besides the top, which offers the best of all rooms; and they are few enough to be looked through."""
+    names = [name for room in ROOMS for name in getattr(rnnjax, room).__all__]
+    twice = {name for name in names if names.count(name) > 1}
+    assert not twice
+    assert len({*names, *rnnjax.__all__}) <= 190

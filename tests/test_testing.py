@@ -13,7 +13,8 @@ import rnnjax
 from rnnjax.engines import Controls, Engine, Job, UnfitError, choose, register
 from rnnjax.engines import choice as choice_module
 from rnnjax.engines.scan import select, unroll_scan
-from rnnjax.testing import LAWS, check_laws, loop_with_gradients, make_problem
+from rnnjax.testing import LAWS, check_laws, make_problem
+from rnnjax.testing.problems import loop_with_gradients
 
 CELL = rnnjax.GRU(3)
 

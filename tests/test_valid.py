@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.testing import assert_close, forward, make_problem, with_gradients
+from rnnjax.testing import assert_close, make_problem
+from rnnjax.testing.problems import forward, with_gradients
 
 T, B = 6, 3
 

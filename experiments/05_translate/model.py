@@ -188,7 +188,7 @@ def _apply(model: topologies.EncoderDecoder, params: Any, batch: Pairs, key: jax
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(model: topologies.EncoderDecoder, params: Any, batch: Pairs) -> topologies.Source:
+def _encode(model: topologies.EncoderDecoder, params: Any, batch: Pairs) -> topologies.encoder_decoder.Source:
     return model.encode(params, batch.sources.T, lengths=batch.source_lengths)
 
 

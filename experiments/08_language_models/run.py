@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments import common
-from rnnjax.lm import Corpus, OptimizerOptions, TextOptions, load_corpus
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.baselines import unigram, witten_bell
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.lm.run import RunPaths
 from rnnjax.lm.train import train
+from rnnjax.text.corpus import Corpus, TextOptions, load_corpus
 
 from . import models
 

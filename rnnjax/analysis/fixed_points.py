@@ -25,7 +25,7 @@ _DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-12, 1e8
 class FixedPoints(NamedTuple):
     """What `find_fixed_points` finds: NumPy arrays, M points of D numbers, those with the lowest speed first."""
 
-    points: np.ndarray  # [M, D], in the order of `rnnjax.analysis.flatten_state`
+    points: np.ndarray  # [M, D], in the order of `rnnjax.analysis.flat.flatten_state`
     states: Any  # the same as states of the cell, leaves [M, ...]
     speed: np.ndarray  # [M], q = |s - F(s, x)|^2 / 2
     fixed: np.ndarray  # bool [M], whether q is at most ``tolerance``; the others are slow points

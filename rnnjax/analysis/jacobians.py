@@ -39,8 +39,8 @@ class RecurrentBound(NamedTuple):
 def step_jacobians(cell: Cell, params: Any, state: Any, xs: jax.Array) -> jax.Array:
     r"""The Jacobians ``J_t = d state_t / d state_{t-1}`` along a sequence, of the states as vectors.
 
-    The order of rows and columns is that of `rnnjax.analysis.flatten_state`. They are made by D forward derivatives a
-    step, all at once, and need ``T B D^2`` numbers; `jacobian_spectrum` keeps none of them.
+    The order of rows and columns is that of `rnnjax.analysis.flat.flatten_state`. They are made by D forward
+    derivatives a step, all at once, and need ``T B D^2`` numbers; `jacobian_spectrum` keeps none of them.
 
     Args:
         cell: any cell, also a `Stack`.

@@ -16,7 +16,7 @@ from rnnjax.cells.minimal import MinGRU, MinLSTM
 from rnnjax.cells.minimal_rnn import MinimalRNN
 from rnnjax.cells.multiplicative import MILSTM, MIRNN
 from rnnjax.cells.projected_lstm import ProjectedLSTM
-from rnnjax.cells.registry import CELLS, cell_file, cell_from_name, cell_from_repr, describable
+from rnnjax.cells.registry import CELLS, cell_file, cell_from_name, describable
 from rnnjax.cells.slstm import SLSTM
 from rnnjax.cells.sru import SRU
 
@@ -46,7 +46,6 @@ __all__ = [
     "RecurrentHighway",
     "cell_file",
     "cell_from_name",
-    "cell_from_repr",
     "describable",
     "leaky_noise",
 ]

@@ -17,8 +17,10 @@ from rnnjax.cli.output import echo
 from rnnjax.files import write_atomic
 from rnnjax.fit.folder import remember
 from rnnjax.lm.run import Run, open_run
-from rnnjax.report import STEPS, ReportOptions, ReportText, collect_run, page, page_size
+from rnnjax.report import ReportOptions, collect_run, page
 from rnnjax.report.choose import asked_units
+from rnnjax.report.collect import STEPS, ReportText
+from rnnjax.report.page import page_size
 
 __all__ = ["report"]
 

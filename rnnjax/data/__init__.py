@@ -1,13 +1,10 @@
 """Data: sequences of many lengths in one array, documents packed into rows, batches in a new order each epoch."""
 
-from rnnjax.data.batching import Bucket, Buckets, bucket_boundaries, bucket_by_length, pad_sequences, padded_share
-from rnnjax.data.packing import Packed, pack_documents, unpack_documents
+from rnnjax.data.batching import bucket_boundaries, bucket_by_length, pad_sequences, padded_share
+from rnnjax.data.packing import pack_documents, unpack_documents
 from rnnjax.data.shuffled import ShuffledBatches
 
 __all__ = [
-    "Bucket",
-    "Buckets",
-    "Packed",
     "ShuffledBatches",
     "bucket_boundaries",
     "bucket_by_length",

@@ -16,18 +16,15 @@ For a model with an encoder bind its memory too; the beams of a row share it.
 """
 
 from rnnjax.decoding.adjust import adjust_logits, draw
-from rnnjax.decoding.beam import Beams, beam_search, normalize_length
-from rnnjax.decoding.sampling import Decoded, greedy, sample
+from rnnjax.decoding.beam import beam_search
+from rnnjax.decoding.sampling import greedy, sample
 from rnnjax.decoding.steps import Step
 
 __all__ = [
-    "Beams",
-    "Decoded",
     "Step",
     "adjust_logits",
     "beam_search",
     "draw",
     "greedy",
-    "normalize_length",
     "sample",
 ]

@@ -124,7 +124,7 @@ def train(
     Raises:
         ValueError: if the text is too short, the budget too large, or a checkpoint does not fit the model.
         CheckpointError: if a checkpoint cannot be written or read.
-        TrainingFailedError: if the loss exploded `rnnjax.fit.MAX_ROLLBACKS` times in a row.
+        TrainingFailedError: if the loss exploded `rnnjax.fit.loop.MAX_ROLLBACKS` times in a row.
     """
     task, options, budget = _text_task(config, paths, corpus, code), config.train, config.budget
     steps = budget.steps

@@ -26,7 +26,6 @@ from rnnjax.networks.masks import (
     temporal_activation_regularization,
     zoneout,
 )
-from rnnjax.networks.norms import init_norm, normalize
 from rnnjax.networks.regularized import Regularized
 from rnnjax.networks.stack import Stack
 from rnnjax.networks.start import LearnedState
@@ -39,9 +38,7 @@ __all__ = [
     "activation_regularization",
     "drop_connect",
     "dropout",
-    "init_norm",
     "locked_dropout",
-    "normalize",
     "temporal_activation_regularization",
     "zoneout",
 ]

@@ -3,7 +3,7 @@
 `collect_run` measures, `page` writes the file. The command line is ``rnnjax report``.
 """
 
-from rnnjax.report.collect import STEPS, ReportOptions, ReportText, collect_run
-from rnnjax.report.page import page, page_size
+from rnnjax.report.collect import ReportOptions, collect_run
+from rnnjax.report.page import page
 
-__all__ = ["STEPS", "ReportOptions", "ReportText", "collect_run", "page", "page_size"]
+__all__ = ["ReportOptions", "collect_run", "page"]

@@ -23,16 +23,15 @@ network, a way in and a way out. Symbols come as integers (``vocab_size``), ever
 """
 
 from rnnjax.cells import describable
-from rnnjax.topologies.attention import Attention, Memory
+from rnnjax.topologies.attention import Attention
 from rnnjax.topologies.bridge import ContextState
-from rnnjax.topologies.encoder_decoder import EncoderDecoder, Source
+from rnnjax.topologies.encoder_decoder import EncoderDecoder
 from rnnjax.topologies.losses import binary_loss, huber_loss, mse_loss, softmax_loss
 from rnnjax.topologies.many_to_many import ManyToMany
 from rnnjax.topologies.many_to_one import ManyToOne, OneToOne
 from rnnjax.topologies.masks import length_mask, masked_mean
 from rnnjax.topologies.metrics import accuracy, binary_accuracy, sequence_accuracy
 from rnnjax.topologies.one_to_many import OneToMany
-from rnnjax.topologies.pooling import init_pooling, pool
 
 __all__ = [
     "Attention",
@@ -40,19 +39,15 @@ __all__ = [
     "EncoderDecoder",
     "ManyToMany",
     "ManyToOne",
-    "Memory",
     "OneToMany",
     "OneToOne",
-    "Source",
     "accuracy",
     "binary_accuracy",
     "binary_loss",
     "huber_loss",
-    "init_pooling",
     "length_mask",
     "masked_mean",
     "mse_loss",
-    "pool",
     "sequence_accuracy",
     "softmax_loss",
 ]

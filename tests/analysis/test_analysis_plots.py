@@ -8,7 +8,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rnnjax.analysis import FixedPoints, GradientFlow, JacobianSpectrum, LyapunovSpectrum
+from rnnjax.analysis.fixed_points import FixedPoints
+from rnnjax.analysis.gradient_flow import GradientFlow
+from rnnjax.analysis.jacobians import JacobianSpectrum
+from rnnjax.analysis.lyapunov import LyapunovSpectrum
 from rnnjax.analysis.plots import (
     plot_fixed_points,
     plot_forget_gates,

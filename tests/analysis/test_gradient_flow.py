@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.analysis import gradient_flow, gradient_lost, kept_share
-from rnnjax.analysis.gradient_flow import _follow_back
+from rnnjax.analysis import gradient_flow, gradient_lost
+from rnnjax.analysis.gradient_flow import _follow_back, kept_share
 from tests.cells_table import CELLS, fast_jit, make_problem
 
 # Several fields, images, layers in a tuple and on top of each other; other cells are in the files beside this one.

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.analysis import (
-    flatten_state,
-    jacobian_spectrum,
-    recurrent_bound,
-    state_size,
-    step_jacobians,
-    trajectory,
-    unflatten_state,
-)
+from rnnjax.analysis import jacobian_spectrum, recurrent_bound, step_jacobians, trajectory
+from rnnjax.analysis.flat import flatten_state, state_size, unflatten_state
 from tests.cells_table import CELLS, fast_jit, make_problem
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.analysis import kaplan_yorke_dimension, lyapunov_spectrum, step_jacobians
+from rnnjax.analysis import lyapunov_spectrum, step_jacobians
+from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
 from tests.cells_table import CELLS, make_problem
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.analysis import leaves_of, parse_unit, read_text, record, text_values
-from rnnjax.analysis.recording import SymbolModel, step_layers
+from rnnjax.analysis import parse_unit, record, text_values
+from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text, step_layers
 from rnnjax.analysis.units import Leaf, select_units
 from tests.cells_table import CELLS, fast_jit
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax.decoding import beam_search, greedy, normalize_length
+from rnnjax.decoding import beam_search, greedy
+from rnnjax.decoding.beam import normalize_length
 from tests.decoding import exact
 
 V, H, B = 3, 5, 3

@@ -13,7 +13,8 @@ from rnnjax.cell import cast_like, widen
 from rnnjax.engines import Job, affine_engine, choice, choose, engine, register
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept
 from rnnjax.engines.affine.xla import XlaLoops
-from rnnjax.testing import assert_close, check_laws, make_problem, unroll_problem
+from rnnjax.testing import assert_close, check_laws, make_problem
+from rnnjax.testing.problems import unroll_problem
 from tests.engines.hidden import CALLS, hidden
 
 

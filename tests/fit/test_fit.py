@@ -11,8 +11,9 @@ import pytest
 
 import rnnjax
 from rnnjax.data import ShuffledBatches
-from rnnjax.fit import MAX_ROLLBACKS, CheckpointError, TrainingFailedError, fit
+from rnnjax.fit import CheckpointError, TrainingFailedError, fit
 from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.loop import MAX_ROLLBACKS
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 3)).astype(np.float32)

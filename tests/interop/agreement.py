@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax import unroll
-from rnnjax.testing import Outcome, fast_jit, loss_of
+from rnnjax.testing.problems import Outcome, fast_jit, loss_of
 
 __all__ = ["TOLERANCE", "agree", "difference", "filled", "outcome", "parameters", "record"]
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.testing import Outcome, fast_jit, loss_of
+from rnnjax.testing.problems import Outcome, fast_jit, loss_of
 from tests.interop.agreement import agree
 
 __all__ = ["TOLERANCES", "check_conversion", "fill"]

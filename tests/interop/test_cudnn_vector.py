@@ -7,7 +7,7 @@ import pytest
 
 from rnnjax import GRU, LSTM, Bidirectional, Stack
 from rnnjax.interop import from_cudnn, to_cudnn
-from rnnjax.testing import Outcome, fast_jit, loss_of
+from rnnjax.testing.problems import Outcome, fast_jit, loss_of
 from tests.interop.agreement import TOLERANCE, difference, filled, outcome, parameters, record
 
 rnn = pytest.importorskip("jax.experimental.rnn")

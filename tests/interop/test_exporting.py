@@ -18,7 +18,7 @@ from rnnjax import GRU, LSTM, LearnedState, Stack
 from rnnjax.interop import export_cell
 from rnnjax.lm.run import open_run
 from rnnjax.saving import named_arrays
-from rnnjax.testing import fast_jit
+from rnnjax.testing.problems import fast_jit
 from tests.lm import tiny_run
 
 CELLS = {

@@ -14,7 +14,7 @@ import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
 from rnnjax.cells import GRUResetBefore
 from rnnjax.interop import from_keras, to_keras, to_keras_layer
-from rnnjax.testing import fast_jit, loss_of
+from rnnjax.testing.problems import fast_jit, loss_of
 from tests.interop.agreement import TOLERANCE, difference, filled, outcome, parameters, record
 
 T, B, I, H = 4, 2, 3, 4

@@ -16,7 +16,7 @@ import rnnjax
 from rnnjax import interop
 from rnnjax.interop import _hosts
 from rnnjax.saving import named_arrays, restore
-from rnnjax.testing import fast_jit
+from rnnjax.testing.problems import fast_jit
 
 # Nested parameters, some of them None, and a state of several layers.
 CELL = rnnjax.Stack((rnnjax.Elman(4), rnnjax.LSTM(4)), residual=True, norm="layer")
@@ -255,8 +255,8 @@ def test_options_reach_unroll():
     problem = rnnjax.testing.make_problem(cell, batch=(2,), seq_len=5)
     params, _, xs, lengths, resets = problem[:5]
     state = rnnjax.start_state(cell, params, (2,))
-    want = rnnjax.testing.loop(cell, problem._replace(state=state))
-    want_reversed = rnnjax.testing.loop(cell, problem._replace(state=state), reverse=True)
+    want = rnnjax.testing.problems.loop(cell, problem._replace(state=state))
+    want_reversed = rnnjax.testing.problems.loop(cell, problem._replace(state=state), reverse=True)
     linen = interop.linen_layer(cell, return_carry=True)
     module = interop.nnx_layer(cell, params=params, return_carry=True, implementation="scan", remat=True)
 
@@ -285,7 +285,7 @@ def test_options_reach_unroll_from_equinox():
     layer = interop.equinox_layer(cell, params=params, reverse=True, implementation="scan")
     state = layer.initial_state((2,))
     np.testing.assert_array_equal(state.h, np.broadcast_to(params.start.h, (2, 4)))
-    want = rnnjax.testing.loop(cell, problem._replace(state=state), reverse=True)
+    want = rnnjax.testing.problems.loop(cell, problem._replace(state=state), reverse=True)
     got = fast_jit(lambda xs: layer(xs, lengths=lengths, resets=resets))(xs)
     rnnjax.testing.assert_close(got, want, 1e-6)
     # Without batch axes, as modules of Equinox are mapped.
@@ -306,7 +306,7 @@ def test_options_reach_unroll_from_haiku():
     model = hk.without_apply_rng(hk.transform(forward))
     tree = {"learnedstate": named_arrays(params)}
     ys, final = fast_jit(model.apply)(tree, jnp.swapaxes(xs, 0, 1), state, resets.T)
-    want = rnnjax.testing.loop(cell, problem, reverse=True)
+    want = rnnjax.testing.problems.loop(cell, problem, reverse=True)
     rnnjax.testing.assert_close((final, jnp.swapaxes(ys, 0, 1)), want, 1e-6)
 
 

@@ -10,8 +10,9 @@ import optax
 import pytest
 
 import rnnjax
-from rnnjax.fit import MAX_ROLLBACKS, TrainingFailedError
+from rnnjax.fit import TrainingFailedError
 from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.loop import MAX_ROLLBACKS
 from rnnjax.fit.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions

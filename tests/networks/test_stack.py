@@ -10,8 +10,8 @@ from jax.extend.core import jaxprs_in_params
 
 import rnnjax
 from rnnjax import GRU, LSTM, LearnedState, Stack
-from rnnjax.networks import dropout, normalize
-from rnnjax.networks.norms import NormParams
+from rnnjax.networks import dropout
+from rnnjax.networks.norms import NormParams, normalize
 from rnnjax.networks.stack import StackParams
 from tests.cells_table import CELLS, Row, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
 

@@ -2,7 +2,8 @@
 
 import jax
 
-from rnnjax.testing import Outcome, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
+from rnnjax.testing import assert_close, make_problem
+from rnnjax.testing.problems import Outcome, fast_jit, loss_of, plain, with_gradients
 
 
 def assert_same_outcome(cell, theirs, input_size=3, tolerance=1e-10):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rnnjax import ProjectedLSTM, implementations
-from rnnjax.testing import make_problem, plain, with_gradients
+from rnnjax.testing import make_problem
+from rnnjax.testing.problems import plain, with_gradients
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")  # of torch

@@ -8,16 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax.analysis import LABELS, auc, label_text, leaves_of, trajectory
+from rnnjax.analysis import LABELS, trajectory
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
+from rnnjax.analysis.labels import label_text
+from rnnjax.analysis.recording import leaves_of
+from rnnjax.analysis.search import auc
 from rnnjax.cli.analysis import read_text_of, symbol_model
 from rnnjax.fit import folder as run_folder
 from rnnjax.lm.evaluate import symbol_losses
 from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import open_run
-from rnnjax.report import ReportOptions, ReportText, collect_run, page
+from rnnjax.report import ReportOptions, collect_run, page
 from rnnjax.report.choose import asked_units, ranked_units
+from rnnjax.report.collect import ReportText
 from rnnjax.report.dynamics import gradient_data
 from rnnjax.report.packing import to_json, unpack
 from rnnjax.report.training import training_curves

@@ -11,9 +11,10 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, ConvLSTM, Stack
-from rnnjax.cells import cell_from_repr
-from rnnjax.topologies import Attention, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, mse_loss, pool
+from rnnjax.cells.registry import cell_from_repr
+from rnnjax.topologies import Attention, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, mse_loss
 from rnnjax.topologies.many_to_many import ManyToManyParams
+from rnnjax.topologies.pooling import pool
 from tests.cells_table import fast_jit
 from tests.references.numpy_core import numpy_gru
 from tests.topologies.helpers import KEY, random_params
