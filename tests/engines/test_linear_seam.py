@@ -10,7 +10,8 @@ import pytest
 import rnnjax
 from rnnjax.engines import Job, choice, choose, linear_engine, register
 from rnnjax.engines.linear.scans import advance
-from rnnjax.testing import assert_close, check_laws, make_problem, unroll_problem
+from rnnjax.testing import assert_close, check_laws, make_problem
+from rnnjax.testing.problems import unroll_problem
 from tests.engines.hidden import CALLS, hidden
 
 
