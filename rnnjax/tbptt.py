@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from rnnjax.checks import check_key, check_size, is_traced
-from rnnjax.engines.scan import select
-from rnnjax.online import Border, Cut, Lookback
+from rnnjax.online import Border, Cut
+from rnnjax.online.across import AnyBorder, across, begin, check_border
 from rnnjax.programs import kept
 from rnnjax.update import (
     Carry,
@@ -21,7 +21,6 @@ from rnnjax.update import (
     check_opt_state,
     check_optimizer,
     gradient_step,
-    loss_parts,
     vary,
 )
 
@@ -47,7 +46,7 @@ def tbptt(
     stream: Any,
     *,
     chunk_len: int,
-    border: Border | Cut | Lookback = Cut(),  # noqa: B008  (a frozen value)
+    border: AnyBorder = Cut(),  # noqa: B008  (a frozen value)
     trace: Any = None,
     key: jax.Array | None = None,
     axis_name: str | None = None,
@@ -62,8 +61,9 @@ def tbptt(
 
     What the parameters did to ``s_n`` is the border's business: `rnnjax.online.Cut`, the default, gives it no gradient,
     `rnnjax.online.Lookback` runs the steps before again, `rnnjax.online.SnAp1`, `RTRL`, `EProp` and `UORO` carry an
-    influence trace. With ``chunk_len >= T`` it is one step of full backpropagation, with ``chunk_len=1`` learning
-    online. A last chunk that is shorter is trained on as well.
+    influence trace, and `rnnjax.online.Immediate` cuts between the steps of a chunk too. With ``chunk_len >= T`` it is
+    one step of full backpropagation, with ``chunk_len=1`` learning online. A last chunk that is shorter is trained on
+    as well.
 
     All N updates are one compiled program, which is found again at the next call with the same ``loss_fn`` and
     ``optimizer`` (the same objects, pure functions of their arguments) and shapes, and freed with them. Within a
@@ -112,14 +112,7 @@ def tbptt(
     (10,)
     """
     chunk_len = check_size("tbptt", "chunk_len", chunk_len)
-    if isinstance(border, type) or not isinstance(border, Border | Cut | Lookback):
-        raise TypeError(f"tbptt: border must be a value from rnnjax.online, as Cut() or Lookback(64), got {border!r}.")
-    lookback = border.steps if isinstance(border, Lookback) else chunk_len
-    if lookback < chunk_len or lookback % chunk_len:
-        raise ValueError(
-            f"tbptt: border=Lookback(k) must have a multiple of chunk_len = {chunk_len} as k, got {lookback}; "
-            f"take {max(1, round(lookback / chunk_len)) * chunk_len}."
-        )
+    check_border("tbptt", border, chunk_len)
     if trace is not None and not isinstance(border, Border):
         raise ValueError(f"tbptt: trace must be None for border={border!r}, which has none.")
     if not callable(loss_fn):
@@ -140,7 +133,7 @@ def _tbptt(
     loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     chunk_len: int,
-    border: Border | Cut | Lookback,
+    border: AnyBorder,
     axis_name: str | None,
     params: Any,
     opt_state: Any,
@@ -153,67 +146,30 @@ def _tbptt(
     params, opt_state, state, stream = jax.tree.map(jnp.asarray, (params, opt_state, state, stream))
     count, rest = divmod(_length(stream), chunk_len)
     whole = jax.tree.map(lambda a: a[: count * chunk_len].reshape(count, chunk_len, *a.shape[1:]), stream)
-    if isinstance(border, Border) and trace is None:
-        trace = border.start(params, state, jax.tree.map(lambda a: a[:chunk_len], stream))
+    first = jax.tree.map(lambda a: a[:chunk_len], stream)
+    carried = begin(border, params, state, first, most=max(0, count - 1 + bool(rest)) if count else 0)
+    if trace is not None:
+        carried = carried._replace(trace=trace)
     if axis_name is not None:
-        state, trace = vary((state, trace), axis_name)
+        carried = vary(carried, axis_name)
+    loss = across("tbptt", loss_fn, border)
 
-    def call(params: Any, state: Any, chunk: Any, place: Any, keys: dict[str, jax.Array]) -> Any:
-        """One chunk; every place of a window has a key of its own."""
-        keys = {name: jax.random.fold_in(key, place) for name, key in keys.items()}
-        return loss_parts("tbptt", loss_fn(params, state, chunk, **keys), state)
+    def update(carry: Carry, chunk: Any) -> tuple[Carry, Info]:
+        own_key = None if key is None else jax.random.fold_in(key, carry.state.count)
+        return gradient_step(loss, optimizer, carry, chunk, key=own_key, axis_name=axis_name, where="tbptt")
 
-    def update(carry: Carry, inputs: tuple[Any, Any], before: int) -> tuple[Carry, Info]:
-        n, chunk = inputs
-
-        def window_loss(params: Any, states: Any, chunk: Any, **keys: jax.Array) -> Any:
-            """The loss of chunk n, reached through ``before`` chunks from the state in front of them."""
-
-            def earlier(states: Any, j: Any) -> tuple[Any, None]:
-                state, after_first = states
-                m = n - before + j
-                old = jax.tree.map(lambda a: a[jnp.maximum(m, 0)], whole)
-                new = call(params, state, old, j, keys)[1][0]
-                state = select(jnp.asarray(m >= 0), new, state)  # before the start of the stream there is nothing
-                return (state, select(j == 0, state, after_first)), None
-
-            start, _, trace = jax.lax.stop_gradient(states)
-            if isinstance(border, Border):
-                start = border.enter(params, start, trace, chunk)
-            state, after_first = (
-                jax.lax.scan(earlier, (start, start), jnp.arange(before))[0] if before else (start,) * 2
-            )
-            loss, (state, metrics) = call(params, state, chunk, before, keys)
-            return loss, (after_first if before else state, state, trace), metrics
-
-        own_key = None if key is None else jax.random.fold_in(key, n)
-        new, info = gradient_step(window_loss, optimizer, carry, chunk, key=own_key, axis_name=axis_name, where="tbptt")
-        if isinstance(border, Border):
-            _, now, trace = carry.state
-            keys = {} if own_key is None else {"key": own_key}
-            trace = border.advance(
-                carry.params, now, trace, chunk, lambda params, state: call(params, state, chunk, 0, keys)[1][0], n
-            )
-            new = new._replace(state=(*new.state[:2], trace))
-        return new, info
-
-    # A window cannot reach back further than to the first chunk of the stream.
-    window = border.steps // chunk_len if isinstance(border, Lookback) else 1
-    before = min(window - 1, max(0, count - 1 + bool(rest)))
-    carry, infos = Carry(params, opt_state, (state, state, trace)), []  # states before the window, and now
+    carry, infos = Carry(params, opt_state, carried), []
     if count == 1:
-        carry, info = update(carry, (0, jax.tree.map(lambda a: a[0], whole)), before)
+        carry, info = update(carry, jax.tree.map(lambda a: a[0], whole))
         infos.append(jax.tree.map(lambda a: a[None], info))
     elif count:
-        carry, info = jax.lax.scan(
-            lambda carry, inputs: update(carry, inputs, before), carry, (jnp.arange(count), whole)
-        )
+        carry, info = jax.lax.scan(update, carry, whole)
         infos.append(info)
     if rest:
-        last = jax.tree.map(lambda a: a[count * chunk_len :], stream)
-        carry, info = update(carry, (count, last), before if count else 0)
+        carry, info = update(carry, jax.tree.map(lambda a: a[count * chunk_len :], stream))
         infos.append(jax.tree.map(lambda a: a[None], info))
-    params, opt_state, (_, state, trace) = carry
+    params, opt_state, (state, trace, _) = carry
+    trace = trace if isinstance(border, Border) else None
     return TBPTTResult(params, opt_state, state, jax.tree.map(lambda *a: jnp.concatenate(a), *infos), trace)
 
 

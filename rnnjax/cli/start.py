@@ -189,7 +189,8 @@ def _with_devices(config: RunConfig) -> RunConfig:
     train = config.train
     reuse_memory()
     # The native loops use all cores of one device.
-    asked = 1 if not train.devices and not devices_are_set() and _is_native(config) else train.devices
+    alone = train.border != "cut" or (not devices_are_set() and _is_native(config))
+    asked = 1 if not train.devices and alone else train.devices
     prepare_devices(asked, train.batch_size)
     count = choose_devices(asked, train.batch_size)
     if count > 1 and not train.devices:

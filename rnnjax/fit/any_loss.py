@@ -17,6 +17,8 @@ from rnnjax.checks import describe
 from rnnjax.fit.feed import Feed
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
+from rnnjax.online import Cut
+from rnnjax.online.across import AnyBorder, across, begin, check_border, chunk_steps
 from rnnjax.programs import kept
 from rnnjax.update import Carry, Info, check_arrays, gradient_step
 
@@ -44,6 +46,7 @@ class FitTask(Task):
     key: jax.Array
     learning_rate: Callable[[Place], float] | None
     limit: float | None
+    border: AnyBorder
 
     def start(self) -> Carry:
         params = jax.tree.map(_array, self.params)
@@ -56,8 +59,13 @@ class FitTask(Task):
                     f"{'with a schedule of its own' if found else 'without it'}; wrap it as "
                     "optax.inject_hyperparams(optax.adam)(learning_rate=0.0)."
                 )
+        state = self.state
+        if not isinstance(self.border, Cut):
+            first = jax.tree.map(jnp.asarray, self.batches(0))
+            check_border("fit", self.border, chunk_steps(first))
+            state = begin(self.border, params, jax.tree.map(jnp.asarray, state), first)
         # Copies: an optimizer may keep the parameters themselves, and no buffer can be given up twice.
-        return Carry(params, jax.tree.map(_array, opt_state), jax.tree.map(_array, self.state))
+        return Carry(params, jax.tree.map(_array, opt_state), jax.tree.map(_array, state))
 
     def rate(self, place: Place) -> float | None:
         return None if self.learning_rate is None else float(self.learning_rate(place))
@@ -69,7 +77,7 @@ class FitTask(Task):
         batch = self.batches(step)
         check_arrays("fit", batch=batch)
         found: tuple[Carry, Info] = kept(
-            _update, self.loss_fn, self.optimizer, options=(self.state is not None,), donate_argnums=(0,)
+            _update, self.loss_fn, self.optimizer, options=(self.state is not None, self.border), donate_argnums=(0,)
         )(
             carry,
             batch,
@@ -156,6 +164,7 @@ def _update(
     loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     stateful: bool,
+    border: AnyBorder,
     carry: Carry,
     batch: Any,
     rate: Any,
@@ -172,7 +181,8 @@ def _update(
 
     if rate is not None:
         carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
-    return gradient_step(call, optimizer, carry, batch, key=jax.random.fold_in(key, step), scale=scale, where="fit")
+    whole = call if isinstance(border, Cut) else across("fit", call, border)
+    return gradient_step(whole, optimizer, carry, batch, key=jax.random.fold_in(key, step), scale=scale, where="fit")
 
 
 def _with_state(found: Any) -> tuple[Any, ...]:

@@ -20,6 +20,8 @@ from rnnjax.fit.feed import Feed, as_function
 from rnnjax.fit.folder import require_one_process
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.progress import Outcome, Place
+from rnnjax.online import Cut, Lookback
+from rnnjax.online.across import AnyBorder, check_border
 from rnnjax.update import check_arrays, check_optimizer, check_trainable
 
 __all__ = ["fit"]
@@ -35,6 +37,7 @@ def fit(
     epochs: float | None = None,
     minutes: float | None = None,
     state: Any = None,
+    border: AnyBorder = Cut(),  # noqa: B008  (a frozen value)
     evaluate: Callable[[Any], Any] | None = None,
     monitor: str = "loss",
     mode: str = "min",
@@ -57,7 +60,7 @@ def fit(
         params     <- params + optimizer(grads)
 
     With ``state``, the loss takes it and returns the next one; it is carried from update to update, and no gradient
-    follows it back (truncated backpropagation through time).
+    follows it back (truncated backpropagation through time) but the one that ``border`` sends.
 
     A loss or gradient that is not finite, or an interval of ``log_every`` updates whose mean loss explodes, rolls the
     training back to the last good interval (the next time to the last evaluation) and halves the learning rate, or
@@ -81,6 +84,8 @@ def fit(
         epochs: the budget: passes through the data; needs ``batches.steps_per_epoch``, or an iterable with a length.
         minutes: the budget: wall-clock time, everything included.
         state: carried from update to update, through the ends of epochs; None for a loss that has none.
+        border: what crosses from a batch to the next, see `rnnjax.tbptt`; needs ``state``, and batches whose arrays
+            have time as the first axis, of one length. Its trace is a part of every checkpoint.
         evaluate: ``params -> {"name": number}``, or one number, which is called ``loss``.
         monitor: the metric that says which parameters are best.
         mode: ``"min"`` or ``"max"``: where of the monitored metric the best is.
@@ -143,6 +148,11 @@ def fit(
         raise ValueError(
             f"fit: patience counts evaluations, got {patience} without evaluate; pass evaluate=, or patience=0."
         )
+    check_border("fit", border)
+    if not isinstance(border, Cut) and state is None:
+        raise ValueError(
+            f"fit: border={border!r:.60} sends gradients to a state, got state=None; pass the first state."
+        )
     if resume and folder is None:
         raise ValueError("fit: resume goes on with the run of a folder, got folder=None; name the folder.")
     random_key = jax.random.key(0) if key is None else key
@@ -158,12 +168,14 @@ def fit(
         key=random_key,
         learning_rate=learning_rate,
         limit=explosion,
+        border=border,
         steps_per_epoch=getattr(batches, "steps_per_epoch", None),
         programs=len(getattr(batches, "boundaries", ())) or 1,
         identity={
             "key": np.asarray(jax.random.key_data(random_key)).tolist(),
             "monitor": f"{mode} {monitor}",
             "batches": repr(batches) if isinstance(batches, ShuffledBatches) else "",
+            **({} if isinstance(border, Cut) else {"border": _name(border)}),
         },
     )
     root = None if folder is None else pathlib.Path(folder)
@@ -200,8 +212,12 @@ def fit(
         metrics=metrics,
         history=loop.history,
         seconds=loop.seconds(),
-        state=loop.carry.state,
+        state=loop.carry.state if isinstance(border, Cut) else loop.carry.state.state,
     )
+
+
+def _name(border: AnyBorder) -> str:
+    return repr(border) if isinstance(border, Lookback) else type(border).__name__
 
 
 def _steps(steps: int | None, epochs: float | None, minutes: float | None, batches: Any) -> int | None:

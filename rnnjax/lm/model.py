@@ -15,6 +15,7 @@ from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
 from rnnjax.networks import Stack, dropout
 from rnnjax.networks.stack import StackParams, StackState
+from rnnjax.online import Read
 from rnnjax.text.corpus import Chunk
 from rnnjax.topologies.parts import with_dropout
 from rnnjax.unroll import unroll
@@ -123,11 +124,10 @@ class LanguageModel:
             The state after the last symbol, and logits ``[T, *batch, V]``.
         """
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
-        low = jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
-        if low.embedding is None:
-            xs = jax.nn.one_hot(symbols, self.vocab_size, dtype=self.dtype)  # [T, *batch, V]
-        else:
-            xs = dropout(keys[0], low.embedding[symbols], self.dropout)  # [T, *batch, E]
+        low = self._low(params)
+        xs = self._inputs(low, symbols)
+        if self.embed_size:
+            xs = dropout(keys[0], xs, self.dropout)
         stack = self.stack if key is None else with_dropout(self.stack, self.dropout)
         state, ys = unroll(stack, low.stack, state, xs, resets=resets, key=keys[1], implementation=implementation)
         w_out = low.embedding.T if self.tie else low.w_out
@@ -173,6 +173,22 @@ class LanguageModel:
         size = next(n for n in range(most, 0, -1) if steps % n == 0)
         state, found = jax.lax.scan(block, state, jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), xs))
         return state, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), found)
+
+    def read(self, params: LMParams, chunk: Chunk) -> Read:
+        """What the layers read in a chunk, for a border that follows them: ``SnAp1(model.stack, model.read)``."""
+        low = self._low(params)
+        return Read(low.stack, self._inputs(low, chunk.inputs), chunk.resets)
+
+    def _low(self, params: LMParams) -> LMParams:
+        """Matrices in the dtype of the matmuls."""
+        low: LMParams = jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
+        return low
+
+    def _inputs(self, low: LMParams, symbols: jax.Array) -> jax.Array:
+        """``[T, *batch, V or E]``."""
+        if low.embedding is None:
+            return jax.nn.one_hot(symbols, self.vocab_size, dtype=self.dtype)
+        return low.embedding[symbols]
 
     def loss(
         self, params: LMParams, state: StackState, chunk: Chunk, *, key: jax.Array | None = None

@@ -9,6 +9,7 @@ import rnnjax
 from rnnjax.cells import CELLS
 from rnnjax.checks import check_choice, check_flag, check_real, check_size
 from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.online.names import BORDER_NAMES, check_border_name
 from rnnjax.options import option
 from rnnjax.text.corpus import TextOptions
 
@@ -18,7 +19,8 @@ __all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "
 RESUMABLE = frozenset(
     "steps epochs minutes evals eval_symbols patience sample_length log_every baselines devices".split()
 )
-NEW_OPTIONS = frozenset({"devices", "baselines"})  # that folders of older versions lack
+NEW_OPTIONS = frozenset({"devices", "baselines", "border"})  # that folders of older versions lack
+_LATER = {"border": "cut"}  # of these, what makes no other run
 MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
 _LOOKED = "What is looked at"
 MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
@@ -73,6 +75,7 @@ class TrainOptions:
     Attributes:
         batch_size: B, parallel streams of text.
         chunk_len: T, symbols between updates, and as far as gradients reach.
+        border: what becomes of gradients beyond the chunk, see `rnnjax.online`; on one device unless ``"cut"``.
         seed: of initialisation, dropout and samples.
         log_every: updates between lines of metrics; explosions are looked for as often.
         evals: evaluations, each with a checkpoint and a sample, spread evenly over the budget.
@@ -87,6 +90,7 @@ class TrainOptions:
 
     batch_size: int = option(32, "Parallel streams of text.", "STREAMS")
     chunk_len: int = option(64, "Symbols between updates, and as far as gradients reach back.", "SYMBOLS")
+    border: str = option("cut", "What gradients do beyond the chunk.", "|".join(BORDER_NAMES))
     seed: int = option(0, "Of initialisation, dropout and samples.", "NUMBER")
     log_every: int = option(20, "Updates between lines of metrics.", "UPDATES", panel=_LOOKED)
     evals: int = option(
@@ -107,12 +111,24 @@ class TrainOptions:
     def __post_init__(self) -> None:
         where = "TrainOptions"
         for field in dataclasses.fields(self):
-            if field.name != "baselines":
+            if field.name not in ("baselines", "border"):
                 least = 1 if field.name in ("batch_size", "chunk_len", "log_every", "evals") else 0
                 size = check_size(where, field.name, getattr(self, field.name), least=least)
                 object.__setattr__(self, field.name, size)
         if self.baselines is not None:
             object.__setattr__(self, "baselines", check_flag(where, "baselines", self.baselines))
+        object.__setattr__(self, "border", check_border_name(where, self.border))
+        _, _, steps = self.border.partition(":")
+        if steps and int(steps) % self.chunk_len:
+            raise ValueError(
+                f"TrainOptions: border must look back a multiple of chunk_len = {self.chunk_len} symbols, got "
+                f"{self.border!r}; take lookback:{max(1, round(int(steps) / self.chunk_len)) * self.chunk_len}."
+            )
+        if self.border != "cut" and self.devices > 1:
+            raise ValueError(
+                f"TrainOptions: devices must be 1 with border {self.border!r}, whose trace is not split, got "
+                f"{self.devices}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +199,11 @@ class RunConfig:
         The names of the files are none of them: a text may be moved, and what it holds is compared.
         """
         found = {
-            group: {k: v for k, v in dataclasses.asdict(getattr(self, group)).items() if k not in RESUMABLE}
+            group: {
+                k: v
+                for k, v in dataclasses.asdict(getattr(self, group)).items()
+                if k not in RESUMABLE and (k not in _LATER or v != _LATER[k])
+            }
             for group in KINDS
         }
         del found["text"]["paths"]

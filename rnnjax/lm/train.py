@@ -27,6 +27,8 @@ from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.options import RunConfig
 from rnnjax.lm.run import RunPaths, make_model, run_identity
 from rnnjax.lm.sample import default_prime, generate
+from rnnjax.online import Cut, border_from_name
+from rnnjax.online.across import AnyBorder, across, begin
 from rnnjax.programs import kept
 from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Chunk, Corpus
@@ -36,7 +38,7 @@ __all__ = ["Outcome", "train", "update"]
 
 EXPLOSION = 1.5  # nats above the best interval so far
 EVAL_STREAMS = 32
-_INIT_KEY, _SAMPLE_KEY, _DROPOUT_KEY = range(3)  # what the seed is split into
+_INIT_KEY, _SAMPLE_KEY, _DROPOUT_KEY, _BORDER_KEY = range(4)  # what the seed is split into
 
 
 class Outcome(NamedTuple):
@@ -58,13 +60,15 @@ def update(
     key: jax.Array,
     step: jax.Array,
     mesh: Mesh | None = None,
+    border: AnyBorder = Cut(),  # noqa: B008  (a frozen value)
 ) -> tuple[Carry, Info]:
     """One update on one chunk with the given learning rate; dropout's key is a function of ``key`` and ``step``.
 
-    With a mesh the batch is split over its devices, see `rnnjax.fit.devices`. The carry is given up. The compiled
-    update lives as long as ``model`` and ``optimizer``: the same objects find it again.
+    With a mesh the batch is split over its devices, see `rnnjax.fit.devices`. With a border but `Cut`, the state of the
+    carry is what `rnnjax.online.across.begin` makes. The carry is given up. The compiled update
+    lives as long as ``model`` and ``optimizer``: the same objects find it again.
     """
-    compiled = kept(_update, model.loss, optimizer, options=(mesh, bool(model.dropout)), donate_argnums=(0,))
+    compiled = kept(_update, model.loss, optimizer, options=(mesh, bool(model.dropout), border), donate_argnums=(0,))
     found: tuple[Carry, Info] = compiled(carry, chunk, rate, key, step)
     return found
 
@@ -74,6 +78,7 @@ def _update(
     optimizer: optax.GradientTransformation,
     mesh: Mesh | None,
     random: bool,
+    border: AnyBorder,
     carry: Carry,
     chunk: Chunk,
     rate: jax.Array,
@@ -83,8 +88,9 @@ def _update(
     def on_part(carry: Carry, chunk: Chunk, rate: jax.Array, key: jax.Array) -> tuple[Carry, Info]:
         carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
         axis_name = None if mesh is None else devices.AXIS
+        loss = loss_fn if isinstance(border, Cut) else across("train", loss_fn, border)
         return gradient_step(
-            loss_fn, optimizer, carry, chunk, key=key if random else None, axis_name=axis_name, where="train"
+            loss, optimizer, carry, chunk, key=key if random else None, axis_name=axis_name, where="train"
         )
 
     key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step)
@@ -178,6 +184,9 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | N
         rows=rows,
         uniform=uniform,
         key=jax.random.key(options.seed),
+        border=border_from_name(
+            options.border, model.stack, model.read, key=jax.random.fold_in(jax.random.key(options.seed), _BORDER_KEY)
+        ),
     )
 
 
@@ -194,6 +203,7 @@ class _Text(Task):
     steps_per_epoch: int
     uniform: float  # loss of a guess
     key: jax.Array
+    border: AnyBorder
 
     @property
     def symbols(self) -> int:
@@ -202,12 +212,19 @@ class _Text(Task):
 
     def start(self) -> Carry:
         params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
-        carry = Carry(params, self.optimizer.init(params), self.model.initial_state((self.config.train.batch_size,)))
+        carry = Carry(params, self.optimizer.init(params), self.fresh_state(params))
         return devices.place(self.mesh, carry, devices.CARRY)
 
-    def fresh_state(self) -> Any:
+    def fresh_state(self, params: Any) -> Any:
+        """At the beginning of the text, where nothing has crossed a border yet."""
         state = self.model.initial_state((self.config.train.batch_size,))
+        if not isinstance(self.border, Cut):
+            return begin(self.border, params, state, self.chunk(0))
         return devices.place(self.mesh, state, devices.CARRY.state)
+
+    def chunk(self, step: int) -> Chunk:
+        chunk = corpora.chunk(self.rows, self.cursor(step), self.config.train.chunk_len, self.corpus.train_starts)
+        return Chunk(chunk.inputs.astype(np.int32), chunk.targets.astype(np.int32), chunk.resets)
 
     def on_one(self, params: Any) -> Any:
         """The parameters where one device evaluates and samples."""
@@ -221,14 +238,14 @@ class _Text(Task):
 
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
         """Feeds the next chunk; the state starts afresh at the beginning of the text."""
-        chunk = corpora.chunk(self.rows, self.cursor(step), self.config.train.chunk_len, self.corpus.train_starts)
-        chunk = Chunk(chunk.inputs.astype(np.int32), chunk.targets.astype(np.int32), chunk.resets)
+        chunk = self.chunk(step)
         chunk = devices.place(self.mesh, chunk, Chunk(*[devices.CHUNK if a is not None else None for a in chunk]))
         carry, info = update(
-            self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1), self.mesh
-        )
+            self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1), self.mesh,
+            self.border,
+        )  # fmt: skip
         if (step + 1) % self.steps_per_epoch == 0:
-            carry = carry._replace(state=self.fresh_state())
+            carry = carry._replace(state=self.fresh_state(carry.params))
         return carry, info
 
     def train_row(self, interval: Interval) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-r"""What crosses the border of a chunk: the protocol, and the two borders that carry no trace.
+r"""What crosses the border of a chunk: the protocol, and the borders that carry no trace.
 
 Truncated backpropagation cuts the gradient where a chunk begins: what a parameter did to the state before is lost,
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from rnnjax.checks import check_size
 
-__all__ = ["Border", "Cut", "Lookback", "Read", "Reader", "read_with", "send"]
+__all__ = ["Border", "Cut", "Immediate", "Lookback", "Read", "Reader", "read_with", "send"]
 
 
 class Read(NamedTuple):
@@ -60,7 +60,18 @@ class Border(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Nothing crosses: plain truncation (Williams and Peng, 1990). With chunks of one step, immediate derivatives."""
+    """Nothing crosses: plain truncation (Williams and Peng, 1990)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Immediate:
+    """Nothing crosses, and within the chunk nothing goes from step to step either: derivatives of single steps alone.
+
+    The loss of a chunk is the mean of the losses of its steps, each computed by itself from a state that is taken as
+    given. A chunk of one step is the same as with `Cut`; a longer one makes one update of the mean of its steps'
+    derivatives, where `Cut` goes back through all of the chunk. The loss must be a mean over steps, and is called once
+    a step, with chunks of one: more calls of less work each than with the other borders.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,9 @@ r"""Influence traces that keep a parameter's effect on its own unit, at the cost
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +15,6 @@ from rnnjax.cell import (
     AffineCell,
     LinearCell,
     batch_shape,
-    cast_like,
     compute_dtype,
     linear_step,
     project_input,
@@ -22,7 +23,7 @@ from rnnjax.cell import (
 )
 from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Refusal
-from rnnjax.network import input_shape
+from rnnjax.network import Network, input_shape, leaves, walk
 from rnnjax.online.borders import Reader, read_with, send
 from rnnjax.online.rows import each_step
 
@@ -44,10 +45,14 @@ class SnAp1:
     linear cells) nothing is left out, and the border is exact. Elsewhere memory that passes from unit to unit is not
     seen: `Lookback` is dearer, and better where it reaches.
 
+    Of a network every cell has a trace of its own, over the inputs that it gets from below. What parameters of one cell
+    do to the state of another is dropped, and so is what the network itself holds (norms between layers, a learned
+    start). Masks that a key draws are those of the chunk alone: the trace is brought forward without them.
+
     A row of the batch holds one copy of the weights for each state of a unit (two for an LSTM).
 
     Args:
-        cell: an affine cell whose update is pointwise, or a linear cell.
+        cell: an affine cell whose update is pointwise, a linear cell, or a network of such cells that has a ``step``.
         reader: as in `RTRL`.
 
     Raises:
@@ -62,60 +67,60 @@ class SnAp1:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if isinstance(self.cell, type) or not isinstance(self.cell, AffineCell | LinearCell):
-            raise TypeError(f"{name}: cell must be an affine or a linear cell, got {self.cell!r}; RTRL takes any cell.")
-        _check_local(name, self.cell)
+        if isinstance(self.cell, type):
+            raise TypeError(f"{name}: cell must be an instance, got the class {self.cell.__name__}; make one.")
+        if isinstance(self.cell, Network) and not hasattr(self.cell, "step"):
+            raise TypeError(f"{name}: cell must go step by step, {type(self.cell).__name__} needs the future.")
+        for leaf in leaves(self.cell):
+            if not isinstance(leaf.cell, AffineCell | LinearCell):
+                raise TypeError(f"{name}: cell must be an affine or a linear cell, got {leaf.cell!r}; RTRL takes any.")
+            _check_local(name, leaf.cell)
 
     def start(self, params: Any, state: Any, chunk: Any) -> Any:
-        """Zeros: ``[B, *shape]`` for every parameter and every state of a unit."""
-        own = _moving(self.cell, read_with(self.reader, params, chunk).params)
+        """Of each cell, and of each state of a unit of it, zeros ``[B, *shape]`` for every parameter."""
+        read = read_with(self.reader, params, chunk)
         rows = math.prod(batch_shape(self.cell, state))
+        cells = zip(leaves(self.cell, read.params), leaves(self.cell, state), strict=True)
         return tuple(
-            jax.tree.map(lambda p: jnp.zeros((rows, *p.shape), compute_dtype(p.dtype)), own)
-            for _ in jax.tree.leaves(state)
+            tuple(
+                jax.tree.map(lambda p: jnp.zeros((rows, *p.shape), compute_dtype(p.dtype)), _moving(cell, own))
+                for _ in jax.tree.leaves(part)
+            )
+            for (_, cell, own), (_, _, part) in cells
         )
 
     def enter(self, params: Any, state: Any, trace: Any, chunk: Any) -> Any:
         """See `Border`."""
         rows = math.prod(batch_shape(self.cell, state))
-        own = read_with(self.reader, params, chunk).params
 
-        def contract(d_state: Any, trace: Any) -> Any:
-            def one(param: jax.Array, *traces: jax.Array | None) -> jax.Array:
-                total = jnp.zeros(param.shape, compute_dtype(param.dtype))
-                for e, d in zip(traces, jax.tree.leaves(d_state), strict=True):
-                    if e is not None:
-                        total = total + jnp.sum(e * _over(d.reshape(rows, -1).astype(e.dtype), e), axis=0)
-                return total
+        def into(net: Any, params: Any, state: Any, traces: Iterator[Any]) -> Any:
+            if isinstance(net, Network):
+                inside = zip(net.parts(params), net.parts(state), strict=True)
+                return net.join([into(cell, own, part, traces) for (_, cell, own), (_, _, part) in inside])
+            return send(functools.partial(_contract, rows, jax.eval_shape(lambda: params)), params, state, next(traces))
 
-            return jax.tree.map(one, own, *trace, is_leaf=_is_none)
-
-        return send(contract, own, state, trace)
+        return into(self.cell, read_with(self.reader, params, chunk).params, state, iter(trace))
 
     def advance(self, params: Any, state: Any, trace: Any, chunk: Any, run: Any, n: Any) -> Any:
         """See `Border`."""
         del run, n
         read = read_with(self.reader, params, chunk)
-        cell = self.cell
-        batch = batch_shape(cell, state)
+        batch = batch_shape(self.cell, state)
         rows = math.prod(batch)
 
         def forward(state: Any, trace: Any, x: jax.Array) -> tuple[Any, Any]:
-            flat = jax.tree.map(lambda a: a.reshape(rows, *a.shape[len(batch) :]), (state, x))
-            new, jacobian, direct = _derivatives(cell, read.params, *flat, recurrent=self._recurrent)
-            trace = tuple(
-                jax.tree.map(
-                    lambda first, *rest, k=k: sum(
-                        (e * _over(jacobian[k][j], e) for j, e in enumerate((first, *rest[:-1]))), rest[-1]
-                    ),
-                    *trace,
-                    direct[k],
-                )
-                for k in range(len(trace))
-            )
-            return jax.tree.map(lambda a, old: a.reshape(old.shape), new, state), trace
+            traces, found = iter(trace), []
 
-        return each_step(cell, forward, read, state, trace)
+            def visit(cell: Any, params: Any, state: Any, x: Any, controls: Any, *, reverse: bool, key: Any) -> Any:
+                del controls, reverse, key
+                flat = jax.tree.map(lambda a: a.reshape(rows, *a.shape[len(batch) :]), (state, x))
+                found.append(_advanced(cell, params, *flat, next(traces), recurrent=self._recurrent))
+                return cell.step(params, state, x)
+
+            new, _ = walk(visit, self.cell, read.params, state, x)
+            return new, tuple(found)
+
+        return each_step(self.cell, forward, read, state, trace)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +135,19 @@ class EProp(SnAp1):
     _recurrent = False
 
 
+def _contract(rows: int, like: Any, d_state: Any, trace: Any) -> Any:
+    """What the gradient of a cell's state is to its parameters."""
+
+    def one(param: Any, *traces: jax.Array | None) -> jax.Array:
+        total = jnp.zeros(param.shape, compute_dtype(param.dtype))
+        for e, d in zip(traces, jax.tree.leaves(d_state), strict=True):
+            if e is not None:
+                total = total + jnp.sum(e * _over(d.reshape(rows, -1).astype(e.dtype), e), axis=0)
+        return total
+
+    return jax.tree.map(one, like, *trace, is_leaf=_is_none)
+
+
 def _is_none(leaf: Any) -> bool:
     return leaf is None
 
@@ -140,10 +158,25 @@ def _over(a: jax.Array, e: jax.Array) -> jax.Array:
     return a.reshape(a.shape[0], *(1,) * (e.ndim - 2), a.shape[-1])
 
 
+def _advanced(cell: Any, params: Any, state: Any, x: jax.Array, trace: Any, *, recurrent: bool) -> Any:
+    """The trace of a cell after a step; a row of the batch in all leaves."""
+    jacobian, direct = _derivatives(cell, params, state, x, recurrent=recurrent)
+    return tuple(
+        jax.tree.map(
+            lambda first, *rest, k=k: sum(
+                (e * _over(jacobian[k][j], e) for j, e in enumerate((first, *rest[:-1]))), rest[-1]
+            ),
+            *trace,
+            direct[k],
+        )
+        for k in range(len(trace))
+    )
+
+
 def _derivatives(
     cell: Any, params: Any, state: Any, x: jax.Array, *, recurrent: bool
-) -> tuple[Any, list[list[jax.Array]], list[Any]]:
-    """The next state, how its leaf k follows leaf j in each unit ``[B, N]``, and how it follows parameters directly."""
+) -> tuple[list[list[jax.Array]], list[Any]]:
+    """How leaf k of the next state follows leaf j in each unit ``[B, N]``, and how it follows parameters directly."""
     leaves, treedef = jax.tree.flatten(state)
     dtype = compute_dtype(leaves[0].dtype)
     wide = widen(state, dtype)
@@ -169,7 +202,6 @@ def _derivatives(
                 through = along(by_gates, g, list(zh))
                 own = jnp.diagonal(w).astype(dtype)
                 columns[place] = [d + t * own for d, t in zip(columns[place], through, strict=True)]
-        new = cell.update(params, wide, zx, zh)[0]
 
         def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
             zx, zh = project_input(cell, params, x, dtype), project_state(cell, params, state.h, dtype)
@@ -181,7 +213,6 @@ def _derivatives(
             return linear_step(cell, params, jax.tree.unflatten(treedef, leaves), x)[0]
 
         columns = [along(by_state, j, jax.tree.leaves(wide)) for j in range(len(leaves))]
-        new = by_state(jax.tree.leaves(wide))
 
         def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
             return [jnp.sum(leaf) for leaf in jax.tree.leaves(linear_step(cell, params, state, x)[0])]
@@ -192,7 +223,7 @@ def _derivatives(
         jax.tree.map(lambda d, m: None if m is None else d.astype(dtype), tree, moving, is_leaf=_is_none)
         for tree in jax.vmap(jax.jacrev(row), in_axes=(None, 0, 0))(params, wide, x)
     ]
-    return cast_like(new, state), [list(k) for k in zip(*columns, strict=True)], direct
+    return [list(k) for k in zip(*columns, strict=True)], direct
 
 
 def _check_local(name: str, cell: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import rnnjax
 from rnnjax import cells
-from rnnjax.online import RTRL, UORO, Cut, EProp, Read, SnAp1
+from rnnjax.online import RTRL, UORO, Cut, EProp, Immediate, Read, SnAp1
 
 T, B, I, H = 12, 2, 3, 4
 CELLS = {
@@ -134,8 +134,118 @@ def test_a_diagonal_trace_is_what_its_definition_says(x64):
                     unit = column % H
                     e[..., column] = by_h[unit, unit] * e[..., column] + d[unit][..., column]
             h = new(params, h, x)
-        got = jax.tree.map(lambda leaf: leaf[row], trace[0])  # noqa: B023
+        got = jax.tree.map(lambda leaf: leaf[row], trace[0][0])  # noqa: B023
         np.testing.assert_allclose(flat(got), flat(want), atol=1e-12)
+
+
+def stacked():
+    """Two layers with a residual connection and a norm, float64, and the same as for one cell."""
+    net = rnnjax.Stack((cells.IndRNN(H), cells.MinGRU(H)), residual=True, norm="rms")
+    _, params, xs, weights = problem("indrnn")
+    keys = jax.random.split(jax.random.key(2))
+    layers = (params, CELLS["mingru"].init(keys[1], H, jnp.float64))
+    params = net.init(keys[0], I, jnp.float64)._replace(layers=layers)
+    return net, params, xs, weights
+
+
+def test_a_stack_has_a_trace_a_layer(x64):
+    """Exact once what a lower layer does to the state of a higher one, across the border, is cut by hand."""
+    net, params, xs, weights = stacked()
+    state, half = net.initial_state((B,), jnp.float64), T // 2
+    border = SnAp1(net)
+    middle, _ = rnnjax.unroll(net, params, state, xs[:half], implementation="scan")
+    trace = border.start(params, state, xs)
+    trace = border.advance(params, state, trace, xs[:half], None, 0)
+
+    def with_border(params):
+        start = border.enter(params, middle, trace, xs[half:])
+        return loss_and_state(net, params, start, xs[half:], weights[half:])[0]
+
+    def by_layers(params):
+        """The state in the middle, where each layer follows its own parameters alone."""
+        ys, states = xs[:half], []
+        for depth, cell in enumerate(net.cells):
+            seen = jax.lax.stop_gradient(ys)
+            if depth:
+                seen = seen / jnp.sqrt(jnp.mean(seen**2, -1, keepdims=True) + 1e-5)
+            s, out = rnnjax.unroll(cell, params.layers[depth], state.layers[depth], seen, implementation="scan")
+            states.append(s)
+            ys = out if not depth else ys + out
+        return net.join(states)
+
+    def by_hand(params):
+        return loss_and_state(net, params, by_layers(params), xs[half:], weights[half:])[0]
+
+    got, want = jax.grad(with_border)(params), jax.grad(by_hand)(params)
+    np.testing.assert_allclose(flat(by_layers(params)), flat(middle), atol=1e-6)
+    assert distance(flat(got.layers), flat(want.layers)) < 1e-5
+    cut = jax.grad(lambda p: loss_and_state(net, p, middle, xs[half:], weights[half:])[0])(params)
+    assert distance(flat(cut.layers), flat(want.layers)) > 1e-2
+
+
+def test_lengths_leave_a_row_s_trace_alone(x64):
+    """A row that ends within the chunk has the trace of its valid steps, whatever stands behind."""
+    cell, params, xs, _ = problem("gru")
+    state = cell.initial_state((B,), jnp.float64)
+
+    def trace(steps, lengths, xs=xs):
+        border = SnAp1(cell, lambda params, chunk: Read(params, chunk, None, lengths))
+        return border.advance(params, state, border.start(params, state, xs), xs[:steps], None, 0)
+
+    padded = trace(7, jnp.array([4, 7]), xs.at[4:, 0].set(jnp.nan))
+    for row, steps in enumerate((4, 7)):
+        np.testing.assert_allclose(padded[0][0].w_hh[row], trace(steps, None)[0][0].w_hh[row], atol=1e-12)
+
+
+def test_immediate_is_one_step_chunks_with_one_update(x64):
+    """The mean of the gradients of single steps; with a chunk of one step, cutting."""
+    cell, params, xs, weights = problem("gru")
+    state, total = cell.initial_state((B,), jnp.float64), 0.0
+
+    def loss_fn(params, state, chunk):
+        state, ys = rnnjax.unroll(cell, params, state, chunk["xs"], implementation="scan")
+        return jnp.mean(ys * chunk["weights"]), state, {"first": jnp.mean(ys[0])}
+
+    stream, s = {"xs": xs, "weights": weights}, state
+    slope = jax.jit(jax.grad(lambda p, s, c: loss_fn(p, s, c)[:2], has_aux=True))
+    for t in range(T):
+        gradient, s = slope(params, s, jax.tree.map(lambda a: a[t : t + 1], stream))  # noqa: B023
+        total = total + flat(gradient) / T
+    optimizer = summed()
+
+    def run(chunk_len, border):
+        return rnnjax.tbptt(
+            loss_fn, optimizer, params, optimizer.init(params), state, stream, chunk_len=chunk_len, border=border
+        )
+
+    got = run(T, Immediate())
+    np.testing.assert_allclose(flat(got.opt_state), total, atol=1e-12)
+    assert distance(flat(run(T, Cut()).opt_state), total) > 1e-2
+    np.testing.assert_allclose(
+        flat(run(1, Immediate()).opt_state), flat(run(1, Cut()).opt_state), rtol=1e-12, atol=1e-14
+    )
+
+
+def test_memory_does_not_grow_with_the_stream():
+    """What a compiled training needs beside its arguments, with four times the steps."""
+    cell = rnnjax.GRU(4)
+    params, state, optimizer = cell.init(jax.random.key(0), I), cell.initial_state((B,)), optax.sgd(0.1)
+
+    def loss_fn(params, state, chunk):
+        state, ys = rnnjax.unroll(cell, params, state, chunk, implementation="scan")
+        return jnp.mean(ys**2), state
+
+    def temporary(steps):
+        def run(xs):
+            return rnnjax.tbptt(
+                loss_fn, optimizer, params, optimizer.init(params), state, xs, chunk_len=4, border=RTRL(cell)
+            ).params
+
+        shape = jax.ShapeDtypeStruct((steps, B, I), jnp.float32)
+        return jax.jit(run).lower(shape).compile().memory_analysis().temp_size_in_bytes
+
+    updates, trace = (2048 - 512) // 4, 4 * flat(RTRL(cell).start(params, state, None)).size
+    assert temporary(2048) - temporary(512) < updates * 20 < updates * trace / 100  # a loss and a norm each
 
 
 @pytest.mark.parametrize(("name", "border"), [("lstm", RTRL), ("mingru", SnAp1)])
@@ -243,6 +353,7 @@ def test_uoro_in_tbptt_takes_a_network(x64):
         (lambda: SnAp1(cells.ProjectedLSTM(4)), TypeError, r"^SnAp1: cell must be an affine or a linear cell"),
         (lambda: SnAp1(cells.LayerNormLSTM(4)), ValueError, r"^SnAp1: the update of LayerNormLSTM must treat every "),
         (lambda: EProp(cells.GRU), TypeError, r"^EProp: cell must be"),
+        (lambda: SnAp1(rnnjax.Bidirectional((cells.GRU(4),))), TypeError, r"^SnAp1: cell must go step by step"),
     ],
 )
 def test_errors(call, error, sentence):

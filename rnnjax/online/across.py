@@ -1,0 +1,153 @@
+r"""A loss that carries what crosses the border of a chunk: the one place where every border meets a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.engines.scan import select
+from rnnjax.online.borders import Border, Cut, Immediate, Lookback
+from rnnjax.update import loss_parts
+
+__all__ = ["AnyBorder", "Carried", "across", "begin", "check_border", "chunk_steps"]
+
+AnyBorder = Border | Cut | Immediate | Lookback
+
+
+class Carried(NamedTuple):
+    """What goes from chunk to chunk.
+
+    Attributes:
+        state: after the last chunk.
+        trace: of the border; of a look-back `Window`; else None.
+        count: chunks so far.
+    """
+
+    state: Any
+    trace: Any
+    count: Any
+
+
+class Window(NamedTuple):
+    """What a look-back runs again."""
+
+    state: Any  # before the chunks
+    chunks: Any  # the last ones, oldest first: leaves [before, T, ...]
+
+
+def check_border(where: str, border: Any, chunk_len: int | None = None) -> None:
+    """Raises unless it is a border, and one that goes with chunks of this length."""
+    if isinstance(border, type) or not isinstance(border, AnyBorder):
+        raise TypeError(
+            f"{where}: border must be a value from rnnjax.online, as Cut() or Lookback(64), got {border!r}."
+        )
+    if isinstance(border, Lookback) and chunk_len is not None and border.steps % chunk_len:
+        raise ValueError(
+            f"{where}: border=Lookback(k) must have a multiple of chunk_len = {chunk_len} as k, got {border.steps}; "
+            f"take {max(1, round(border.steps / chunk_len)) * chunk_len}."
+        )
+
+
+def chunk_steps(chunk: Any) -> int:
+    """T of a chunk, the leading axis of its arrays."""
+    return int(jax.tree.leaves(chunk)[0].shape[0])
+
+
+def begin(border: AnyBorder, params: Any, state: Any, chunk: Any, most: int | None = None) -> Carried:
+    """What is carried into the first chunk.
+
+    Args:
+        border: the border.
+        params: of the loss.
+        state: before the first chunk.
+        chunk: any chunk, or its shapes.
+        most: chunks that there are before the last one, where that is known: a look-back keeps no more.
+    """
+    trace, count = None, jnp.zeros((), jnp.int32)
+    if isinstance(border, Border):
+        trace = border.start(params, state, chunk)
+    elif isinstance(border, Lookback):
+        before = border.steps // chunk_steps(chunk) - 1
+        before = before if most is None else min(before, most)
+        copy = jax.tree.map(jnp.copy, state)  # whoever gives up its buffers gives up each once
+        trace = Window(copy, jax.tree.map(lambda a: jnp.zeros((before, *a.shape), a.dtype), chunk))
+    return Carried(state, trace, count)
+
+
+def across(where: str, loss_fn: Callable[..., Any], border: AnyBorder) -> Callable[..., Any]:
+    """``loss_fn`` of a chunk as a function of what is `Carried` into it, which it also returns in the state's place.
+
+    Args:
+        where: opens error messages.
+        loss_fn: ``(params, state, chunk) -> (loss, state)``, or with metrics as a third; with a key, it is called with
+            a keyword argument ``key`` besides.
+        border: the border.
+    """
+    inner = _stepwise(where, loss_fn) if isinstance(border, Immediate) else loss_fn
+
+    def loss(params: Any, carried: Carried, chunk: Any, *, key: jax.Array | None = None) -> Any:
+        state, trace, count = jax.lax.stop_gradient(carried)
+
+        def call(params: Any, state: Any, chunk: Any, place: Any) -> Any:
+            """One chunk; every place of a window has a key of its own."""
+            keys = {} if key is None else {"key": jax.random.fold_in(key, place)}
+            return loss_parts(where, inner(params, state, chunk, **keys), state)
+
+        place, start = 0, state
+        if isinstance(border, Lookback):
+            place, start, trace = _again(call, params, state, trace, count, chunk)
+        elif isinstance(border, Border):
+            start = border.enter(params, state, trace, chunk)
+            held = jax.lax.stop_gradient(params)
+            trace = border.advance(held, state, trace, chunk, lambda p, s: call(p, s, chunk, 0)[1][0], count)
+        found, (new, metrics) = call(params, start, chunk, place)
+        return found, Carried(new, trace, count + 1), metrics
+
+    return loss
+
+
+def _again(
+    call: Callable[..., Any], params: Any, state: Any, window: Window, count: Any, chunk: Any
+) -> tuple[int, Any, Window]:
+    """The chunks before run again: how many, the state after them, and the window of the next chunk."""
+    old = jax.tree.leaves(window.chunks)
+    before = old[0].shape[0] if old else 0
+    if not before:
+        return 0, state, Window(state, window.chunks)
+
+    def earlier(carry: tuple[Any, Any], inputs: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
+        state, after_first = carry
+        j, chunk = inputs
+        new = call(params, state, chunk, j)[1][0]
+        state = select(count - before + j >= 0, new, state)  # before the first chunk there is nothing
+        return (state, select(j == 0, state, after_first)), None
+
+    (start, after_first), _ = jax.lax.scan(earlier, (window.state,) * 2, (jnp.arange(before), window.chunks))
+    shapes = (jax.tree.map(lambda a: a.shape[1:], window.chunks), jax.tree.map(lambda a: a.shape, chunk))
+    if shapes[0] == shapes[1]:  # a shorter chunk can only be the last
+        window = window._replace(
+            chunks=jax.tree.map(lambda a, c: jnp.concatenate([a[1:], c[None]]), window.chunks, chunk)
+        )
+    return before, start, window._replace(state=jax.lax.stop_gradient(after_first))
+
+
+def _stepwise(where: str, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The mean of the losses of single steps, each of which takes the state as given."""
+
+    def loss(params: Any, state: Any, chunk: Any, **keys: jax.Array) -> Any:
+        def one(state: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+            n, step = inputs
+            state = jax.lax.stop_gradient(state)
+            own = {name: jax.random.fold_in(key, n) for name, key in keys.items()}
+            found = loss_fn(params, state, jax.tree.map(lambda a: a[None], step), **own)
+            value, (state, metrics) = loss_parts(where, found, state)
+            return state, (value, metrics)
+
+        state, found = jax.lax.scan(one, state, (jnp.arange(chunk_steps(chunk)), chunk))
+        value, metrics = jax.tree.map(lambda a: jnp.mean(a, axis=0), found)
+        return value, state, metrics
+
+    return loss
