@@ -150,9 +150,7 @@ def fit(
         )
     check_border("fit", border)
     if not isinstance(border, Cut) and state is None:
-        raise ValueError(
-            f"fit: border={border!r:.60} sends gradients to a state, got state=None; pass the first state."
-        )
+        raise ValueError(f"fit: border={border!r:.60} needs a state that is carried, got state=None; pass the first.")
     if resume and folder is None:
         raise ValueError("fit: resume goes on with the run of a folder, got folder=None; name the folder.")
     random_key = jax.random.key(0) if key is None else key

@@ -14,6 +14,7 @@ from rnnjax.data import ShuffledBatches
 from rnnjax.fit import CheckpointError, TrainingFailedError, fit
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.loop import MAX_ROLLBACKS
+from rnnjax.online import Cut, Immediate, Lookback, SnAp1
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 3)).astype(np.float32)
@@ -260,11 +261,16 @@ def test_broken_parameters_are_never_evaluated():
     assert seen == []
 
 
-def test_a_state_is_carried_as_by_tbptt():
-    """An epoch of chunks against `rnnjax.tbptt`, which carries the state within one scan."""
-    cell = rnnjax.GRU(4)
+CARRIED = rnnjax.GRU(4)
+BORDERS = [Cut(), Lookback(10), SnAp1(CARRIED), Immediate()]
+
+
+@pytest.mark.parametrize("border", BORDERS, ids=lambda border: type(border).__name__)
+def test_a_state_is_carried_as_by_tbptt(border, tmp_path):
+    """An epoch of chunks, in one go and stopped after two, against `rnnjax.tbptt`, which carries it within one scan."""
+    cell = CARRIED
     params, state = cell.init(jax.random.key(0), 2), cell.initial_state((3,))
-    stream = RNG.normal(size=(20, 3, 2)).astype(np.float32)
+    stream = np.random.default_rng(4).normal(size=(20, 3, 2)).astype(np.float32)
 
     def tbptt_loss(params, state, chunk):
         state, ys = rnnjax.unroll(cell, params, state, chunk)
@@ -274,11 +280,20 @@ def test_a_state_is_carried_as_by_tbptt():
         return tbptt_loss(params, state, batch)
 
     wanted = rnnjax.tbptt(loss_fn=tbptt_loss, optimizer=ADAM, params=params, opt_state=ADAM.init(params), state=state,
-                          stream=stream, chunk_len=5)  # fmt: skip
-    outcome = fit(loss_fn, params, ADAM, lambda step: stream[5 * step : 5 * step + 5], steps=4, state=state)
+                          stream=stream, chunk_len=5, border=border)  # fmt: skip
+
+    def train(**options):
+        chunk = lambda step: stream[5 * step : 5 * step + 5]  # noqa: E731
+        return fit(loss_fn, params, ADAM, chunk, state=state, border=border, **options)
+
+    outcome = train(steps=4)
     for left, right in ((outcome.params, wanted.params), (outcome.state, wanted.state)):
         for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    train(steps=2, folder=tmp_path)
+    resumed = train(steps=4, folder=tmp_path, resume=True)
+    same(resumed.params, outcome.params)
+    same(resumed.state, outcome.state)
 
 
 def test_an_optimizer_may_ask_for_the_loss():
@@ -318,6 +333,8 @@ def test_minutes_end_in_time():
         ({"epochs": 1, "batches": lambda step: DATA}, "epochs needs batches with steps_per_epoch"),
         ({"steps": 3, "patience": 2}, "counts evaluations, got 2 without evaluate"),
         ({"steps": 3, "resume": True}, "resume goes on with the run of a folder, got folder=None"),
+        ({"steps": 3, "border": SnAp1(CARRIED)}, "needs a state that is carried, got state=None"),
+        ({"steps": 3, "border": "snap1"}, r"border must be a value from rnnjax.online, as Cut\(\) .*, got 'snap1'"),
         ({"steps": 3, "mode": "best"}, "mode must be 'min' or 'max', got 'best'"),
         ({"steps": 3, "evals": 0}, "evals must be at least 1"),
         ({"steps": 3, "evaluate": lambda params: {"acc": 1}}, "must return the monitored metric 'loss', got acc"),

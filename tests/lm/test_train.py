@@ -18,6 +18,7 @@ from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.lm.run import RunPaths, open_run
 from rnnjax.lm.train import train
+from rnnjax.online import SnAp1
 from rnnjax.text.corpus import Chunk, TextOptions, load_corpus
 
 
@@ -179,6 +180,46 @@ def test_stopping_saves_without_an_evaluation(corpus, tmp_path):
         assert np.array_equal(array, final_arrays(other)[name]), name
 
 
+@pytest.mark.parametrize("border", ["snap1", "lookback:32", "uoro"])
+def test_a_border_s_trace_is_a_part_of_the_checkpoint(corpus, tmp_path, border):
+    """Stopped in the first epoch and resumed: the same bits, which are not those of cutting, nor of a lost trace."""
+    options = {"border": border, "steps": 12, "evals": 2, "sample_length": 0, "embed": 8}
+    paths, asked = RunPaths(tmp_path / "stopped"), []
+    paths.root.mkdir()
+    train(config_of(**options), paths, corpus, should_stop=lambda: asked.append(0) or len(asked) == 2)
+    half = final_arrays(paths)
+    assert any(np.any(array) for name, array in half.items() if name.startswith("state.trace"))
+    resumed = train(config_of(**options), paths, corpus, resume=True)
+    straight, _, other = run(corpus, tmp_path / "straight", **options)
+    assert resumed.valid_loss == straight.valid_loss
+    for name, array in final_arrays(paths).items():
+        assert np.array_equal(array, final_arrays(other)[name]), name
+    assert run(corpus, tmp_path / "cut", **options | {"border": "cut"})[0].valid_loss != straight.valid_loss
+
+
+def test_a_border_in_training_is_that_of_tbptt(corpus, tmp_path):
+    """One epoch, its first update included, by plain gradient descent in one compiled program."""
+    epoch = (len(corpus.train) // 4 - 1) // 16
+    options = {"steps": epoch, "evals": 1, "log_every": epoch, "dropout": 0.0, "embed": 8, "sample_length": 0}
+    config = config_of(**options, border="snap1", clip=0.0, warmup=0.0, schedule="constant")
+    paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
+    train(config, paths, corpus)
+    model = LanguageModel(len(corpus.vocabulary), rnnjax.Stack((rnnjax.GRU(12),)), embed_size=8)
+    params = model.init(jax.random.fold_in(jax.random.key(0), 0))
+    streams = corpus.train[: len(corpus.train) // 4 * 4].reshape(4, -1).T.astype(np.int32)
+    stream = Chunk(streams[: 16 * epoch], streams[1 : 16 * epoch + 1])
+    optimizer = make_optimizer(config.optimizer)
+    opt_state = optax.tree.set(optimizer.init(params), learning_rate=np.float32(config.optimizer.lr))
+    result = rnnjax.tbptt(
+        model.loss, optimizer, params, opt_state, model.initial_state((4,)), stream,
+        chunk_len=16, border=SnAp1(model.stack, model.read),
+    )  # fmt: skip
+    found = final_arrays(paths)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(result.params):
+        np.testing.assert_allclose(found["params" + jax.tree_util.keystr(path)], leaf, rtol=2e-4, atol=2e-5)
+
+
 def test_a_budget_of_minutes_ends_in_time(corpus, tmp_path):
     outcome, rows, _ = run(corpus, tmp_path / "run", steps=None, minutes=0.05, evals=2)
     assert outcome.progress.step > 0 and outcome.progress.seconds >= 3.0
@@ -255,6 +296,10 @@ def test_schedules():
         (lambda: TrainOptions(seed=2**63), "seed must be at most 2147483647"),
         (lambda: BudgetOptions(epochs=math.inf), "BudgetOptions: epochs must be a finite number above 0, got inf"),
         (lambda: OptimizerOptions(lr=math.inf), "OptimizerOptions: lr must"),
+        (lambda: TrainOptions(border="snap2"), "border must be one of cut, .* got 'snap2'; did you mean 'snap1'?"),
+        (lambda: TrainOptions(border="lookback:100"), "a multiple of chunk_len = 64 .* take lookback:128"),
+        (lambda: TrainOptions(border="lookback"), "border must be one of cut, immediate, lookback:K"),
+        (lambda: TrainOptions(border="rtrl", devices=2), "devices must be 1 with border 'rtrl'"),
         (lambda: BudgetOptions(), "exactly one of steps, epochs and minutes must be given, got none"),
         (lambda: BudgetOptions(steps=3, minutes=1), "got steps and minutes"),
         (lambda: BudgetOptions(minutes=0), "minutes must be a finite number above 0, got 0"),
