@@ -179,16 +179,16 @@ class LanguageModel:
         low = self._low(params)
         return Read(low.stack, self._inputs(low, chunk.inputs), chunk.resets)
 
-    def _low(self, params: LMParams) -> LMParams:
+    def _low(self, params: LMParams) -> Any:
         """Matrices in the dtype of the matmuls."""
-        low: LMParams = jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
-        return low
+        return jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
 
-    def _inputs(self, low: LMParams, symbols: jax.Array) -> jax.Array:
+    def _inputs(self, low: Any, symbols: jax.Array) -> jax.Array:
         """``[T, *batch, V or E]``."""
         if low.embedding is None:
             return jax.nn.one_hot(symbols, self.vocab_size, dtype=self.dtype)
-        return low.embedding[symbols]
+        embedded: jax.Array = low.embedding[symbols]
+        return embedded
 
     def loss(
         self, params: LMParams, state: StackState, chunk: Chunk, *, key: jax.Array | None = None

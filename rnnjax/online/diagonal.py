@@ -113,8 +113,8 @@ class SnAp1:
 
             def visit(cell: Any, params: Any, state: Any, x: Any, controls: Any, *, reverse: bool, key: Any) -> Any:
                 del controls, reverse, key
-                flat = jax.tree.map(lambda a: a.reshape(rows, *a.shape[len(batch) :]), (state, x))
-                found.append(_advanced(cell, params, *flat, next(traces), recurrent=self._recurrent))
+                old, seen = jax.tree.map(lambda a: a.reshape(rows, *a.shape[len(batch) :]), (state, x))
+                found.append(_advanced(cell, params, old, seen, next(traces), recurrent=self._recurrent))
                 return cell.step(params, state, x)
 
             new, _ = walk(visit, self.cell, read.params, state, x)
