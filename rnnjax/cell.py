@@ -81,8 +81,8 @@ class Cell(Protocol):
 class AffineCell(Cell, Protocol):
     """A cell whose step is two affine maps and a pointwise update between them.
 
-    Its state has a field ``h``, its parameters ``w_ih [I, G H]``, ``b [G H]`` and, unless the recurrence is part
-    of the update, ``w_hh [H, G H]``.
+    Its state has a field ``h``, its parameters ``w_ih [I, G H]``; ``b [G H]``, unless biases are part of the update;
+    and ``w_hh [H, G H]``, unless the recurrence is.
     """
 
     @property
@@ -137,8 +137,9 @@ def matmul(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
 
 
 def project_input(cell: AffineCell, params: Params, x: jax.Array, dtype: Any) -> Gates:
-    """``split(x @ w_ih + b)``: the input's contribution to every gate, for one step or for many at once."""
-    return split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), cell.num_gates)
+    """``split(x @ w_ih + b)``: the input's contribution to every gate, for one step or many; ``b`` may be absent."""
+    z, b = matmul(x, params.w_ih, dtype), getattr(params, "b", None)
+    return split_gates(z if b is None else z + b.astype(dtype), cell.num_gates)
 
 
 def project_state(cell: AffineCell, params: Params, h: jax.Array, dtype: Any) -> Gates:

@@ -32,7 +32,7 @@ class LayerNormLSTMParams(NamedTuple):
 
     w_ih: jax.Array  # [I, 4H]
     w_hh: jax.Array  # [H, 4H]
-    b: jax.Array  # [4H]
+    bias: jax.Array  # [4H]
     gain_x: jax.Array  # [4H]
     gain_h: jax.Array  # [4H]
     gain_c: jax.Array  # [H]
@@ -43,18 +43,18 @@ class LayerNormLSTMParams(NamedTuple):
 class LayerNormLSTM:
     r"""LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
 
-        i, f, g, o = gain_x * norm(x @ w_ih) + gain_h * norm(h @ w_hh) + b
+        i, f, g, o = gain_x * norm(x @ w_ih) + gain_h * norm(h @ w_hh) + bias
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(gain_c * norm(c') + b_c)
         y  = h'
 
     with ``norm(z) = (z - mean(z)) / sqrt(var(z) + epsilon)``. As in the paper, mean and variance are those of all 4H
     units of the four gates together, for the input's and for the state's contribution by itself, and ``c`` is
-    carried on as it is. The paper adds three biases to the gates; ``b`` is their sum.
+    carried on as it is. The paper adds three biases to the gates; ``bias`` is their sum.
 
     Args:
         hidden_size: H.
-        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, as for `LSTM`.
+        forget_bias: the value of ``bias_f`` at the start, or a `Chrono`, as for `LSTM`.
         epsilon: keeps the norm finite where all units agree, such as in a state of zeros.
         input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``; the norm takes its scale away.
         recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``; the same holds here.
@@ -88,7 +88,7 @@ class LayerNormLSTM:
         return LayerNormLSTMParams(
             w_ih=w_ih,
             w_hh=w_hh,
-            b=b,
+            bias=b,
             gain_x=jnp.ones_like(b),
             gain_h=jnp.ones_like(b),
             gain_c=jnp.ones((size,), dtype),
@@ -103,11 +103,9 @@ class LayerNormLSTM:
         self, params: LayerNormLSTMParams, state: LSTMState, zx: Gates, zh: Gates
     ) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step and its three norms; see the equations of the class."""
-        b, gain_x, gain_h = (split_gates(p, 4) for p in (params.b, params.gain_x, params.gain_h))
-        # `affine_step` has added b already, and here it stands outside of the norm.
-        nx = _norm(tuple(z - bias for z, bias in zip(zx, b, strict=True)), self.epsilon)
-        nh = _norm(zh, self.epsilon)
-        i, f, g, o = (a * x + d * h + bias for a, x, d, h, bias in zip(gain_x, nx, gain_h, nh, b, strict=True))
+        bias, gain_x, gain_h = (split_gates(p, 4) for p in (params.bias, params.gain_x, params.gain_h))
+        nx, nh = _norm(zx, self.epsilon), _norm(zh, self.epsilon)
+        i, f, g, o = (a * x + d * h + b for a, x, d, h, b in zip(gain_x, nx, gain_h, nh, bias, strict=True))
         i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
         c = f * state.c + i * g
         (nc,) = _norm((c,), self.epsilon)
@@ -123,7 +121,7 @@ class LayerNormGRUParams(NamedTuple):
 
     w_ih: jax.Array  # [I, 3H]
     w_hh: jax.Array  # [H, 3H]
-    b: jax.Array  # [3H]
+    bias: jax.Array  # [3H]
     b_hn: jax.Array  # [H]
     gain_x: jax.Array  # [3H]
     gain_h: jax.Array  # [3H]
@@ -135,9 +133,9 @@ class LayerNormGRU:
 
         nx_r, nx_z = norm(x @ w_ih_rz);  nx_n = norm(x @ w_ih_n)
         nh_r, nh_z = norm(h @ w_hh_rz);  nh_n = norm(h @ w_hh_n)
-        r = sigmoid(gain_x_r * nx_r + gain_h_r * nh_r + b_r)
-        z = sigmoid(gain_x_z * nx_z + gain_h_z * nh_z + b_z)
-        n = tanh(gain_x_n * nx_n + b_n + r * (gain_h_n * nh_n + b_hn))
+        r = sigmoid(gain_x_r * nx_r + gain_h_r * nh_r + bias_r)
+        z = sigmoid(gain_x_z * nx_z + gain_h_z * nh_z + bias_z)
+        n = tanh(gain_x_n * nx_n + bias_n + r * (gain_h_n * nh_n + b_hn))
         h' = (1 - z) * n + z * h
         y  = h'
 
@@ -147,7 +145,7 @@ class LayerNormGRU:
 
     Args:
         hidden_size: H.
-        update_bias: the value of ``b_z`` at the start, or a `Chrono`, as for `GRU`.
+        update_bias: the value of ``bias_z`` at the start, or a `Chrono`, as for `GRU`.
         epsilon: keeps the norm finite where all units agree, such as in a state of zeros.
         input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``; the norm takes its scale away.
         recurrent_init: initialiser of each gate's block of ``w_hh``, ``[H, H]``; the same holds here.
@@ -186,12 +184,10 @@ class LayerNormGRU:
 
     def update(self, params: LayerNormGRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
         """The pointwise part of a step and its four norms; see the equations of the class."""
-        b, gain_x, gain_h = (split_gates(p, 3) for p in (params.b, params.gain_x, params.gain_h))
-        # `affine_step` has added b already, and here it stands outside of the norms.
-        zx = tuple(z - bias for z, bias in zip(zx, b, strict=True))
+        bias, gain_x, gain_h = (split_gates(p, 3) for p in (params.bias, params.gain_x, params.gain_h))
         nx, nh = (_norm(z[:2], self.epsilon) + _norm(z[2:], self.epsilon) for z in (zx, zh))
-        r, z = (sigmoid(gain_x[k] * nx[k] + gain_h[k] * nh[k] + b[k]) for k in range(2))
-        n = jnp.tanh(gain_x[2] * nx[2] + b[2] + r * (gain_h[2] * nh[2] + params.b_hn))
+        r, z = (sigmoid(gain_x[k] * nx[k] + gain_h[k] * nh[k] + bias[k]) for k in range(2))
+        n = jnp.tanh(gain_x[2] * nx[2] + bias[2] + r * (gain_h[2] * nh[2] + params.b_hn))
         h = (1 - z) * n + z * state.h
         name_values(r=r, z=z, n=n, h=h)
         return GRUState(h), h

@@ -24,7 +24,7 @@ class MIRNNParams(NamedTuple):
 
     w_ih: jax.Array  # [I, H]
     w_hh: jax.Array  # [H, H]
-    b: jax.Array  # [H]
+    bias: jax.Array  # [H]
     alpha: jax.Array  # [H]
     beta_x: jax.Array  # [H]
     beta_h: jax.Array  # [H]
@@ -41,7 +41,7 @@ class MIRNN:
     r"""Elman's network with multiplicative integration (Wu et al., 2016).
 
         zx = x @ w_ih;  zh = h @ w_hh
-        h' = tanh(alpha * zx * zh + beta_x * zx + beta_h * zh + b)
+        h' = tanh(alpha * zx * zh + beta_x * zx + beta_h * zh + bias)
         y  = h'
 
     In the paper ``beta_h`` is the first beta and ``beta_x`` the second. With ``alpha = 0`` and betas of one it is the
@@ -74,7 +74,7 @@ class MIRNN:
     num_gates = 1
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MIRNNParams:
-        """New parameters; ``b`` is zero."""
+        """New parameters; ``bias`` is zero."""
         key_ih, key_hh = jax.random.split(key)
         w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
         b = jnp.zeros((self.hidden_size,), dtype)
@@ -99,7 +99,7 @@ class MILSTMParams(NamedTuple):
 
     w_ih: jax.Array  # [I, 4H]
     w_hh: jax.Array  # [H, 4H]
-    b: jax.Array  # [4H]
+    bias: jax.Array  # [4H]
     alpha: jax.Array  # [4H]
     beta_x: jax.Array  # [4H]
     beta_h: jax.Array  # [4H]
@@ -110,7 +110,7 @@ class MILSTM:
     r"""LSTM with multiplicative integration (Wu et al., 2016).
 
         zx = x @ w_ih;  zh = h @ w_hh
-        i, f, g, o = alpha * zx * zh + beta_x * zx + beta_h * zh + b
+        i, f, g, o = alpha * zx * zh + beta_x * zx + beta_h * zh + bias
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
         y  = h'
@@ -120,7 +120,7 @@ class MILSTM:
 
     Args:
         hidden_size: H.
-        forget_bias: the value of ``b_f`` at the start, or a `Chrono`, as for `LSTM`.
+        forget_bias: the value of ``bias_f`` at the start, or a `Chrono`, as for `LSTM`.
         alpha: the value of ``alpha`` at the start.
         beta: the value of ``beta_x`` and ``beta_h`` at the start.
         input_init: initialiser of each gate's block of ``w_ih``, ``[I, H]``.
@@ -147,7 +147,7 @@ class MILSTM:
     num_gates = 4
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MILSTMParams:
-        """New parameters; ``b`` is zero but for the forget bias."""
+        """New parameters; ``bias`` is zero but for the forget bias."""
         w_ih, w_hh, b = lstm_weights(self, key, input_size, dtype)
         return MILSTMParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
@@ -173,11 +173,10 @@ def _factors(b: jax.Array, alpha: float, beta: float) -> tuple[jax.Array, jax.Ar
 
 
 def _integrate(params: MIRNNParams | MILSTMParams, zx: Gates, zh: Gates) -> Gates:
-    """``alpha * zx * zh + beta_x * zx + beta_h * zh + b``, gate by gate."""
-    fields = (params.b, params.alpha, params.beta_x, params.beta_h)
+    """``alpha * zx * zh + beta_x * zx + beta_h * zh + bias``, gate by gate."""
+    fields = (params.bias, params.alpha, params.beta_x, params.beta_h)
     blocks = zip(*(split_gates(field, len(zx)) for field in fields), strict=True)
-    gates = []
-    for x, h, (b, alpha, beta_x, beta_h) in zip(zx, zh, blocks, strict=True):
-        x = x - b  # `affine_step` has added b already, and here it stands outside of the product
-        gates.append(alpha * x * h + beta_x * x + beta_h * h + b)
-    return tuple(gates)
+    return tuple(
+        alpha * x * h + beta_x * x + beta_h * h + bias
+        for x, h, (bias, alpha, beta_x, beta_h) in zip(zx, zh, blocks, strict=True)
+    )

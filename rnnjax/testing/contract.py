@@ -154,9 +154,10 @@ def _check_shapes(cell: Any, name: str, input_size: int, batch_size: int, params
 
 def _check_affine_params(cell: Any, name: str, params: Any, input_size: int) -> None:
     width = cell.num_gates * cell.hidden_size
-    shapes = {"w_ih": (input_size, width), "b": (width,)}
-    if getattr(params, "w_hh", None) is not None:
-        shapes["w_hh"] = (cell.hidden_size, width)
+    shapes = {"w_ih": (input_size, width), "b": (width,), "w_hh": (cell.hidden_size, width)}
+    for field in ("b", "w_hh"):
+        if getattr(params, field, None) is None:
+            del shapes[field]
     for field, shape in shapes.items():
         leaf = getattr(params, field, None)
         if getattr(leaf, "shape", None) != shape:

@@ -33,7 +33,7 @@ class Wide(Custom):
     def init(self, key, input_size, dtype=jnp.float32):
         narrow = super().init(key, input_size, dtype)
         tiled = {name: jnp.tile(getattr(narrow, name), (1, 3))[:, : 5 * self.hidden_size] for name in ("w_ih", "w_hh")}
-        return narrow._replace(**tiled, b=jnp.zeros(5 * self.hidden_size, dtype))
+        return narrow._replace(**tiled)
 
     def update(self, params, state, zx, zh):
         state, y = super().update(params, state, zx, zh)

@@ -23,7 +23,7 @@ class Operands(NamedTuple):
         xs: ``[T, *batch, I]``; ``plan.project(xs, w_ih)`` projects all steps at once.
         w_ih: ``[I, G H]``.
         w_hh: ``[H, G H]``, or None.
-        b: ``[G H]``; ``plan.see`` adds it.
+        b: ``[G H]``; ``plan.see`` adds it. Zeros for a cell without one.
         own: the parameters that the update reads itself.
         state: before the first step.
         controls: masks and resets.

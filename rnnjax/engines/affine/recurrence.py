@@ -89,7 +89,8 @@ def _unroll(
     """The final state and ``ys``; see `affine_engine`."""
     by_name = isinstance(remat, str)
     whole = make_plan(cell, params, compute_dtype(state.h.dtype), keep_gates=not by_name)
-    weights = (params.w_ih, getattr(params, "w_hh", None), params.b)
+    b = getattr(params, "b", None)  # where there is none, the loops add zeros, which spares each of them a case
+    weights = (params.w_ih, getattr(params, "w_hh", None), jnp.zeros_like(params.w_ih[0]) if b is None else b)
     own, fresh = whole.own(params), controls.fresh
 
     def run(state: Any, inputs: Any, reverse: bool = False) -> tuple[Any, jax.Array]:

@@ -69,7 +69,8 @@ def compare(
     for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         assert g.shape == w.shape
         error = np.linalg.norm(np.asarray(g, np.float64) - w) / max(np.linalg.norm(w), 1e-30)
-        assert error <= TOLERANCE[name or dtype], f"{jax.tree_util.keystr(path)}: {error:.1e}"
+        tolerance = TOLERANCE[name or dtype] * (1 if w.ndim else 5)  # that of a number is one sum, which may cancel
+        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
 
 
 CASES = {
