@@ -2,6 +2,8 @@
 # make test    lint, types and tests, as the CI runs them
 # make test-gpu  the tests that need an NVIDIA GPU, with a jax that finds it: make test-gpu JAX='jax[cuda13]'
 # make lint    ruff and mypy alone
+# make docs    builds the site, build/site/index.html; its pages are executed, which takes a quarter of an hour once
+# make test-release  builds wheel, sdist and site, installs the one and opens the other in a browser
 # make bench   the quick benchmarks
 # make fuzz    random command lines, calls and damaged files; half an hour on two cores (FUZZ=100 is a short one)
 # make clean   removes environments and caches; runs/ stays
@@ -16,7 +18,7 @@ NEWEST := .venv-newest
 # Twice quiet: errors alone.
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: test demo lint bench fuzz clean test-newest test-gpu
+.PHONY: test demo lint docs bench fuzz clean test-newest test-gpu test-release
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -34,6 +36,15 @@ demo: $(VENV)/.installed-lm
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# A warning is an error. What was executed is kept in .cache/docs, and executed again when its code has changed.
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html -d .cache/doctrees docs build/site
+	@echo "Open $(CURDIR)/build/site/index.html in a browser."
+
+test-release: docs $(VENV)/.installed-test
+	$(VENV)/bin/python $(PIP_INSTALL) build twine
+	$(VENV)/bin/python -m pytest -m release
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python -m benchmarks --quick
@@ -89,6 +100,11 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-test
 	@echo "Installing rnnjax[bench] into $(VENV); the first time takes a few minutes"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[bench]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/bin/python
+	@echo "Installing rnnjax[docs] into $(VENV); the first time takes a few minutes"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
 $(NEWEST)/bin/python:

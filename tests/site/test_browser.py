@@ -1,0 +1,97 @@
+"""The built site, opened from disk in a browser without a network: `make test-release` builds it and runs this."""
+
+import os
+
+import pytest
+
+from tests.pages import ROOT
+from tests.report.test_report_page import browser_path
+
+SITE = ROOT / "build" / "site"
+pytestmark = pytest.mark.release
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (SITE / "index.html").exists():
+        pytest.skip("the site is not built; make docs")
+    path = browser_path()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Its sandbox is not for root, who runs the tests in a container.
+        opened = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.getuid() != 0)
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """A page of the site, with what it asked for and complained about."""
+
+    def __init__(self, browser, name, **context):
+        self.context = browser.new_context(offline=True, **context)
+        self.page = self.context.new_page()
+        self.requests, self.complaints = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.go(name)
+
+    def go(self, name):
+        self.page.goto((SITE / f"{name}.html").as_uri(), wait_until="domcontentloaded")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if error[0] is None:
+            outside = [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
+            assert outside == [] and self.complaints == []
+        self.context.close()
+
+
+def names():
+    return sorted(path.relative_to(SITE).with_suffix("").as_posix() for path in SITE.rglob("*.html"))
+
+
+def is_wide(page):
+    return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth + 1")
+
+
+def test_every_page_opens_without_a_network_and_without_a_complaint(browser):
+    pages = [name for name in names() if not name.startswith("_") and "webpack" not in name]
+    assert len(pages) > 40
+    with Opened(browser, "index") as opened:
+        for name in pages:
+            opened.go(name)
+            assert opened.page.locator("h1").count() >= 1, name
+            opened.page.wait_for_function("[...document.querySelectorAll('figure.live')].every(e => e.dataset.ready)")
+
+
+def test_equations_are_set(browser):
+    with Opened(browser, "course/01-a-network-with-a-state") as opened:
+        opened.page.wait_for_selector("mjx-container")
+        assert opened.page.locator("mjx-container").count() >= 1
+        assert opened.page.locator("mjx-merror").count() == 0
+
+
+def test_the_search_finds(browser):
+    with Opened(browser, "search") as opened:
+        opened.page.goto((SITE / "search.html").as_uri() + "?q=gradient")
+        opened.page.wait_for_selector("#search-results li a")
+        assert opened.page.locator("#search-results li a").count() >= 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark(browser, scheme):
+    with Opened(browser, "index", color_scheme=scheme) as opened:
+        assert opened.page.evaluate("document.documentElement.dataset.theme") == scheme
+        ground = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, ground.strip("rgba()").split(",")[:3])) > 380) == (scheme == "light")
+
+
+@pytest.mark.parametrize("name", ["index", "course/01-a-network-with-a-state", "networks", "made/reference/rnnjax"])
+def test_a_narrow_screen(browser, name):
+    with Opened(browser, name, viewport={"width": 360, "height": 740}, has_touch=True) as opened:
+        assert not is_wide(opened.page)
+        assert opened.page.locator("article").is_visible()

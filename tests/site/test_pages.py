@@ -1,0 +1,65 @@
+"""The pages of the site, without building it: every page is reached, parses, leads somewhere and asks its questions."""
+
+import ast
+import re
+
+import pytest
+
+from tests.pages import ROOT
+
+DOCS = ROOT / "docs"
+COURSE = sorted((DOCS / "course").glob("[0-9]*.md"))
+CELL = re.compile(r"```\{code-cell\} python\n((?::.*\n)*)(.*?)```", re.S)
+MADE = {"made/cells/index", "made/reference/index"}  # by docs/generated.py
+
+
+def entries(page):
+    """The pages that the toctrees of a page name."""
+    text = page.read_text(encoding="utf-8")
+    folder = page.parent.relative_to(DOCS)
+    for tree in re.findall(r"```\{toctree\}\n(.*?)```", text, re.S):
+        for line in tree.splitlines():
+            if line.strip() and not line.startswith(":"):
+                name = re.sub(r".*<(.*)>", r"\1", line.strip())
+                yield (folder / name).as_posix()
+
+
+def test_every_page_is_in_a_table_of_contents():
+    named = [name for page in (DOCS / "index.md", DOCS / "course" / "index.md") for name in entries(page)]
+    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")}
+    pages = {name for name in pages if not name.startswith("made/")}
+    assert len(named) == len(set(named))
+    assert set(named) == pages - {"index"} | MADE
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    targets = re.findall(r"\[[^\]]*\]\(([^)\s:#]+)(?:#[^)\s]*)?\)", text)
+    here = page.parent
+    missing = [t for t in targets if not (here / t).exists() and not (here / t).resolve().is_relative_to(DOCS / "made")]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", COURSE, ids=lambda page: page.stem)
+def test_a_page_of_the_course_is_a_program_with_exercises(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("---\nfile_format: mystnb\n")
+    cells = CELL.findall(text)
+    assert len(cells) == text.count("{code-cell}") >= 4
+    for _, code in cells:
+        ast.parse(code)
+        assert max(map(len, code.splitlines())) <= 96, "longer lines do not fit the page"
+    title, question = re.search(r"^# (\d+) .*\n\n\*\*(.*)\*\*$", text, re.M).groups()
+    assert page.name.startswith(f"{int(title):02}-") and question.endswith("?")
+    exercises = text[text.index("\n## Exercises\n") :]
+    assert len(re.findall(r"^\d\. ", exercises, re.M)) == exercises.count(":::{dropdown} Answer") == 3
+    assert "$$" in text or "```text" in text  # the equation
+
+
+def test_no_page_asks_a_network_for_anything():
+    """Scripts and styles come with the site."""
+    for path in (DOCS / "_static").rglob("*.*"):
+        if path.suffix in (".js", ".css", ".html"):
+            text = path.read_text(encoding="utf-8").replace("http://www.w3.org/", "")
+            assert not re.search(r"https?://|fetch\(|XMLHttpRequest|import\(", text), path.name
