@@ -71,6 +71,7 @@ _ROOMS = (
     "decoding",
     "engines",
     "fit",
+    "forecast",
     "initializers",
     "interop",
     "lm",

@@ -36,6 +36,7 @@ FLOORS = {
     "topologies": 3.2,  # of networks
     "decoding": 3,
     "fit": 3.2,  # by tbptt, into files of saving
+    "forecast": 3.4,  # of topologies, trained by fit
     "testing": 3,
     "lm": 4,
     "analysis": 4,

@@ -1,0 +1,148 @@
+r"""Measures of forecasts, as pure functions of arrays whose last axis is the horizon.
+
+Values that are missing (NaN in ``actual``) do not count. The scale of `mase`, `rmsse` and `msis` is the error of the
+seasonal naive forecast within the history: the mean of abs(y_t - y_{t-season}), or of its square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnjax.checks import describe
+
+__all__ = ["coverage", "crps", "mase", "msis", "owa", "rmsse", "smape", "wql"]
+
+
+def smape(actual: Any, forecast: Any) -> np.ndarray:
+    r"""Symmetric mean absolute percentage error, as the M4 competition has it: from 0 to 200.
+
+        mean of 200 * abs(y - f) / (abs(y) + abs(f)), where 0 / 0 is 0
+
+    Args:
+        actual: ``[..., H]``.
+        forecast: ``[..., H]``.
+
+    Returns:
+        ``[...]``, in percent.
+
+    >>> round(float(smape([100.0, 100.0], [100.0, 50.0])), 2)
+    33.33
+    """
+    y, f = _pair(actual, forecast)
+    size = np.abs(y) + np.abs(f)
+    return _mean(np.where(size == 0, 0.0, 200 * np.abs(y - f) / np.where(size == 0, 1.0, size)))
+
+
+def mase(actual: Any, forecast: Any, history: Any, season: int = 1) -> np.ndarray:
+    """Mean absolute scaled error (Hyndman and Koehler, 2006): below 1 is better than seasonal naive in the history.
+
+    Args:
+        actual: ``[..., H]``.
+        forecast: ``[..., H]``.
+        history: ``[..., T]``, before the forecast.
+        season: of the scale.
+
+    Returns:
+        ``[...]``; inf or nan where the history never changes from season to season.
+    """
+    y, f = _pair(actual, forecast)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _mean(np.abs(y - f)) / _scale(history, season, 1)
+
+
+def rmsse(actual: Any, forecast: Any, history: Any, season: int = 1) -> np.ndarray:
+    """Root mean squared scaled error, as the M5 competition has it (with ``season=1``)."""
+    y, f = _pair(actual, forecast)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(_mean((y - f) ** 2) / _scale(history, season, 2))
+
+
+def wql(actual: Any, forecast: Any, levels: Sequence[float]) -> np.ndarray:
+    r"""Weighted quantile loss: the pinball loss of each level, twice, over the sum of abs(y), mean over the levels.
+
+    Args:
+        actual: ``[..., H]``.
+        forecast: quantiles ``[..., L, H]``.
+        levels: L numbers within (0, 1).
+
+    Returns:
+        ``[...]``; for a single level 0.5 it is the mean absolute error over the mean absolute value.
+    """
+    y, q = np.asarray(actual, float), np.asarray(forecast, float)
+    level = np.asarray(levels, float)[:, None]
+    if q.shape != (*y.shape[:-1], len(level), y.shape[-1]):
+        raise ValueError(
+            f"wql: forecast must have shape [..., {len(level)}, {y.shape[-1]}] of {describe(y)}, got {describe(q)}."
+        )
+    gap = y[..., None, :] - q
+    loss = np.nansum(np.maximum(level * gap, (level - 1) * gap), -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (2 * loss / np.nansum(np.abs(y), -1)[..., None]).mean(-1)
+
+
+def crps(actual: Any, samples: Any) -> np.ndarray:
+    r"""Continuous ranked probability score of drawn paths: mean abs(X - y) - mean abs(X - X') / 2, in units of y.
+
+    Args:
+        actual: ``[..., H]``.
+        samples: ``[..., S, H]``.
+
+    Returns:
+        ``[...]``, mean over the horizon; the mean absolute error where all samples are equal.
+    """
+    y, x = np.asarray(actual, float), np.sort(np.asarray(samples, float), axis=-2)
+    if x.ndim != y.ndim + 1 or x.shape[:-2] + x.shape[-1:] != y.shape:
+        raise ValueError(f"crps: samples must have shape [..., S, H] of {describe(y)}, got {describe(x)}.")
+    S = x.shape[-2]
+    # Of sorted samples: the sum of abs(X - X') over all pairs.
+    weight = (2 * np.arange(S) - S + 1)[:, None]
+    apart = 2 * (weight * x).sum(-2) / S**2
+    return _mean(np.abs(x - y[..., None, :]).mean(-2) - apart / 2)
+
+
+def msis(actual: Any, lower: Any, upper: Any, history: Any, season: int = 1, level: float = 0.95) -> np.ndarray:
+    r"""Mean scaled interval score (Gneiting and Raftery, 2007), as the M4 competition has it.
+
+    mean of (u - l) + 2 / a * max(l - y, 0) + 2 / a * max(y - u, 0), over the scale of `mase`; a = 1 - level
+    """
+    y, low = _pair(actual, lower)
+    _, high = _pair(actual, upper)
+    out = np.maximum(low - y, 0) + np.maximum(y - high, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _mean(high - low + 2 / (1 - level) * out + 0 * y) / _scale(history, season, 1)
+
+
+def coverage(actual: Any, lower: Any, upper: Any) -> np.ndarray:
+    """The share of values that lie in their interval, ``[...]``."""
+    y, low = _pair(actual, lower)
+    _, high = _pair(actual, upper)
+    return _mean(np.where(np.isnan(y), np.nan, (low <= y) & (y <= high)))
+
+
+def owa(smape: Any, mase: Any, naive2_smape: Any, naive2_mase: Any) -> Any:
+    """Overall weighted average of the M4 competition: the mean of both errors over those of Naive2."""
+    return (smape / naive2_smape + mase / naive2_mase) / 2
+
+
+def _pair(actual: Any, forecast: Any) -> tuple[np.ndarray, np.ndarray]:
+    y, f = np.asarray(actual, float), np.asarray(forecast, float)
+    if y.shape != f.shape or not y.ndim:
+        raise ValueError(f"metrics: forecast must have the shape of actual, {describe(y)}, got {describe(f)}.")
+    return y, f
+
+
+def _scale(history: Any, season: int, power: int) -> np.ndarray:
+    past = np.asarray(history, float)
+    if past.shape[-1] <= season:
+        return np.full(past.shape[:-1], np.nan)
+    return _mean(np.abs(past[..., season:] - past[..., :-season]) ** power)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the last axis, of what is there; nan where nothing is."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, values, 0).sum(-1) / there.sum(-1)

@@ -1,0 +1,170 @@
+"""Many series of numbers in one value: ragged, with gaps, covariates, categories and dates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnjax.checks import describe, short
+from rnnjax.forecast.dates import Clock
+
+__all__ = ["Series", "as_series"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Series:
+    """N series, each of its own length; a value that is missing is NaN.
+
+    Args:
+        values: N arrays ``[T_n]``.
+        known: N arrays ``[T_n + F_n, K]`` of covariates whose future is known, as holidays or prices: the last F_n rows
+            lie behind the last value.
+        observed: N arrays ``[T_n, O]`` of covariates that are known up to the origin of a forecast, as the weather.
+        static: int ``[N, C]``, categories of the series, from 0 on.
+        clock: where in the calendar each series begins, and how far apart its values lie; None where time is a number.
+        names: of the series; None counts them.
+
+    Raises:
+        ValueError: for no series, shapes that do not belong together, a series without any value, infinities, or a
+            known covariate that is missing.
+        TypeError: for what holds no numbers.
+
+    >>> import numpy as np
+    >>> series = Series([np.arange(5.0), np.array([1.0, np.nan, 3.0])])
+    >>> len(series), series.lengths.tolist(), series.names
+    (2, [5, 3], ('0', '1'))
+    """
+
+    values: Sequence[Any]
+    known: Sequence[Any] | None = None
+    observed: Sequence[Any] | None = None
+    static: Any = None
+    clock: Sequence[Clock] | None = None
+    names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        rows = tuple(_numbers(f"values[{n}]", one, 1) for n, one in enumerate(_several("values", self.values)))
+        count = len(rows)
+        if not count:
+            raise ValueError("Series: there must be at least one series, got none.")
+        for n, row in enumerate(rows):
+            if not np.isfinite(row).any():
+                raise ValueError(f"Series: every series must hold a value, got {len(row)} missing ones in values[{n}].")
+            if np.isinf(row).any():
+                raise ValueError(
+                    f"Series: values must be finite or NaN (missing), got {row[np.isinf(row)][0]} at "
+                    f"values[{n}][{np.flatnonzero(np.isinf(row))[0]}]."
+                )
+        put = object.__setattr__
+        put(self, "values", rows)
+        for name in ("known", "observed"):
+            given = getattr(self, name)
+            if given is not None:
+                put(self, name, self._covariates(name, given))
+        static = np.zeros((count, 0), np.int32) if self.static is None else np.asarray(self.static)
+        if (
+            static.ndim != 2
+            or len(static) != count
+            or not np.issubdtype(static.dtype, np.integer)
+            or (static < 0).any()
+        ):
+            raise ValueError(
+                f"Series: static must be integers [{count}, C] from 0 on, got {describe(static)}; one row a series."
+            )
+        put(self, "static", static.astype(np.int32))
+        names = tuple(map(str, range(count))) if self.names is None else tuple(map(str, self.names))
+        clock = None if self.clock is None else tuple(self.clock)
+        for what, found in (("names", names), ("clock", clock)):
+            if found is not None and len(found) != count:
+                raise ValueError(f"Series: {what} must be one for each of the {count} series, got {len(found)}.")
+        put(self, "names", names)
+        put(self, "clock", clock)
+
+    def _covariates(self, name: str, given: Any) -> tuple[np.ndarray, ...]:
+        rows = tuple(_numbers(f"{name}[{n}]", one, 2) for n, one in enumerate(_several(name, given)))
+        if len(rows) != len(self.values):
+            raise ValueError(f"Series: {name} must be one array a series, {len(self.values)}, got {len(rows)}.")
+        for n, (row, values) in enumerate(zip(rows, self.values, strict=True)):
+            fits = len(row) >= len(values) if name == "known" else len(row) == len(values)
+            if not fits or row.shape[1] != rows[0].shape[1]:
+                least = "at least " if name == "known" else ""
+                raise ValueError(
+                    f"Series: {name}[{n}] must have {least}{len(values)} rows, one a value, of {rows[0].shape[1]} "
+                    f"covariates, got {describe(row)}."
+                )
+            if np.isinf(row).any() or (name == "known" and np.isnan(row).any()):
+                raise ValueError(f"Series: {name} must be finite, got another number in {name}[{n}]; fill it in.")
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Values of each series, int ``[N]``."""
+        return np.array([len(row) for row in self.values])
+
+    @property
+    def future(self) -> int | None:
+        """Steps behind the last value for which the known covariates are there in all series; None for any number."""
+        if self.known is None or not self.known[0].shape[1]:
+            return None
+        return min(len(row) - len(values) for row, values in zip(self.known, self.values, strict=True))
+
+    def select(self, rows: Sequence[int]) -> Series:
+        """Some of the series."""
+
+        def of(each: Any) -> Any:
+            return None if each is None else [each[n] for n in rows]
+
+        static = np.asarray(self.static)[np.asarray(rows)]
+        return Series(of(self.values), of(self.known), of(self.observed), static, of(self.clock), of(self.names))
+
+    def until(self, ends: Any) -> Series:
+        """What was known at an origin: values and observed covariates before step ``ends[n]``; known ones stay.
+
+        Raises:
+            ValueError: if an end is none of its series.
+        """
+        ends = np.broadcast_to(np.asarray(ends), (len(self),))
+        if (ends < 1).any() or (ends > self.lengths).any():
+            raise ValueError("Series.until: ends must lie between 1 and the length of each series, got another one.")
+        observed = self.observed
+        return dataclasses.replace(
+            self,
+            values=[row[:end] for row, end in zip(self.values, ends, strict=True)],
+            observed=None if observed is None else [row[:end] for row, end in zip(observed, ends, strict=True)],
+        )
+
+
+def as_series(where: str, series: Any) -> Series:
+    """A `Series` of what stands for one: a list of arrays, or an array ``[N, T]`` or ``[T]``."""
+    if isinstance(series, Series):
+        return series
+    if isinstance(series, Mapping) or hasattr(series, "columns"):
+        raise TypeError(f"{where}: a table has to say which column is what; write rnnjax.forecast.from_table.")
+    if hasattr(series, "ndim") and series.ndim == 1:
+        series = [series]
+    return Series(_several("values", series))
+
+
+def _several(name: str, rows: Any) -> Sequence[Any]:
+    if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__len__"):
+        raise TypeError(f"Series: {name} must be a list of arrays, one a series, got {short(rows)}.")
+    if len(rows) and all(np.ndim(one) == 0 for one in rows):
+        raise TypeError(f"Series: {name} must be a list of arrays, one a series, got numbers; write [{name}].")
+    return rows
+
+
+def _numbers(name: str, row: Any, axes: int) -> np.ndarray:
+    try:
+        array = np.asarray(row, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"Series: {name} must hold numbers, got {short(row)}.") from error
+    if array.ndim != axes:
+        shape = "[T]" if axes == 1 else "[T, K]"
+        raise ValueError(f"Series: {name} must have shape {shape}, got {describe(array)}.")
+    return array
