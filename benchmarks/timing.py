@@ -18,6 +18,8 @@ __all__ = ["Stats", "clear_caches", "compile_all", "flops", "interleave", "matmu
 
 Stats = dict[str, float]
 
+_REST_SECONDS = 0.02  # between two turns
+
 
 def stats(values: list[float]) -> Stats:
     """Median and quartiles, with four significant digits."""
@@ -78,6 +80,9 @@ def interleave(
 ) -> dict[str, Stats]:
     """Seconds a call.
 
+    Threads of some libraries (OpenMP's, which torch uses) go on spinning for some milliseconds after their last piece
+    of work, on a core that the next contestant needs: before every turn the process sleeps.
+
     Args:
         calls: the contestants; each call waits for its result.
         rounds: how often each has its turn.
@@ -96,6 +101,7 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            time.sleep(_REST_SECONDS)
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()

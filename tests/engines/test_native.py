@@ -201,11 +201,12 @@ extern "C" void functions(const real *x, real *out, int64_t n) {
   }
 }
 """
-LIMITS = (1.2, 2.5, 3.0, 3.0)  # units of the last place; measured 1.03, 1.6, 2.5, 2.8
+LIMITS = (1.2, 2.5, 3.0, 3.0)  # units of the last place; measured 1.06, 1.6, 2.5, 2.4
 
 
 @pytest.mark.parametrize(("dtype", "wide"), [("float32", np.float64), ("float64", np.longdouble)])
-def test_elementary_functions_are_good_to_a_few_ulp(dtype, wide):
+def test_elementary_functions_are_good_to_a_few_ulp(dtype, wide, monkeypatch):
+    monkeypatch.setenv("RNNJAX_NATIVE_FLAGS", "")  # as users have it: without optimisation sums are rounded more often
     source = functions_text(np.dtype(dtype).itemsize) + FUNCTIONS
     ((_, library),) = native_build.libraries({f"functions_{dtype}": source}).values()
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from rnnjax.engines.affine.program import Program
 
-__all__ = ["SCALAR", "SCALAR_MATH", "Target", "emit"]
+__all__ = ["SCALAR", "SCALAR_MATH", "TRUTHS", "Target", "emit"]
 
 _INFIX = {
     "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}", "neg": "-{0}",
@@ -63,7 +63,8 @@ class Target:
         return f"{self.prefix}{op}({', '.join(operands)})"
 
 
-_TRUTHS = {"gt", "lt", "ge", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite"}
+# Operations that give truth values.
+TRUTHS = {"gt", "lt", "ge", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite"}
 
 
 def emit(
@@ -102,7 +103,7 @@ def emit(
     for i, node in enumerate(program.nodes):
         if i not in wanted:
             continue
-        kind = target.truth if node.op in _TRUTHS else target.real
+        kind = target.truth if node.op in TRUTHS else target.real
         if i in given:
             define(i, kind, given[i])
         elif node.op == "constant":

@@ -6,12 +6,14 @@ import dataclasses
 import importlib.resources
 from collections.abc import Mapping, Sequence
 
-from rnnjax.engines.affine.emit_c import Target, emit
+from rnnjax.engines.affine.emit_c import TRUTHS, Target, emit
 from rnnjax.engines.affine.program import Program
+from rnnjax.engines.affine.tracer import REAL
 
 __all__ = ["Layout", "cell_text", "functions_text", "handler_text", "layout_of", "loops_text"]
 
 _VECTORS = Target("vf", "auto", "v_", "vset({})", "real", {"not": "~{0}"})
+_LONG = REAL - {"add", "sub", "mul", "neg", "max", "min", "abs", "sign", "div", "floor", "ceil", "is_finite"}
 _REALS = {4: "float", 8: "double"}
 
 
@@ -130,36 +132,73 @@ def _given(program: Program, layout: Layout, places: Mapping[str, str]) -> dict[
     return found
 
 
+def _stages(program: Program, outputs: Sequence[int]) -> tuple[int, ...]:
+    """Nodes that end a first stage: what the rest of the way to ``outputs`` is computed from; empty if there is one.
+
+    The result of an elementary function is there dozens of cycles later. Where the argument of one depends on the
+    result of another, as in ``tanh(c)``, a processor that waits for both has no room left to begin the next row. So a
+    row's second stage is computed together with the next row's first one, which does not wait for it.
+    """
+    depth: list[int] = []
+    for node in program.nodes:
+        depth.append(max((depth[j] for j in node.args), default=0) + (node.op in _LONG))
+    needed = program.needed(outputs)
+    if max((depth[i] for i in needed), default=0) < 2:
+        return ()
+    late = {i for i in needed if depth[i] > 1}
+    read = {j for i in late for j in program.nodes[i].args} | set(outputs)
+    return tuple(sorted(j for j in read - late if program.nodes[j].op != "constant"))
+
+
 def _forward(program: Program, layout: Layout, own: str, y_is_h: bool, *, saving: bool) -> str:
     old = "*(const vf *)((const real *)t.old[{}] + r * t.ld + u * VL)"
     given = _given(program, layout, {"own": "own{}", "old": old, "seen": "z[{} * UB]"})
     outputs = [(i, f"new{s}") for s, i in enumerate(program.new)]
     outputs += [] if y_is_h else [(program.y, "y")]
-    outputs += [(i, f"save[{n}]") for n, i in enumerate(program.saved())] if saving else []
+    saved = [(i, f"save[{n}]") for n, i in enumerate(program.saved())] if saving else []
     states = range(len(program.new))
     news = ", ".join(f"new{s}" for s in states)
     keep = " ".join(f"new{s} = {old.format(s)};" for s in states)
     puts = " ".join(f"*(vf *)((real *)t.fresh[{s}] + r * t.ld + u * VL) = new{s};" for s in states)
     y = f"new{layout.h}" if y_is_h else "y"
-    save = ""
-    if saving:
-        count = len(program.saved())
-        save = f"\n      vf *save = (vf *)((real *)t.save + u * t.save_vector) + r * {count};"
+    save = f"vf *save = (vf *)((real *)t.save + u * t.save_vector) + r * {len(saved)};" if saving else ""
+    carried = _stages(program, [i for i, _ in outputs])
+    stage = "".join(f" {'vi' if program.nodes[i].op in TRUTHS else 'vf'} c{i};" for i in carried)
+    first, early = "", program.needed(carried)
+    if carried:
+        at = [(i, f"next.c{i}") for i in carried] + [pair for pair in saved if pair[0] in early]
+        first = emit(program, at, given, _VECTORS, indent=" " * 6)
+        given |= {i: f"now.c{i}" for i in carried}
+        saved = [pair for pair in saved if pair[0] not in early]
     return f"""  for (int u = 0; u < UB; u++) {{
     const int64_t n = t.units - t.unit - u * VL;
     if (n <= 0) break;
 {own}
+    struct Stage {{{stage} }};
+    auto begin = [&](int64_t r) __attribute__((always_inline)) {{
+      Stage next;
+      const vf *z = (const vf *)t.z + r * NS * UB + u;
+      {save if carried else ""}
+{first}
+      return next;
+    }};
+    Stage now;
+    if (t.rows > 0) now = begin(0);
     for (int64_t r = 0; r < t.rows; r++) {{
-      const vf *z = (const vf *)t.z + r * NS * UB + u;{save}
+      const vf *z = (const vf *)t.z + r * NS * UB + u;
+      {save}
+      Stage next;
+      if (r + 1 < t.rows) next = begin(r + 1);
       vf {news}{"" if y_is_h else ", y"};
       if (t.valid && !t.valid[r]) {{
         {keep}{"" if y_is_h else f" y = new{layout.h};"}
       }} else {{
-{emit(program, outputs, given, _VECTORS, indent=" " * 8)}
+{emit(program, outputs + saved, given, _VECTORS, indent=" " * 8)}
       }}
       {puts}
       store((real *)t.y + r * t.ldy + u * VL, {y}, n);
       if (t.h) store((real *)t.h + r * t.ldy + u * VL, new{layout.h}, n);
+      now = next;
     }}
   }}"""
 

@@ -48,7 +48,7 @@ struct Backward : Sizes {
   // c[row][4 vectors] (+)= sum of dz over G slots and their units, times w^T; `at(r)` is a row of dz
   // in the first panel of the first slot
   template <class At> void pull(const real *w, bool add, real *out, int64_t ldc, int64_t count, At at) const {
-    constexpr int64_t PANELS = K_BLOCK / PW > 0 ? K_BLOCK / PW : 1;
+    constexpr int64_t PANELS = 128 / PW > 0 ? 128 / PW : 1;  // a block of weights in the first-level cache
     const int64_t jump = positions * B * PW;
     constexpr int n = BU > WIDEST ? 2 : BU;
     static const vf zeros[n] = {};

@@ -23,23 +23,51 @@ void relax() {
   asm volatile("yield");
 #endif
 }
-// job(0) .. job(n - 1) by the threads of the pool and the caller; what no thread of the pool takes, the caller does.
-void parallel(void *pool, int64_t threads, int64_t n, Job job, void *argument) {
-  struct Shared { std::atomic<int64_t> next{0}, done{0}; };
-  auto shared = std::make_shared<Shared>();
-  auto work = [shared, n, job, argument] {
-    for (int64_t i; (i = shared->next.fetch_add(1)) < n;) {
-      job(argument, i);
-      shared->done.fetch_add(1, std::memory_order_release);
-    }
-  };
-  for (int64_t i = 1; i < n && i < threads; i++) {
-    auto copy = work;
-    ((ffi::ThreadPool *)pool)->Schedule(std::move(copy));
+// The threads of the pool that help in one call. They come when they can, stay to its end, since what follows comes
+// sooner than a sleeping thread wakes up, and are never waited for: what none of them has taken, the caller does.
+struct Phase { Job job; void *argument; int64_t n; std::atomic<int64_t> next{0}, done{0}; };
+void work(Phase &phase) {
+  for (int64_t i; (i = phase.next.fetch_add(1)) < phase.n;) {
+    phase.job(phase.argument, i);
+    phase.done.fetch_add(1, std::memory_order_release);
   }
-  work();
-  for (int64_t spins = 0; shared->done.load(std::memory_order_acquire) < n; spins++)
-    if (spins < 10000) relax(); else std::this_thread::yield();
+}
+void pause(int64_t spins) {
+  if (spins % 4096 < 4095) relax(); else std::this_thread::yield();
+}
+struct Shared {
+  std::mutex lock;
+  std::shared_ptr<Phase> phase;
+  std::atomic<int64_t> begun{0};  // phases; negative when the call is over
+};
+struct Team {
+  ffi::ThreadPool &pool;
+  std::shared_ptr<Shared> shared;
+  ~Team() { if (shared) shared->begun.store(-1, std::memory_order_release); }
+};
+void help(Shared &shared) {
+  for (int64_t seen = 0, spins = 0;; spins++) {
+    const int64_t begun = shared.begun.load(std::memory_order_acquire);
+    if (begun < 0) return;
+    if (begun == seen) { pause(spins); continue; }
+    seen = begun;
+    std::shared_ptr<Phase> phase;
+    { std::lock_guard<std::mutex> guard(shared.lock); phase = shared.phase; }
+    work(*phase);
+  }
+}
+// job(0) .. job(n - 1)
+void parallel(void *pointer, int64_t threads, int64_t n, Job job, void *argument) {
+  Team &team = *(Team *)pointer;
+  auto phase = std::make_shared<Phase>();
+  phase->job = job, phase->argument = argument, phase->n = n;
+  const bool first = !team.shared;
+  if (first) team.shared = std::make_shared<Shared>();
+  { std::lock_guard<std::mutex> guard(team.shared->lock); team.shared->phase = phase; }
+  team.shared->begun.fetch_add(1, std::memory_order_release);
+  for (int64_t i = 1; first && i < threads; i++) team.pool.Schedule([shared = team.shared] { help(*shared); });
+  work(*phase);
+  for (int64_t spins = 0; phase->done.load(std::memory_order_acquire) < n; spins++) pause(spins);
 }
 int64_t allowed_threads() {  // OMP_NUM_THREADS, as other libraries obey it; XLA's pool already knows the affinity
   static const int64_t count = [] {
@@ -131,7 +159,8 @@ ffi::Error run(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets
   }
   if (!f.complete()) return wrong("buffers of another number, rank or dtype than the cell's");
   q.threads = std::min<int64_t>(pool.num_threads(), allowed_threads());
-  q.pool = &pool;
+  Team team{pool, nullptr};
+  q.pool = &team;
   q.parallel = parallel;
   if ((back ? entry.backward : entry.forward)(&q)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnjax native: no memory for the loops");
   return ffi::Error::Success();

@@ -74,10 +74,10 @@ template <int M, int N> constexpr Kernel kernel() {
 static const Kernel KERNELS[5][MOST + 1] = {{}, ROW(1), ROW(2), ROW(3), ROW(4)};
 #undef ROW
 
-// How a tile of `width` vectors is cut into products of nearly equal width.
+// How a tile of `width_of_all` vectors is cut into products of nearly equal width.
 struct Pieces {
   int count, start[16], width[16];
-  explicit Pieces(int width_of_all) : count((int)up(width_of_all, WIDEST)) {
+  Pieces(int width_of_all, int most) : count((int)up(width_of_all, most)) {
     for (int i = 0; i < count; i++) {
       start[i] = width_of_all * i / count;
       width[i] = width_of_all * (i + 1) / count - start[i];
