@@ -6,7 +6,9 @@ import _thread
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,8 +18,6 @@ from typing import Any, NamedTuple
 
 from rnnjax._start import INTERRUPTED, leave, leave_when_interrupted
 from rnnjax.files import FileWarning
-from rnnjax.text.shown import shown
-from rnnjax.user_code import user_line
 
 __all__ = ["COMMANDS", "main"]
 
@@ -85,9 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # not all streams have an encoding
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    from rnnjax.cli.verdicts import complain
+
     for name in _NEEDED:
         if importlib.util.find_spec(name) is None:
-            _complain(f"the command line needs {name}, which is not installed; pip install 'rnnjax[lm]'.")
+            complain(f"the command line needs {name}, which is not installed; pip install 'rnnjax[lm]'.")
             sys.exit(2)
     with warnings.catch_warnings():
         warnings.simplefilter("always", FileWarning)
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if issubclass(category, FileWarning):
-                _complain(f"warning: {message}")
+                complain(f"warning: {message}")
             else:
                 others(message, category, *rest, **more)
 
@@ -111,55 +113,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     """The exit code."""
-    import typer
+    from rnnjax.cli.verdicts import complain, verdict
 
-    from rnnjax.fit.progress import TrainingFailedError
-
-    usage_error: Any = typer.BadParameter.__mro__[2]  # whatever is wrong with options; not all versions export it
     try:
         app = _app(words)
         with _interruptible():
-            code = int(app(args=words, prog_name="rnnjax", standalone_mode=False) or 0)
+            code = int(app(args=_explicit(words), prog_name="rnnjax", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # from Ctrl-C, of which typer makes an exit
             raise KeyboardInterrupt
         return code
-    except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of the output left, as `| head` does
         sys.stderr.close()
         return 0
-    except usage_error as error:
-        _complain(getattr(error, "format_message", error.__str__)())
-        return 2
-    except MemoryError:
-        _complain("there is not enough memory; lower --hidden, --batch-size or --chunk-len.")
-        return 2
-    except TrainingFailedError as error:
-        _complain(str(error))
-        return 1
-    except Exception as error:  # code of the user may raise anything, and what it raises is its own
-        sentence = _sentence(error)
-        if sentence is None:
+    except (KeyboardInterrupt, Exception) as error:  # code of the user may raise anything
+        found = verdict(error)
+        if found is None:
             raise
-        _complain(sentence)
-        return 2
+        complain(found.sentence)
+        return found.code
 
 
-def _sentence(error: Exception) -> str | None:
-    """What is wrong, where it is not this program; None for what should not have happened."""
-    from jax.errors import JaxRuntimeError
-
-    if place := user_line(error):
-        what = "".join(f": {line:.300}" for line in str(error).strip().splitlines()[:1])
-        return f"{place[0]}, line {place[1]}: {type(error).__name__}{what}"
-    if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror}." if error.strerror else str(error)
-    if isinstance(error, ValueError | TypeError | ModuleNotFoundError):  # the last: a framework that is not installed
-        return str(error)
-    if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        return "the device has not enough memory; lower --hidden, --batch-size or --chunk-len."
-    return None
+def _explicit(words: list[str]) -> list[str]:
+    """``--distributed`` without an address stands for a cluster that is detected."""
+    found = []
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        alone = word == "--distributed" and not re.fullmatch(r"\S+:[0-9]+", following)
+        found.append("--distributed=detected" if alone else word)
+    return found
 
 
 def _app(words: list[str]) -> Any:
@@ -212,11 +192,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, leave)
         sys.unraisablehook = others
-
-
-def _complain(sentence: str) -> None:
-    from rnnjax.cli.options import spoken
-
-    words = " ".join(spoken(sentence).split())
-    end = "" if words.endswith((".", "?", "...")) else "."
-    print(f"rnnjax: {shown(words)}{end}", file=sys.stderr)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pathlib
 import platform
+import socket
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint
 from rnnjax.fit.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
 from rnnjax.fit.optimizers import learning_rate
+from rnnjax.fit.processes import crew
 from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
 from rnnjax.lm.run import (
     RunPaths,
@@ -43,6 +46,7 @@ __all__ = ["BUDGETS", "DEFAULT_MINUTES", "Started", "begin", "go_on"]
 
 BUDGETS = {field.name for field in dataclasses.fields(BudgetOptions)}
 DEFAULT_MINUTES = 5.0
+SEEN = 10.0  # seconds until a file on a network file system is there for all machines
 
 
 class Started(NamedTuple):
@@ -70,7 +74,46 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         values |= dict.fromkeys(BUDGETS - given)
     elif all(values[name] is None for name in BUDGETS):
         values["minutes"] = DEFAULT_MINUTES
-    config = _config(values)
+    config = _with_devices(_config(values))
+    claimed: list[Replacement] = []
+    root = pathlib.Path(crew().by_lead(lambda: str(_claim(values, config, stack, claimed))))
+    replaced = claimed[0] if claimed else None
+    provenance: dict[str, Any] = {}
+    if (file := cell_file(config.model.cell)) is not None:
+        check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
+        provenance["code"] = code_digest(file)
+    _compare(config, provenance.get("code"))
+    corpus = crew().together(lambda: _text(config))
+    crew().compare("train", {"text (by its sha256)": corpus.sha256}, "give all of them the same files")
+    paths = RunPaths(root)
+    provenance = _provenance(corpus) | provenance
+
+    def write() -> None:
+        if replaced is not None:
+            stack.enter_context(replaced)
+        stack.enter_context(own_folder(root, "train"))
+        names = (paths.config, paths.vocabulary, paths.metrics, paths.samples, paths.baselines, paths.curve, paths.log)
+        remember(root, [path.name for path in names])
+        write_json(paths.vocabulary, corpus.vocabulary.to_json())
+        write_config(paths, config, provenance)
+
+    crew().by_lead(write)
+    _require_shared(paths)
+    return Started(paths, config, corpus, provenance, replaced)
+
+
+def _text(config: RunConfig) -> Corpus:
+    """The text, if it is long enough and the model can be made for it."""
+    corpus = load_corpus(config.text)
+    corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
+    make_model(config.model, len(corpus.vocabulary))
+    return corpus
+
+
+def _claim(
+    values: dict[str, Any], config: RunConfig, stack: contextlib.ExitStack, claimed: list[Replacement]
+) -> pathlib.Path:
+    """The folder of a new run, and the old run that is in its place."""
     root = pathlib.Path(values["out"] or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
     occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
     if occupied and not values["force"]:
@@ -88,28 +131,42 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
             f"--out: {aside} is the run that was in {root}, from a replacement that was cut short; move it back, or "
             "add --force to go on with the replacement."
         )
-    replaced = Replacement(root, "--force") if occupied or aside.exists() else None
-    if replaced is not None:
-        root = replaced.folder
-        stack.enter_context(own_folder(root, "train"))
-    config = _with_devices(config)
-    provenance: dict[str, Any] = {}
-    if (file := cell_file(config.model.cell)) is not None:
-        check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
-        provenance["code"] = code_digest(file)
-    corpus = load_corpus(config.text)
-    corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
-    make_model(config.model, len(corpus.vocabulary))
-    if replaced is not None:
-        stack.enter_context(replaced)
-    stack.enter_context(own_folder(root, "train"))
-    paths = RunPaths(root)
-    provenance = _provenance(corpus) | provenance
-    names = (paths.config, paths.vocabulary, paths.metrics, paths.samples, paths.baselines, paths.curve, paths.log)
-    remember(root, [path.name for path in names])
-    write_json(paths.vocabulary, corpus.vocabulary.to_json())
-    write_config(paths, config, provenance)
-    return Started(paths, config, corpus, provenance, replaced)
+    if not occupied and not aside.exists():
+        return root
+    claimed.append(Replacement(root, "--force"))
+    stack.enter_context(own_folder(claimed[0].folder, "train"))
+    return claimed[0].folder
+
+
+def _compare(config: RunConfig, code: str | None) -> None:
+    """Raises unless all processes were given the same; the names of the files may differ, what they hold may not."""
+    options = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(config, group)).items()}
+    del options["paths"]
+    options = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    crew().compare("train", {**options, "file of the cell (by its sha256)": code}, "give all of them the same options")
+
+
+def _require_shared(paths: RunPaths) -> None:
+    """Raises unless every process sees what process 0 has written."""
+
+    def digest() -> str:
+        return hashlib.sha256(paths.config.read_bytes()).hexdigest()
+
+    def check() -> None:
+        deadline = time.monotonic() + SEEN
+        while True:
+            with contextlib.suppress(OSError):
+                if digest() == wanted:
+                    return
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"train: the run folder {paths.root} must be one that all processes see, and what process 0 wrote "
+                    f"there is not here on {socket.gethostname()}; put it on a file system that all machines share."
+                )
+            time.sleep(0.2)
+
+    wanted = crew().by_lead(digest)
+    crew().together(check)
 
 
 def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Started:
@@ -123,8 +180,13 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
     """
     for name in sorted(given & {"out", "force", "preset"}):
         raise ValueError(f"--{name}: does not go together with --resume, which stays in its folder; leave it out.")
-    read_config(root)  # before anything is written there, also the lock
-    stack.enter_context(own_folder(pathlib.Path(root), "train"))
+
+    def own() -> None:
+        read_config(root)  # before anything is written there, also the lock
+        stack.enter_context(own_folder(pathlib.Path(root), "train"))
+
+    crew().by_lead(own)
+    _require_shared(RunPaths(pathlib.Path(root)))
     paths, old, provenance, vocabulary = read_config(root)
     if saved := find_checkpoints(paths.checkpoints):
         with open_checkpoint(saved[-1].path) as stored_checkpoint:
@@ -146,19 +208,23 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
     if asked.keys() & BUDGETS:
         asked = dict.fromkeys(BUDGETS) | asked
     config = _config(stored | {k: v for k, v in asked.items() if k in RESUMABLE})
-    config = _with_devices(config)
+    config = _with_devices(config, fixed="devices" in asked)
     if "text" in given:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, paths=_absolute(values["text"])))
     else:
         own_text(config, f"--resume {root}")
-    corpus = load_corpus(config.text)
+    _compare(config, None)
+    corpus = crew().together(lambda: load_corpus(config.text))
     if corpus.sha256 != provenance["sha256"] or corpus.vocabulary != vocabulary:
         raise ValueError(
             f"--resume: the text has changed since {root} was started ({provenance['sources']}, "
             f"{provenance['n_symbols']:,} symbols then, {corpus.n_symbols:,} now); restore it or start a new run."
         )
-    write_config(paths, config, provenance)
-    return Started(paths, config, corpus, provenance, notes=_stretched(paths, old, config, corpus))
+    notes = _stretched(paths, old, config, corpus)
+    crew().by_lead(lambda: write_config(paths, config, provenance))
+    if (before := old.train.devices) != (now := config.train.devices):
+        notes += (f"The batch was split over {before} device(s) and is now over {now}: sums are rounded differently.",)
+    return Started(paths, config, corpus, provenance, notes=notes)
 
 
 def _stretched(paths: RunPaths, old: RunConfig, new: RunConfig, corpus: Corpus) -> tuple[str, ...]:
@@ -184,16 +250,30 @@ def _is_native(config: RunConfig) -> bool:
     return all(compiles(leaf.cell) for leaf in leaves(make_model(config.model, 1).stack))
 
 
-def _with_devices(config: RunConfig) -> RunConfig:
-    """With the number of devices that the batch is split over in the place of 0."""
+def _with_devices(config: RunConfig, *, fixed: bool = True) -> RunConfig:
+    """With the number of devices that the batch is split over in the place of 0, or of one that is not to be had here.
+
+    Args:
+        config: all options.
+        fixed: whether that number, unless it is 0, must be taken as it is.
+    """
     train = config.train
     reuse_memory()
     # The native loops use all cores of one device.
     alone = train.border != "cut" or (not devices_are_set() and _is_native(config))
     asked = 1 if not train.devices and alone else train.devices
     prepare_devices(asked, train.batch_size)
+    if crew().count > 1:  # they have agreed on the devices already
+        if train.border != "cut":
+            raise ValueError(
+                f"TrainOptions: border must be cut where several processes share the batch, got {train.border}; start "
+                "one."
+            )
+        asked = train.devices if fixed else 0
+    elif not fixed and asked > jax.device_count():
+        asked = 0
     count = choose_devices(asked, train.batch_size)
-    if count > 1 and not train.devices:
+    if count > 1 and not train.devices and crew().count == 1:
         state = jax.eval_shape(lambda: make_model(config.model, 1).initial_state((train.batch_size,)))
         count = 1 if without_rows(state, train.batch_size) else count
     return dataclasses.replace(config, train=dataclasses.replace(train, devices=count))

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from rnnjax.cli.display import Display, nats
+from rnnjax.cli.distributed import processes as several
 from rnnjax.cli.options import TrustCode, options_command, spoken
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
@@ -24,6 +25,7 @@ from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
+from rnnjax.fit.processes import crew
 from rnnjax.lm.baselines import compute_baselines
 from rnnjax.lm.options import BudgetOptions, ModelOptions, TrainOptions
 from rnnjax.lm.plots import loss_curve, read_metrics
@@ -35,6 +37,7 @@ from rnnjax.text.corpus import Corpus, TextOptions
 
 __all__ = ["train"]
 
+_MACHINES = "Several processes"
 BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there on
 
 
@@ -71,6 +74,24 @@ def train(
     ] = None,
     trust_code: TrustCode = False,
     preset: Annotated[str | None, typer.Option(metavar="|".join(PRESETS), help="Start from these options.")] = None,
+    distributed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="One of several processes, which share the batch: with the address of process 0, --processes and "
+            "--process; alone on a cluster that JAX detects (SLURM, Open MPI, Kubernetes, Cloud TPU).",
+            rich_help_panel=_MACHINES,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="How many there are.", rich_help_panel=_MACHINES)
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Which one this is, from 0.", rich_help_panel=_MACHINES)
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For all of them to come.", rich_help_panel=_MACHINES)
+    ] = 300.0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel="What is looked at")
     ] = False,
@@ -93,13 +114,17 @@ def train(
     console = Console(highlight=False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard: tensorboardX is not installed; pip install 'rnnjax[tensorboard]'.")
-    with contextlib.ExitStack() as stack:
+    with several(distributed, processes, process, wait, values["devices"]), contextlib.ExitStack() as stack:
         started = begin(values, given, stack) if resume is None else go_on(resume, values, given, stack)
         _train(started, console, resume is not None, tensorboard)
 
 
 def _train(started: Started, console: Console, resume: bool, tensorboard: bool) -> None:
     paths, config, corpus, provenance = started[:4]
+    if not crew().is_lead:
+        with _stop_on_signal() as should_stop:
+            run_training(config, paths, corpus, resume=resume, should_stop=should_stop, code=provenance.get("code"))
+        return
     model = make_model(config.model, len(corpus.vocabulary))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
     steps_per_epoch = corpora.num_chunks(corpora.streams(corpus.train, config.train.batch_size), config.train.chunk_len)
@@ -118,6 +143,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
             display.say(note)
         count_devices = config.train.devices
         split = f", the batch split over {count_devices} devices" if count_devices > 1 else ""
+        split += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         display.say(
             f"{config.model.layers} x {config.model.hidden} {config.model.cell}, {count:,} parameters, batch "
             f"{config.train.batch_size} x {config.train.chunk_len}, on {provenance['device']}{split}; run folder "
@@ -183,7 +209,9 @@ def _stop_on_signal() -> Iterator[Any]:
         stop.set()
         os.write(2, b"\nstopping: saving at the end of this interval; once more to stop at once\n")
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Where there are several processes, SIGTERM is JAX's: it tells all of them, and they stop at the same update.
+    numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+    old = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop.is_set
     finally:

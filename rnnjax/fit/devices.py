@@ -12,13 +12,25 @@ import contextlib
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.cpu import MAX_DEVICES, available_cores, devices_are_set
-from rnnjax.fit.folder import require_one_process
 from rnnjax.update import Carry
 
-__all__ = ["AXIS", "CARRY", "CHUNK", "choose_devices", "make_mesh", "place", "prepare_devices", "without_rows"]
+__all__ = [
+    "AXIS",
+    "CARRY",
+    "CHUNK",
+    "choose_devices",
+    "make_mesh",
+    "on_one",
+    "own_rows",
+    "place",
+    "place_rows",
+    "prepare_devices",
+    "without_rows",
+]
 
 AXIS = "batch"  # of the mesh
 CARRY = Carry(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS))  # parameters everywhere, states by rows
@@ -45,17 +57,18 @@ def choose_devices(asked: int, batch_size: int) -> int:
 
     Args:
         asked: that many; 0 for one on an accelerator, and on a CPU as many as there are, up to `MAX_DEVICES`, if they
-            divide the batch into parts of at least `MIN_ROWS` rows.
+            divide the batch into parts of at least `MIN_ROWS` rows. Several processes share all that they have.
         batch_size: B.
 
     Raises:
-        ValueError: if there are not as many, they do not divide the batch, or there are several processes.
+        ValueError: if there are not as many, or they do not divide the batch.
 
     >>> choose_devices(1, 50)
     1
     """
-    require_one_process("train")
     found, backend = jax.device_count(), jax.default_backend()
+    if jax.process_count() > 1:
+        return _all_devices(asked, batch_size, found)
     if not asked:
         return _most(batch_size, found) if backend == "cpu" else 1
     if asked > found:
@@ -72,6 +85,31 @@ def choose_devices(asked: int, batch_size: int) -> int:
     return asked
 
 
+def _all_devices(asked: int, batch_size: int, found: int) -> int:
+    have = f"{jax.process_count()} processes with {jax.local_device_count()} each"
+    if asked not in (0, found):
+        raise ValueError(
+            f"TrainOptions: devices must be all {found} that {have} have, got {asked}; leave it out, or start another "
+            "number of processes."
+        )
+    if batch_size % found:
+        fitting = ", ".join(str(n) for n in range(1, 2 * found + 1) if batch_size % n == 0)
+        raise ValueError(
+            f"TrainOptions: batch_size must be a multiple of {found}, the devices of {have}, got {batch_size}; take "
+            f"{max(1, round(batch_size / found)) * found}, or as many processes as come to one of {fitting} devices."
+        )
+    return found
+
+
+def own_rows(mesh: Mesh | None, batch_size: int) -> slice:
+    """The rows of the batch that lie on this process's devices, which stand together in the mesh."""
+    if mesh is None or not mesh.is_multi_process:
+        return slice(0, batch_size)
+    ours = [at for at, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    rows = batch_size // mesh.size
+    return slice(ours[0] * rows, (ours[-1] + 1) * rows)
+
+
 def make_mesh(count: int) -> Mesh | None:
     """The first devices in a row; None for a single one, which needs no splitting."""
     if count == 1:
@@ -85,13 +123,48 @@ def without_rows(state: Any, batch_size: int) -> list[tuple[int, ...]]:
 
 
 def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:
-    """Arrays where a split update wants them; as they are without a mesh."""
+    """Arrays where a split update wants them; as they are without a mesh.
+
+    Args:
+        mesh: of the devices.
+        tree: whole arrays, the same on every process.
+        specs: a prefix of ``tree``.
+    """
     if mesh is None:
         return tree
-    shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+    is_spec = lambda spec: isinstance(spec, PartitionSpec)  # noqa: E731
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, shardings)
+
+    def part(sharding: NamedSharding, leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(lambda sharding, part_of: jax.tree.map(lambda a: part(sharding, a), part_of), shardings, tree)
+
+
+def place_rows(mesh: Mesh | None, rows: Any, batch_size: int) -> Any:
+    """A chunk of which this process has its rows alone, ``[T, rows of this process, ...]``, as one of all rows."""
+    if mesh is None:
+        return rows
+    sharding = NamedSharding(mesh, CHUNK)
+    if not mesh.is_multi_process:
+        return jax.device_put(rows, sharding)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_process_local_data(sharding, a, (a.shape[0], batch_size, *a.shape[2:])), rows
     )
-    return jax.device_put(tree, shardings)
+
+
+def on_one(mesh: Mesh | None, tree: Any) -> Any:
+    """Arrays that lie everywhere, on one device of this process."""
+    if mesh is None:
+        return tree
+    if mesh.is_multi_process:
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+    return jax.device_put(tree, mesh.devices.flat[0])
 
 
 def _most(batch_size: int, limit: int) -> int:

@@ -15,17 +15,19 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.fit import checkpoint as checkpoints
-from rnnjax.fit.checkpoint import Checkpoint, CheckpointError
+from rnnjax.fit.checkpoint import CheckpointError
 from rnnjax.fit.folder import own_folder, remember, written
 from rnnjax.fit.logs import Log
-from rnnjax.fit.progress import Place, Progress, TrainingFailedError
+from rnnjax.fit.placing import finite, placed, without_keys
+from rnnjax.fit.processes import Clock, on_host
+from rnnjax.fit.progress import Place, Progress, TrainingFailedError, Trouble
 from rnnjax.fit.task import Interval, Task
 from rnnjax.update import Carry, Info
 
@@ -57,26 +59,13 @@ class Plan:
     on_time: bool = True
 
 
-class Trouble(NamedTuple):
-    """Why a training goes back."""
-
-    what: str
-    step: int  # where it began, as far as one can tell
-    remedy: str
-    cause: str = ""
-
-    def sentence(self, at: int | None = None) -> str:
-        """What is wrong, where, unless that is known to the reader, and why."""
-        where = "" if self.step == at else f" at step {self.step}"
-        return f"{self.what}{where}{f' ({self.cause})' if self.cause else ''}"
-
-
 class Loop:
     """One training: the fixed things of it in ``task`` and ``plan``, the moving ones in ``carry`` and ``progress``."""
 
     def __init__(self, task: Task, plan: Plan, folder: pathlib.Path | None, report: Report) -> None:
         self.task, self.plan, self.folder, self.report = task, plan, folder, report
         self.started = self.announced = time.monotonic()
+        self.crew, self.clock, self.preempted = task.crew, Clock(task.crew), False
         report({"kind": "compiling", "step": 0, "programs": task.programs})  # the start has programs, too
         self.carry = task.start()
         self.progress = Progress(calm_loss=task.calm_loss)
@@ -90,7 +79,10 @@ class Loop:
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
         """The folder belongs to this training alone as long as the context lasts; `run` needs it."""
-        with contextlib.nullcontext() if self.folder is None else own_folder(self.folder, self.task.where):
+        with contextlib.ExitStack() as stack:
+            if self.folder is not None:  # process 0 owns it for all
+                folder, where = self.folder, self.task.where
+                self.crew.by_lead(lambda: stack.enter_context(own_folder(folder, where)))
             yield
 
     def run(self, resume: bool, should_stop: Callable[[], bool]) -> str:
@@ -99,8 +91,9 @@ class Loop:
             self.open_folder(self.folder, resume)
         self.started = time.monotonic() - self.progress.seconds
         self.safe = self.anchor = self.copied()
+        self.clock.agree(self.seconds())
         for interval in self.intervals():
-            stop = should_stop()
+            stop = self.clock.agree(self.seconds(), should_stop())
             trouble = self.judge(interval)
             if trouble:
                 self.roll_back(interval, trouble)
@@ -115,6 +108,12 @@ class Loop:
                 return "stopped"
             if interval.evaluate and self.plan.patience and self.progress.since_best >= self.plan.patience:
                 return "patience"
+            if interval.evaluate:  # which took some time
+                self.clock.agree(self.seconds())
+        if self.preempted:  # no time to end the interval: it comes again, the same
+            self.carry, self.progress = self.safe
+            self.save(math.nan)
+            return "stopped"
         return "budget" if self.fraction() >= 1.0 else "data"
 
     def intervals(self) -> Iterator[Interval]:
@@ -128,6 +127,8 @@ class Loop:
                 update = self.one_update
                 if len(pending) > 2:  # the host stays two updates ahead: enough to hide its work, and clocks stay right
                     pending[-3][0].loss.block_until_ready()
+                if self.preempted:
+                    return
                 last = self.used_up()
                 evaluate = last or self.due() > looked
                 if last or self.progress.step % plan.log_every == 0 or (evaluate and plan.on_time):
@@ -179,7 +180,7 @@ class Loop:
     def fraction(self) -> float:
         """The share of the budget that is used up."""
         if self.plan.minutes is not None:
-            return self.seconds() / (60.0 * self.plan.minutes)
+            return self.clock.seconds(self.seconds()) / (60.0 * self.plan.minutes)
         return self.progress.step / (self.plan.steps or 1)
 
     def due(self) -> int:
@@ -195,6 +196,7 @@ class Loop:
         progress.step += 1
         if self.task.steps_per_epoch:
             progress.epoch = progress.step // self.task.steps_per_epoch
+        self.preempted = self.clock.counted(self.seconds()) or self.preempted
         return info, rate
 
     def first_update(self) -> tuple[Info, float | None]:
@@ -254,11 +256,12 @@ class Loop:
     def evaluate_and_save(self) -> Trouble | None:
         """Saves a checkpoint with its metrics, unless they show trouble, which is returned."""
         progress, params = self.progress, self.carry.params
-        if not _finite(params):  # a loss is taken before its update: this is the first to see what the last one broke
+        if not finite(params):  # a loss is taken before its update: this is the first to see what the last one broke
             return Trouble("parameters that are not finite", progress.step, self.task.remedy)
         if what := self.task.bad_params(self.carry, progress):
             return Trouble(what, progress.step, self.task.remedy)
         metrics, score = self.task.evaluate(params), math.nan
+        metrics = self.crew.by_lead(lambda: metrics)
         if metrics is not None:
             score = self.task.score(metrics)
             if what := self.task.bad_evaluation(score, progress):
@@ -274,26 +277,35 @@ class Loop:
             self.history.append(row)
             self.record(row)
         progress.rollbacks = 0
-        for found in self.task.evaluated(self.carry, progress.step):
+        self.crew.by_lead(self.after_evaluation)
+        self.save(score)
+        return None
+
+    def after_evaluation(self) -> None:
+        """Samples and the like."""
+        for found in self.task.evaluated(self.carry, self.progress.step):
             if isinstance(found, dict):
                 self.report(found)
             else:
                 self.append(*found)
-        self.save(score)
-        return None
 
     def best(self) -> tuple[Any, int]:
         """The parameters of the best evaluation and their step; the newest where nothing was measured."""
         step, measured = self.progress.best_step, math.isfinite(self.progress.best_loss)
         if self.folder is None:
             return (self.kept, step) if measured else (self.carry.params, self.progress.step)
-        found = checkpoints.find_checkpoints(self.folder / "checkpoints")
-        if not found:
-            return self.carry.params, self.progress.step
-        chosen = (checkpoints.of_step(found, step) if measured else None) or checkpoints.best(found)
-        like = self.carry.params
-        with checkpoints.open_checkpoint(chosen.path) as stored:
-            return _placed(stored.tree(like, "params"), like), chosen.step
+        folder, like = self.folder / "checkpoints", self.carry.params
+
+        def choose() -> tuple[str, int] | None:
+            if not (found := checkpoints.find_checkpoints(folder)):
+                return None
+            chosen = (checkpoints.of_step(found, step) if measured else None) or checkpoints.best(found)
+            return chosen.path.name, chosen.step
+
+        if (chosen := self.crew.by_lead(choose)) is None:
+            return like, self.progress.step
+        with checkpoints.open_checkpoint(folder / chosen[0]) as stored:
+            return placed(stored.tree(like, "params"), like), chosen[1]
 
     def record(self, row: dict[str, Any]) -> None:
         """Writes a row to the metrics and reports it."""
@@ -301,53 +313,66 @@ class Loop:
         self.report(row)
 
     def append(self, name: str, text: str) -> None:
-        """Writes to one of the logs, such that a resumed run can cut off what it will write again."""
-        if name in self.logs:
+        """Process 0 writes to one of the logs, such that a resumed run can cut off what it will write again."""
+        if name in self.logs and self.crew.is_lead:
             self.logs[name].append(text)
 
     def save(self, score: float) -> None:
         """Writes a checkpoint, where there is a folder for it."""
-        progress = self.progress
-        progress.seconds = self.seconds()
-        if self.folder is None:
-            return
-        folder = self.folder / "checkpoints"
+        self.progress.seconds = self.seconds()
+        if self.folder is not None:
+            folder, carry = self.folder, on_host(without_keys(self.carry))
+            self.crew.by_lead(lambda: self.write(folder, carry, score))
+
+    def write(self, root: pathlib.Path, carry: Any, score: float) -> None:
+        """Writes a checkpoint of these arrays, which lie on this process, and removes those that it replaces."""
+        progress, folder = self.progress, root / "checkpoints"
         logs = {name: log.mark for name, log in self.logs.items()}
         meta = {"progress": _plain(dataclasses.asdict(progress)), "logs": logs, **self.task.identity}
-        saved = checkpoints.save(folder, _without_keys(self.carry), meta, step=progress.step, val_loss=score)
+        saved = checkpoints.save(folder, carry, meta, step=progress.step, val_loss=score)
         checkpoints.prune(folder, progress.best_step if math.isfinite(progress.best_loss) else None)
-        remember(self.folder, [f"checkpoints/{saved.path.name}"])
+        remember(root, [f"checkpoints/{saved.path.name}"])
         self.report({"kind": "checkpoint", "step": progress.step, "path": str(saved.path)})
 
     def open_folder(self, folder: pathlib.Path, resume: bool) -> None:
         """Takes up the newest checkpoint, and cuts off the logs there: what follows comes again, the same bytes."""
+        newest = self.crew.by_lead(lambda: self.newest(folder, resume))
         marks = {name: Log(log.path, log.where).mark for name, log in self.logs.items()}  # of empty ones
+        if newest is not None:
+            marks = self.crew.together(lambda: self.load(folder / "checkpoints" / newest))
+        self.history = self.crew.by_lead(lambda: self.begin_logs(folder, marks))
+
+    def newest(self, folder: pathlib.Path, resume: bool) -> str | None:
+        """The name of the checkpoint to go on with, if there is one."""
         if found := checkpoints.find_checkpoints(folder / "checkpoints"):
             if not resume:
                 raise ValueError(
                     f"{self.task.where}: {folder} holds checkpoints already; resume, or take another folder."
                 )
-            marks = self.load(found[-1])
-        else:
-            ours = written(folder)
-            for log in self.logs.values():
-                if log.path.name not in ours and log.path.exists() and log.path.stat().st_size:
-                    raise ValueError(
-                        f"{self.task.where}: {folder} holds {log.path.name}, which no run wrote; take another folder."
-                    )
+            return found[-1].path.name
+        ours = written(folder)
+        for log in self.logs.values():
+            if log.path.name not in ours and log.path.exists() and log.path.stat().st_size:
+                raise ValueError(
+                    f"{self.task.where}: {folder} holds {log.path.name}, which no run wrote; take another folder."
+                )
+        return None
+
+    def begin_logs(self, folder: pathlib.Path, marks: dict[str, Any]) -> list[dict[str, Any]]:
+        """The logs up to the marks; returns the evaluations in them."""
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         remember(folder, [log.path.relative_to(folder).as_posix() for log in self.logs.values()])
         for name, log in self.logs.items():
             log.cut(marks[name])
-        self.history = [
+        return [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in self.logs["metrics"].rows()
             if row.get("kind") == "eval"
         ]
 
-    def load(self, saved: Checkpoint) -> dict[str, Any]:
+    def load(self, path: pathlib.Path) -> dict[str, Any]:
         """Takes up a checkpoint; returns the marks of the logs."""
-        with checkpoints.open_checkpoint(saved.path) as stored:
+        with checkpoints.open_checkpoint(path) as stored:
             meta = stored.meta
             for name, value in self.task.identity.items():
                 if meta.get(name) != value:
@@ -355,11 +380,11 @@ class Loop:
                         f"{self.task.where}: {self.folder} holds another run, whose {name} is {meta.get(name)}, got "
                         f"{value}; go on with the same, or take another folder."
                     )
-            self.carry = _placed(stored.tree(_without_keys(self.carry)), self.carry)
+            self.carry = placed(stored.tree(without_keys(self.carry)), self.carry)
         known: dict[str, Any] = {k: math.inf if v is None else v for k, v in meta.get("progress", {}).items()}
         names = {field.name for field in dataclasses.fields(self.progress)}
         if known.keys() != names or meta.get("logs", {}).keys() != self.logs.keys():
-            raise CheckpointError(f"checkpoint: {saved.path} was written by another version; start a new run.")
+            raise CheckpointError(f"checkpoint: {path} was written by another version; start a new run.")
         self.progress = type(self.progress)(**known)
         return meta["logs"]
 
@@ -367,29 +392,3 @@ class Loop:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no infinity and no nan: None stands for both."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _finite(params: Any) -> bool:
-    leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return all(bool(np.isfinite(leaf).all()) for leaf in jax.device_get(leaves))
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _without_keys(tree: Any) -> Any:
-    """Typed random keys as the integers they are made of, which files can hold."""
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
-
-
-def _placed(tree: Any, like: Any) -> Any:
-    """Host arrays on the devices of ``like``, with its typed keys."""
-
-    def place(array: Any, like: Any) -> Any:
-        if _is_key(like):
-            return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
-        # An array of a single device stays free to move, as one that jax made itself.
-        return jax.device_put(array, like.sharding) if len(like.sharding.device_set) > 1 else jnp.array(array)
-
-    return jax.tree.map(place, tree, like)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-__all__ = ["Outcome", "Place", "Progress", "TrainingFailedError"]
+__all__ = ["Outcome", "Place", "Progress", "TrainingFailedError", "Trouble"]
 
 
 class TrainingFailedError(RuntimeError):
@@ -37,6 +37,20 @@ class Place(NamedTuple):
     epoch: int  # passes through the data that are complete; 0 where the batches do not tell how long one is
     plateaus: int  # evaluations so far without a new best
     step: int  # updates so far
+
+
+class Trouble(NamedTuple):
+    """Why a training goes back."""
+
+    what: str
+    step: int  # where it began, as far as one can tell
+    remedy: str
+    cause: str = ""
+
+    def sentence(self, at: int | None = None) -> str:
+        """What is wrong, where, unless that is known to the reader, and why."""
+        where = "" if self.step == at else f" at step {self.step}"
+        return f"{self.what}{where}{f' ({self.cause})' if self.cause else ''}"
 
 
 class Outcome(NamedTuple):

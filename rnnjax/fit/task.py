@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnjax.fit.processes import ALONE, Crew
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.update import Carry, Info
 
@@ -44,6 +45,7 @@ class Task(abc.ABC):
         programs: how often an update is compiled, at most, where that is known.
         calm_loss: a loss that is no explosion, from the start.
         logs: files beside the metrics, for the texts of `evaluated`; a resumed run cuts them off at its checkpoint.
+        crew: the processes that train together.
         identity: what JSON can hold and a resumed run must have in common with the checkpoint.
     """
 
@@ -52,6 +54,7 @@ class Task(abc.ABC):
     steps_per_epoch: int | None = None
     programs: int = 1
     calm_loss: float = math.inf
+    crew: Crew = ALONE
     logs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

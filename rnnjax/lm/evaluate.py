@@ -17,8 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.checks import check_ids, check_size, check_starts
+from rnnjax.fit import devices
+from rnnjax.fit.processes import on_host
 from rnnjax.kinds import public
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks.stack import StackState
@@ -56,6 +59,7 @@ def evaluate(
     warmup: int = 256,
     starts: np.ndarray | None = None,
     limit: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     r"""The loss of every prediction of a text but its first symbol, the state carried through the whole text.
 
@@ -74,6 +78,8 @@ def evaluate(
         warmup: steps that a piece begins early.
         starts: positions where a document starts, sorted: there the state is reset.
         limit: count at most so many predictions, from the start of the text; None for all.
+        mesh: of devices that share the streams (`rnnjax.fit.devices.make_mesh`), on which the parameters lie; the
+            result is the same but for rounding. Every process of it evaluates, and has the result.
 
     Raises:
         ValueError: for less than two symbols, an id outside of the vocabulary, starts that are not sorted positions, or
@@ -87,7 +93,7 @@ def evaluate(
     (4, True)
     """
     total, count = 0.0, 0
-    for losses, counted in _carried(model, params, ids, streams, window, warmup, starts, limit):
+    for losses, counted in _carried(model, params, ids, streams, window, warmup, starts, limit, mesh):
         total += float(losses.sum(where=counted, dtype=np.float64))
         count += int(counted.sum())
     return Evaluation(total / count, count)
@@ -141,28 +147,42 @@ def _carried(
     warmup: int,
     starts: np.ndarray | None,
     limit: int | None,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Losses `[T, B]` window by window, and which of them count."""
     ids, predictions = _check(model, ids, streams=streams, window=window, **({} if limit is None else {"limit": limit}))
     warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, len(ids))
     predictions = predictions if limit is None else min(predictions, limit)
-    state = model.initial_state((streams,))
+    rows = streams if mesh is None else -(-streams // mesh.size) * mesh.size  # with some that do not count
+    state = model.initial_state((rows,))
+    if mesh is not None:
+        state = devices.place(mesh, state, devices.CARRY.state)
     cut: dict[str, Any] = {"streams": streams, "window": window, "warmup": warmup, "starts": starts}
     for at, counted, resets in windows(0, predictions, **cut, where="evaluate"):
-        state, losses = _score(model, params, state, ids, at, resets)
-        yield losses, counted
+        if rows > streams:
+            at, resets = (np.pad(a, ((0, 0), (0, rows - streams)), "edge") for a in (at, resets))
+        state, losses = _score(model, params, state, ids, at, resets, mesh)
+        yield losses[:, :streams], counted
 
 
 def _score(
-    model: LanguageModel, params: LMParams, state: StackState, ids: np.ndarray, at: np.ndarray, resets: np.ndarray
+    model: LanguageModel,
+    params: LMParams,
+    state: StackState,
+    ids: np.ndarray,
+    at: np.ndarray,
+    resets: np.ndarray,
+    mesh: Mesh | None = None,
 ) -> tuple[StackState, np.ndarray]:
     """The state after the symbols at the positions `at`, and the nats of their successors; padding outside."""
-    at = np.clip(at, 0, len(ids) - 2)
-    state, losses = _losses(model, params, state, ids[at].astype(np.int32), ids[at + 1].astype(np.int32), resets)
-    return state, np.asarray(losses)
+    own = devices.own_rows(mesh, at.shape[1])
+    here = np.clip(at[:, own], 0, len(ids) - 2)
+    window = (ids[here].astype(np.int32), ids[here + 1].astype(np.int32), resets[:, own])
+    state, losses = _losses(model, params, state, *devices.place_rows(mesh, window, at.shape[1]), mesh=mesh)
+    return state, np.asarray(on_host(losses))
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
 def _losses(
     model: LanguageModel,
     params: LMParams,
@@ -170,8 +190,22 @@ def _losses(
     inputs: jax.Array,
     targets: jax.Array,
     resets: jax.Array,
+    mesh: Mesh | None = None,
 ) -> tuple[StackState, jax.Array]:
-    return model.map_logits(params, state, inputs, _nats, targets, resets=resets)
+    def run(params: LMParams, state: StackState, *window: jax.Array) -> tuple[StackState, jax.Array]:
+        inputs, targets, resets = window
+        return model.map_logits(params, state, inputs, _nats, targets, resets=resets)
+
+    if mesh is None:
+        return run(params, state, inputs, targets, resets)
+    found: tuple[StackState, jax.Array] = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), devices.CARRY.state, *(devices.CHUNK,) * 3),
+        out_specs=(devices.CARRY.state, devices.CHUNK),
+        check_vma=False,
+    )(params, state, inputs, targets, resets)
+    return found
 
 
 def _nats(logits: jax.Array, targets: jax.Array) -> jax.Array:

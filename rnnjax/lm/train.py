@@ -20,6 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from rnnjax.fit import devices
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.optimizers import make_optimizer, schedule
+from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
 from rnnjax.lm.evaluate import evaluate
@@ -145,11 +146,8 @@ def train(
         if reason == "stopped":
             return Outcome(reason, loop.progress, loop.progress.step, math.nan, math.nan)
         params, best_step = loop.best()
-        valid = task.valid_loss(params, None) if len(corpus.valid) > 1 else math.nan
-        test = math.nan
-        if len(corpus.test) > 1:
-            params = task.on_one(params)
-            test = evaluate(task.model, params, corpus.test, streams=EVAL_STREAMS, starts=corpus.test_starts).loss
+        valid = task.loss(params, corpus.valid, corpus.valid_starts) if len(corpus.valid) > 1 else math.nan
+        test = task.loss(params, corpus.test, corpus.test_starts) if len(corpus.test) > 1 else math.nan
         row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
         loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
         return Outcome(reason, loop.progress, best_step, valid, test)
@@ -174,6 +172,7 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | N
         remedy="lower the learning rate (lr) or the bound on the gradient (clip), and start again",
         steps_per_epoch=corpora.num_chunks(rows, options.chunk_len),
         calm_loss=uniform,
+        crew=crew(),
         logs={"samples": paths.samples},
         identity=run_identity(config, {"sha256": corpus.sha256, "code": code}, corpus.vocabulary),
         config=config,
@@ -223,12 +222,11 @@ class _Text(Task):
         return devices.place(self.mesh, state, devices.CARRY.state)
 
     def chunk(self, step: int) -> Chunk:
-        chunk = corpora.chunk(self.rows, self.cursor(step), self.config.train.chunk_len, self.corpus.train_starts)
+        """The rows of this process."""
+        train = self.config.train
+        own = devices.own_rows(self.mesh, train.batch_size)
+        chunk = corpora.chunk(self.rows[own], self.cursor(step), train.chunk_len, self.corpus.train_starts, own.start)
         return Chunk(chunk.inputs.astype(np.int32), chunk.targets.astype(np.int32), chunk.resets)
-
-    def on_one(self, params: Any) -> Any:
-        """The parameters where one device evaluates and samples."""
-        return params if self.mesh is None else jax.device_put(params, self.mesh.devices.flat[0])
 
     def cursor(self, step: int) -> int:
         return step % self.steps_per_epoch * self.config.train.chunk_len
@@ -238,8 +236,7 @@ class _Text(Task):
 
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
         """Feeds the next chunk; the state starts afresh at the beginning of the text."""
-        chunk = self.chunk(step)
-        chunk = devices.place(self.mesh, chunk, Chunk(*[devices.CHUNK if a is not None else None for a in chunk]))
+        chunk = devices.place_rows(self.mesh, self.chunk(step), self.config.train.batch_size)
         carry, info = update(
             self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1), self.mesh,
             self.border,
@@ -274,7 +271,8 @@ class _Text(Task):
     def evaluate(self, params: Any) -> dict[str, float] | None:
         if len(self.corpus.valid) < 2:
             return None
-        return {"val_loss": self.valid_loss(params, self.config.train.eval_symbols)}
+        limit = self.config.train.eval_symbols or None
+        return {"val_loss": self.loss(params, self.corpus.valid, self.corpus.valid_starts, limit)}
 
     def score(self, metrics: dict[str, float]) -> float:
         return metrics["val_loss"]
@@ -293,7 +291,7 @@ class _Text(Task):
             return
         pieces = generate(
             self.model,
-            self.on_one(carry.params),
+            devices.on_one(self.mesh, carry.params),
             default_prime(vocabulary),
             key=jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE_KEY), step),
             length=length,
@@ -303,8 +301,6 @@ class _Text(Task):
         yield "samples", f"--- step {step} ---\n{text}\n\n"
         yield {"kind": "sample", "step": step, "text": text}
 
-    def valid_loss(self, params: Any, limit: int | None) -> float:
-        corpus, params = self.corpus, self.on_one(params)
-        return evaluate(
-            self.model, params, corpus.valid, streams=EVAL_STREAMS, starts=corpus.valid_starts, limit=limit or None
-        ).loss
+    def loss(self, params: Any, ids: np.ndarray, starts: np.ndarray | None, limit: int | None = None) -> float:
+        """Nats a symbol, on all devices."""
+        return evaluate(self.model, params, ids, streams=EVAL_STREAMS, starts=starts, limit=limit, mesh=self.mesh).loss

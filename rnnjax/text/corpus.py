@@ -297,16 +297,17 @@ def num_chunks(rows: np.ndarray, chunk_len: int) -> int:
     return (rows.shape[1] - 1) // chunk_len
 
 
-def chunk(rows: np.ndarray, cursor: int, chunk_len: int, starts: np.ndarray | None = None) -> Chunk:
+def chunk(rows: np.ndarray, cursor: int, chunk_len: int, starts: np.ndarray | None = None, first: int = 0) -> Chunk:
     r"""The chunk of streams `[B, N]` that begins at column `cursor`.
 
     Row b goes on where it ended in the chunk before.
 
     Args:
-        rows: what `streams` returned.
+        rows: what `streams` returned, or some consecutive rows of it.
         cursor: the column of the first input: 0, chunk_len, 2 chunk_len, ...
         chunk_len: T.
         starts: document starts of the ids that `streams` was given, or None.
+        first: the number of the first of these rows.
 
     Returns:
         A `Chunk` whose inputs and targets are views of `rows`.
@@ -323,7 +324,7 @@ def chunk(rows: np.ndarray, cursor: int, chunk_len: int, starts: np.ndarray | No
     resets = None
     if starts is not None:
         resets = np.zeros((chunk_len, batch_size), bool)
-        begin = np.arange(batch_size) * row_len + cursor
+        begin = (first + np.arange(batch_size)) * row_len + cursor
         bounds = np.searchsorted(starts, [begin, begin + chunk_len])
         for b, (low, high) in enumerate(bounds.T.tolist()):
             resets[starts[low:high] - begin[b], b] = True

@@ -43,14 +43,26 @@ def _main(folder: Path, arguments: list[str], prepare: Callable[[], None] | None
         sys.stderr.flush()
 
 
+class Running:
+    """A command that is under way, after a function that can be pickled; what it writes goes through files."""
+
+    def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None = None) -> None:
+        self.folder, self.arguments = folder, [str(argument) for argument in arguments]
+        self.process = _context.Process(target=_main, args=(folder, self.arguments, prepare))
+        self.process.start()
+
+    def wait(self, timeout: float = 120) -> Ended:
+        """How it ended; one that takes too long is killed."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            said = (self.folder / "stderr").read_text(encoding="utf-8")
+            raise TimeoutError(f"the command took more than {timeout} seconds: {self.arguments}: {said}")
+        texts = [(self.folder / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+        return Ended(self.process.exitcode, *texts)
+
+
 def run(folder: Path, arguments: list[str], prepare: Callable[[], None] | None = None, timeout: float = 120) -> Ended:
-    """Runs a command, after a function that can be pickled; what it writes goes through files in the folder."""
-    process = _context.Process(target=_main, args=(folder, [str(argument) for argument in arguments], prepare))
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise TimeoutError(f"the command took more than {timeout} seconds: {arguments}")
-    texts = [(folder / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
-    return Ended(process.exitcode, *texts)
+    """Runs a command in the same way, to its end."""
+    return Running(folder, arguments, prepare).wait(timeout)

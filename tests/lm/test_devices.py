@@ -121,10 +121,3 @@ def test_a_run_from_before_there_were_devices():
     assert RunConfig.from_json(options).train.devices == 2
     del options["train"]["devices"]
     assert RunConfig.from_json(options).train.devices == 1
-
-
-def test_processes_that_share_a_training_begin_nothing(text, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    assert main_code("train", text, *OPTIONS, "--out", tmp_path / "run") == 2
-    assert "train: a folder is written by one process, got one of 2 under jax.distributed" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

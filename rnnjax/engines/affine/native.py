@@ -79,7 +79,7 @@ class NativeLoops:
         """``""``, or why not."""
         if job.backend != "cpu":
             return f"needs the CPU, got {job.backend}"
-        if jax.device_count("cpu") > 1 and not (splits_batches() and job.free):
+        if jax.local_device_count("cpu") > 1 and not (splits_batches() and job.free):
             return "needs to have the only CPU device, all cores of which it uses"
         found = _prepared(_bare(plan))
         return found if isinstance(found, str) else _failures.get(found, "")
