@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
 from rnnjax.checks import check_dtype, check_size, describe, short
+from rnnjax.promotion import compute_dtype, promoting
 from rnnjax.traced import name_values
 
 __all__ = [
@@ -121,11 +122,6 @@ class LinearCell(Cell, Protocol):
         ...
 
 
-def compute_dtype(dtype: Any) -> Any:
-    """The dtype in which a state of ``dtype`` is updated and in which matmuls accumulate: float32 or wider."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def split_gates(z: jax.Array, num_gates: int) -> Gates:
     """Cuts ``z [..., G H]`` into G arrays ``[..., H]``."""
     return tuple(jnp.split(z, num_gates, axis=-1))
@@ -136,6 +132,7 @@ def matmul(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
     return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=dtype)
 
 
+@promoting
 def project_input(cell: AffineCell, params: Params, x: jax.Array, dtype: Any) -> Gates:
     """``split(x @ w_ih + b)``: the input's contribution to every gate, for one step or many; ``b`` may be absent."""
     z, b = matmul(x, params.w_ih, dtype), getattr(params, "b", None)
@@ -273,10 +270,15 @@ def linear_step(cell: LinearCell, params: Params, state: State, x: jax.Array) ->
     dtype = compute_dtype(narrow)
     a, b = cell.coefficients(params, x, dtype)
     old = pack_state(widen(state, dtype), a)
-    new_state = unpack_state(tuple(k * s + d for k, s, d in zip(a, old, b, strict=True)), state)
+    new_state = unpack_state(tuple(_advance(k, s, d) for k, s, d in zip(a, old, b, strict=True)), state)
     name_values(**dict(zip(leaf_names(new_state), jax.tree.leaves(new_state), strict=True)))
     y = cell.output(params, new_state, x)
     return cast_like(new_state, state), y.astype(narrow)
+
+
+@promoting
+def _advance(a: jax.Array, s: jax.Array, b: jax.Array) -> jax.Array:
+    return a * s + b
 
 
 def leaf_names(state: State) -> list[str]:
@@ -369,4 +371,4 @@ def check_resets(where: str, flags: Any, shape: tuple[int, ...], of: str = "xs",
 def wide_dtype(params: Params) -> Any:
     """The dtype of a state beside these parameters: float32, or wider where a parameter is."""
     leaves = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.result_type(jnp.float32, *leaves)
+    return compute_dtype(*leaves)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.checks import check_real, check_size
+from rnnjax.promotion import compute_dtype, promoting
 
 __all__ = ["Chrono", "Glorot", "Identity", "Initializer", "Orthogonal", "Uniform", "per_gate"]
 
@@ -69,9 +70,10 @@ class Orthogonal:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", check_real("Orthogonal", "scale", self.scale))
 
+    @promoting
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         rows, columns = shape
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = compute_dtype(dtype)
         normal = jax.random.normal(key, (max(shape), min(shape)), wide)
         q, r = jnp.linalg.qr(normal)
         # The signs of R's diagonal make Q unique, and with that uniformly distributed.

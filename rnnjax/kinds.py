@@ -31,6 +31,7 @@ from rnnjax.checks import (
     is_traced,
     short,
 )
+from rnnjax.promotion import promoting
 
 __all__ = ["cell_class", "check_fields", "public"]
 
@@ -61,6 +62,9 @@ def cell_class(kind: Kind) -> Kind:
         return draw(self, key, check_init(self, key, input_size, dtype), dtype)
 
     kind.__post_init__, kind.init = check, init
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(kind, name, promoting(method))
     made: Any = dataclasses.dataclass(frozen=True)(kind)
     plain = made.__init__
     options = [f.name for f in dataclasses.fields(made) if f.name != "hidden_size"]

@@ -112,7 +112,7 @@ def _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implem
         batch = _batch_shape(net, state)
     if lengths is not None:
         lengths = jnp.clip(lengths.astype(jnp.int32), 0, xs.shape[0])  # traced values could not be checked
-        inside = jnp.arange(xs.shape[0]).reshape(-1, *(1,) * len(batch)) < lengths  # [T, *batch]
+        inside = jnp.arange(xs.shape[0]).reshape(-1, *(1,) * len(batch)) < lengths[None]  # [T, *batch]
         lengths, valid = (lengths, inside) if valid is None else (None, inside & valid)
     if valid is not None:
         # Zeros instead of whatever stands in the padding: a NaN would pass through `where` into gradients.

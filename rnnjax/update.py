@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from rnnjax.checks import describe
+from rnnjax.promotion import promoting
 
 __all__ = [
     "Carry",
@@ -98,7 +99,7 @@ def gradient_step(
     if axis_name is not None:
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), axis_name)
         new_state = vary(new_state, axis_name)
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+    updates, opt_state = promoting(optax.with_extra_args_support(optimizer).update)(
         grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
     )
     if scale is not None:

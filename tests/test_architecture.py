@@ -16,6 +16,7 @@ FLOORS = {
     "initializers": 0,
     "cpu": 0,
     "checks": 0,
+    "promotion": 0,
     "traced": 0,
     "options": 0,
     "programs": 0,

@@ -16,6 +16,7 @@ from rnnjax.cell import Cell
 from rnnjax.checks import check_real, check_size, describe
 from rnnjax.kinds import public
 from rnnjax.network import input_shape
+from rnnjax.promotion import promoting
 
 __all__ = ["FixedPoints", "find_fixed_points", "visited_states"]
 
@@ -200,7 +201,7 @@ def _search(cell, params, starts, x, learning_rate, steps, polish_steps, group):
         s, opt_state = carry
         # Every entry of s has a rate of its own in Adam, so the sum of all q moves each start as if it were alone.
         gradient = jax.grad(lambda s: jnp.sum(jax.vmap(speed)(s)))(s)
-        updates, opt_state = optimizer.update(gradient, opt_state)
+        updates, opt_state = promoting(optimizer.update)(gradient, opt_state)
         return (optax.apply_updates(s, updates), opt_state), None
 
     def polish(carry, _):

@@ -117,7 +117,7 @@ def widen_state(where: str, cell: Cell, state: Any) -> Any:
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"{where}: the state of {name} must be of floating dtypes, got {describe(leaf)}.")
-    dtype = compute_dtype(jnp.result_type(*jax.tree.leaves(state)))
+    dtype = compute_dtype(*(leaf.dtype for leaf in jax.tree.leaves(state)))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), state)
 
 

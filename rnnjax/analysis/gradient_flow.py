@@ -15,6 +15,7 @@ from rnnjax.cell import Cell, batch_shape, describe
 from rnnjax.checks import short
 from rnnjax.engines.scan import select
 from rnnjax.kinds import public
+from rnnjax.promotion import compute_dtype
 from rnnjax.unroll import unroll
 
 __all__ = ["GradientFlow", "GradientLost", "gradient_flow", "gradient_lost", "kept_share"]
@@ -270,7 +271,7 @@ def _compare(cell, params, states, xs, cotangents, chunk_len):
 
     def gradient(state, xs, cotangents):
         _, pull = jax.vjp(lambda p: unroll(cell, p, state, xs)[1], params)
-        return jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), pull(cotangents)[0])
+        return jax.tree.map(lambda g: g.astype(compute_dtype(g.dtype)), pull(cotangents)[0])
 
     full = gradient(jax.tree.map(lambda leaf: leaf[0], states), xs, cotangents)
     starts = jax.tree.map(lambda leaf: leaf[:length:chunk_len], states)  # [chunks, *batch, ...]

@@ -22,6 +22,7 @@ from rnnjax.cell import batch_shape, leaf_names
 from rnnjax.checks import check_ids, check_starts
 from rnnjax.kinds import public
 from rnnjax.network import start_state, walk
+from rnnjax.promotion import compute_dtype
 from rnnjax.text.windows import windows
 from rnnjax.traced import observe
 
@@ -125,7 +126,7 @@ def observe_layers(
 
         def keep(name: str, value: jax.Array, kind: str) -> None:
             if value.shape[: len(batch)] == batch:  # what has no batch axes is nothing that units do
-                value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+                value = value.astype(compute_dtype(value.dtype))
                 found[f"{layer}.{name}"] = value.reshape(*batch, -1)
                 kinds[f"{layer}.{name}"] = kind
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
 from rnnjax.kinds import cell_class
+from rnnjax.promotion import compute_dtype
 
 __all__ = ["LRU", "LRUParams", "LRUState"]
 
@@ -88,7 +89,7 @@ class LRU:
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LRUParams:
         """New parameters, with eigenvalues on the ring."""
         key_radius, key_phase, key_b, key_c, key_d = jax.random.split(key, 5)
-        num, size, wide = self._num_states, self.hidden_size, jnp.promote_types(dtype, jnp.float32)
+        num, size, wide = self._num_states, self.hidden_size, compute_dtype(dtype)
 
         def normal(key: jax.Array, shape: tuple[int, int], variance: float) -> jax.Array:
             return (math.sqrt(variance) * jax.random.normal(key, shape, wide)).astype(dtype)

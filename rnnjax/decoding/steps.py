@@ -16,6 +16,7 @@ import numpy as np
 from rnnjax.checks import check_ints, check_size, describe, short
 from rnnjax.decoding.adjust import symbol_ids
 from rnnjax.programs import kept
+from rnnjax.promotion import compute_dtype
 
 __all__ = ["Rules", "Step", "StepInfo", "call", "first_symbols", "inspect_step", "make_rules"]
 
@@ -185,4 +186,4 @@ def inspect_step(where: str, step: Step, state: Any, symbols: jax.Array) -> Step
         raise ValueError(
             f"{where}: step must return floating logits [B, V] with B = {len(symbols)}, got {describe(logits)}."
         )
-    return StepInfo(logits.shape[-1], jnp.promote_types(logits.dtype, jnp.float32), tuple(constant))
+    return StepInfo(logits.shape[-1], compute_dtype(logits.dtype), tuple(constant))

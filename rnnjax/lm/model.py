@@ -16,6 +16,7 @@ from rnnjax.kinds import check_fields
 from rnnjax.networks import Stack, dropout
 from rnnjax.networks.stack import StackParams, StackState
 from rnnjax.online import Read
+from rnnjax.promotion import promoting
 from rnnjax.text.corpus import Chunk
 from rnnjax.topologies.parts import with_dropout
 from rnnjax.unroll import unroll
@@ -132,7 +133,8 @@ class LanguageModel:
         state, ys = unroll(stack, low.stack, state, xs, resets=resets, key=keys[1], implementation=implementation)
         w_out = low.embedding.T if self.tie else low.w_out
         ys = dropout(keys[2], ys, self.dropout).astype(self.dtype)
-        logits = jnp.matmul(ys, w_out, preferred_element_type=jnp.float32) + params.b_out
+        logits = jnp.matmul(ys, w_out, preferred_element_type=jnp.float32)
+        logits = promoting(jnp.add)(logits, params.b_out)
         return state, logits
 
     def map_logits(

@@ -307,7 +307,7 @@ def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | 
     if lengths.shape != ys.shape[1 : 1 + lengths.ndim]:
         raise ValueError(f"{where}: lengths must have the batch shape of ys = {describe(ys)}, got {describe(lengths)}.")
     time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * (ys.ndim - 1))
-    return time < lengths.reshape(lengths.shape + (1,) * (ys.ndim - 1 - lengths.ndim))
+    return time < lengths.reshape((1, *lengths.shape) + (1,) * (ys.ndim - 1 - lengths.ndim))
 
 
 def _mean_square(ys: jax.Array, valid: jax.Array | None) -> jax.Array:

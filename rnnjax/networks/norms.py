@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import compute_dtype
 from rnnjax.checks import short
+from rnnjax.promotion import compute_dtype, promoting
 
 __all__ = ["NormParams", "check_norm", "init_norm", "normalize"]
 
@@ -35,6 +35,7 @@ def init_norm(norm: str | None, size: int, dtype: Any = jnp.float32) -> NormPara
     return NormParams(jnp.ones((size,), dtype), jnp.zeros((size,), dtype) if norm == "layer" else None)
 
 
+@promoting
 def normalize(norm: str | None, params: NormParams | None, x: jax.Array) -> jax.Array:
     r"""Layer normalisation (Ba et al., 2016), or that by the root mean square (Zhang and Sennrich, 2019).
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.online.borders import send
+from rnnjax.promotion import compute_dtype
 
 __all__ = ["UORO", "Product"]
 
@@ -80,7 +81,7 @@ class UORO:
 def _dot(a: Any, b: Any) -> jax.Array:
     total = jnp.zeros(())
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        total = total + jnp.vdot(x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+        total = total + jnp.vdot(x, y, preferred_element_type=compute_dtype(x.dtype))
     return total
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.network import Network, input_shape, network_step, start_state
+from rnnjax.promotion import compute_dtype
 from rnnjax.unroll import unroll
 
 __all__ = [
@@ -105,10 +106,10 @@ def plain(problem: Problem) -> Problem:
 
 def loss_of(state: Any, ys: jax.Array) -> jax.Array:
     """A loss in which every number of the final state and of the outputs has a weight of its own."""
-    total = jnp.zeros((), jnp.promote_types(ys.dtype, jnp.float32))
+    total = jnp.zeros((), compute_dtype(ys.dtype))
     for leaf in [ys, *jax.tree.leaves(state)]:
         weights = jnp.cos(jnp.arange(leaf.size, dtype=total.dtype)).reshape(leaf.shape)
-        total += jnp.sum(weights * leaf)
+        total += jnp.sum(weights * leaf.astype(total.dtype))
     return total
 
 

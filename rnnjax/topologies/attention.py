@@ -121,7 +121,7 @@ class Attention:
         values, valid = jnp.swapaxes(ys, 0, 1), None
         if lengths is not None:
             lengths = check_ints("Attention.memory", "lengths", lengths, low=0, high=len(ys), shape=ys.shape[1:2])
-            valid = jnp.arange(ys.shape[0]) < lengths[:, None]
+            valid = jnp.arange(ys.shape[0])[None] < lengths[:, None]
             values = jnp.where(valid[..., None], values, jnp.zeros((), values.dtype))
         keys = values
         if params.w_key is not None:

@@ -14,6 +14,7 @@ from rnnjax.checks import short
 from rnnjax.initializers import Glorot, Initializer
 from rnnjax.network import free_state
 from rnnjax.networks.start import check_start
+from rnnjax.promotion import promoting
 
 __all__ = ["ContextState", "ContextStateParams"]
 
@@ -106,7 +107,7 @@ class ContextState:
             if w is None:
                 return other
             wide = compute_dtype(dtype)
-            z = matmul(context, w, wide) + b.astype(wide)
+            z = promoting(jnp.add)(matmul(context, w, wide), b.astype(wide))
             z = jnp.tanh(z) if self.activation == "tanh" else z
             return z.reshape(other.shape).astype(dtype)
 

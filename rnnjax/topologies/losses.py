@@ -12,6 +12,7 @@ import optax
 from rnnjax.cell import compute_dtype, describe
 from rnnjax.checks import check_ints, check_real, is_traced
 from rnnjax.kinds import public
+from rnnjax.promotion import promoting
 from rnnjax.topologies.masks import as_wide, valid_steps
 
 __all__ = ["binary_loss", "check_labels", "huber_loss", "mse_loss", "paired", "softmax_loss"]
@@ -72,7 +73,7 @@ def softmax_loss(
     if class_weights is not None:
         class_weights = _check_weights("softmax_loss", class_weights, classes, dtype)
         weights = class_weights.at[labels].get(mode="clip")
-        log_p, losses = log_p * class_weights, losses * weights
+        log_p, losses = promoting(jnp.multiply)(log_p, class_weights), losses * weights
     if is_traced(label_smoothing) or label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
     return _mean(losses, weights, valid)

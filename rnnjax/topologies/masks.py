@@ -11,6 +11,7 @@ import numpy as np
 from rnnjax.cell import compute_dtype, describe
 from rnnjax.checks import check_ints, is_traced
 from rnnjax.kinds import public
+from rnnjax.promotion import promoting
 
 __all__ = ["as_wide", "judged_steps", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
 
@@ -36,6 +37,7 @@ def length_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
     return _length_mask("length_mask", lengths, num_steps)
 
 
+@promoting
 def _length_mask(where: str, lengths: Any, num_steps: int) -> jax.Array:
     lengths = check_ints(where, "lengths", lengths, low=0, high=num_steps)
     return jnp.arange(num_steps, dtype=jnp.int32).reshape(-1, *(1,) * lengths.ndim) < lengths

@@ -15,6 +15,7 @@ from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
 from rnnjax.network import Network, input_shape, output_shape
 from rnnjax.networks.masks import dropout
+from rnnjax.promotion import promoting
 from rnnjax.topologies.masks import judged_steps
 
 __all__ = [
@@ -41,6 +42,7 @@ def init_dense(key: jax.Array, size: int, output_size: int, dtype: Any) -> Dense
     return Dense(Glorot()(key, (size, output_size), dtype), jnp.zeros((output_size,), dtype))
 
 
+@promoting
 def affine(params: Dense, x: jax.Array) -> jax.Array:
     """``x @ w + b`` in the dtype of the weights, accumulated and returned in float32 or wider."""
     dtype = compute_dtype(params.w.dtype)
@@ -96,7 +98,7 @@ class Reader:
         if table is None:
             ys = jax.nn.one_hot(xs, self.vocab_size, dtype=dtype)
             wrong = (xs >= self.vocab_size) | (xs < -1)
-            return jnp.where(wrong[..., None], jnp.full((), jnp.nan, dtype), ys)
+            return jnp.where(wrong[..., None], jnp.nan, ys)
         # An index below zero would count from behind.
         ys = table.at[jnp.where(xs < 0, self.vocab_size, xs)].get(mode="fill", fill_value=jnp.nan)
         return dropout(key, jnp.where((xs == -1)[..., None], jnp.zeros((), table.dtype), ys), rate)

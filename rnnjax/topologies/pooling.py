@@ -11,6 +11,7 @@ from rnnjax.cell import compute_dtype, describe, matmul
 from rnnjax.checks import check_ints
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import public
+from rnnjax.promotion import promoting
 from rnnjax.topologies.masks import as_wide, valid_steps
 
 __all__ = ["POOLINGS", "Pooling", "PoolingParams", "init_pooling", "masked_softmax", "pool"]
@@ -86,7 +87,7 @@ def pool(
         return jnp.where(as_wide(lengths, ys.ndim - 1) > 0, top, zero)
     if params is None:
         raise ValueError("pool: pooling='attention' needs params, from init_pooling(key, F).")
-    keys = jnp.tanh(matmul(ys, params.w, wide.dtype) + params.b.astype(wide.dtype))
+    keys = jnp.tanh(promoting(jnp.add)(matmul(ys, params.w, wide.dtype), params.b.astype(wide.dtype)))
     weights = masked_softmax(matmul(keys, params.v, wide.dtype), valid, axis=0)  # [T, *batch]
     return (weights[..., None] * wide).sum(0).astype(ys.dtype)
 

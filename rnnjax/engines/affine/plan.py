@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, matmul, split_gates, widen
 from rnnjax.engines.affine.program import Program, Refusal, make_program
+from rnnjax.promotion import promoting
 
 __all__ = ["Gates", "Plan", "Seen", "make_plan", "packs_gates"]
 
@@ -73,6 +74,7 @@ class Plan:
             return split_gates(matmul(a, w, self.dtype), self.cell.num_gates)
         return tuple(matmul(a, block, self.dtype) for block in split_gates(w, self.cell.num_gates))
 
+    @promoting
     def see(self, zx: Gates, b: jax.Array, zh: Gates) -> Seen:
         """What the update sees of the projections; the bias joins here, where it costs no pass over memory."""
         biases = split_gates(b.astype(self.dtype), self.cell.num_gates)

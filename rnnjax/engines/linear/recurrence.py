@@ -36,6 +36,7 @@ from rnnjax.engines.choice import Controls, Engine, Job, is_floating
 from rnnjax.engines.linear.scans import Associative, Recurrence, first
 from rnnjax.engines.operation import Axes, Flat, Operation, apply, wanted
 from rnnjax.engines.scan import checkpointed, no_named_remat, segment_length, select
+from rnnjax.promotion import promoting
 
 __all__ = ["linear_engine"]
 
@@ -98,6 +99,7 @@ def _unroll(
     return checkpointed(run, state, inputs, segment, reverse)
 
 
+@promoting
 def _with_controls(a: jax.Array, b: jax.Array, controls: Controls) -> tuple[jax.Array, jax.Array]:
     """The coefficients of steps that may restart, or do nothing."""
     zero, one = jnp.zeros_like(a), jnp.ones_like(a)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.engines.choice import Job
+from rnnjax.promotion import promoting
 
 __all__ = ["Associative", "Hoisted", "Recurrence", "advance", "first"]
 
@@ -47,6 +48,7 @@ class Recurrence(Protocol):
         ...
 
 
+@promoting
 def advance(a: jax.Array, s: jax.Array, b: jax.Array) -> jax.Array:
     """``a * s + b``, and ``b`` where ``a`` is zero, so that a reset forgets also what is not finite."""
     return jnp.where(a == 0, b, a * s + b)
