@@ -4,7 +4,7 @@
 //                    and at its end, or at 0 when time runs backwards, stands the step that the loop did before
 //   packed w^T       [panel of rows of w][gate][unit][4 * VL]
 //   gradients of w   [slot][panel][row of w][4 * VL], written out at the end
-constexpr int64_t DZ_BYTES = 2097152;
+constexpr int64_t DZ_BYTES = 4194304;
 constexpr int64_t SUM_ROWS = 128;  // rows of dz at a time, in the gradients of the weights
 
 struct Backward : Sizes {
@@ -36,11 +36,11 @@ struct Backward : Sizes {
     if (n < PW) std::memset(out, 0, sizeof(real) * G * H * PW);
     for (int g = 0; g < G; g++) {
       const int gate = x ? c.gate_x[g] : c.gate_h[g];
-      for (int64_t k0 = 0; k0 < H; k0 += LINE)
+      for (int64_t k0 = 0; k0 < H; k0 += PW)
         for (int64_t i = 0; i < n; i++) {
           const real *from = w + (tile * PW + i) * G * H + gate * H;
           real *to = out + g * H * PW + i;
-          for (int64_t k = k0; k < std::min<int64_t>(H, k0 + LINE); k++) to[k * PW] = from[k];
+          for (int64_t k = k0; k < std::min<int64_t>(H, k0 + PW); k++) to[k * PW] = from[k];
         }
     }
   }
@@ -50,8 +50,8 @@ struct Backward : Sizes {
   template <class At> void pull(const real *w, bool add, real *out, int64_t ldc, int64_t count, At at) const {
     constexpr int64_t PANELS = 128 / PW > 0 ? 128 / PW : 1;  // a block of weights in the first-level cache
     const int64_t jump = positions * B * PW;
-    constexpr int n = BU > WIDEST ? 2 : BU;
-    static const vf zeros[n] = {};
+    static const vf zeros[BU] = {};
+    const int n = BU > WIDEST || count <= MOST ? 2 : BU;
     const Groups groups(count, n);
     for (int g = 0; g < G; g++)
       for (int64_t p0 = 0; p0 < NT; p0 += PANELS) {
@@ -62,10 +62,14 @@ struct Backward : Sizes {
           const int64_t a = groups.start(m), e = groups.start(m + 1);
           const real *rows[MOST];
           for (int64_t r = a; r < e; r++) rows[r - a] = at(r) + ((int64_t)g * NT + p0) * jump;
-          const real *next = m < 2 ? b + k * PW + m * k * 2 * LINE : b;
+          // First the next block of weights, a half each time, then rows of dz that follow, in one panel after the other.
+          const int64_t turn = m * (BU / n);
           const real *init = g == 0 && p0 == 0 && !add ? (const real *)zeros : nullptr;
-          for (int i = 0; i < BU; i += n)
-            KERNELS[n][e - a]({rows, 1, PW, p1 - p0, last, jump, b + i * VL, init, PW, out + a * ldc + i * VL, ldc, next});
+          for (int i = 0; i < BU / n; i++) {
+            const real *next = turn + i < 2 ? b + k * PW + (turn + i) * k * 2 * LINE
+                             : e < count ? at(e) + ((int64_t)g * NT + p0 + m % (p1 - p0)) * jump : b;
+            KERNELS[n][e - a]({rows, 1, PW, p1 - p0, last, jump, b + i * n * VL, init, PW, out + a * ldc + i * n * VL, ldc, next});
+          }
         }
       }
   }
@@ -152,49 +156,58 @@ struct Backward : Sizes {
     return x ? sums + job * (I + 1) * PW : sums + G * NT * (I + 1) * PW + job * H * PW;
   }
   int64_t weight_jobs() const { return NS * NT; }
-  int64_t copy_size() const { return SUM_ROWS * (up(I, LINE) + up(H, LINE) + 2) * LINE; }
+  int64_t copy_size() const { return SUM_ROWS * (up(I, LINE) + up(H, LINE)) * LINE; }
   void weights(int64_t job0, int64_t job1, real *copy) const {
-    const int64_t lx = (up(I, LINE) + 1) * LINE, lh = (up(H, LINE) + 1) * LINE, all = now * B;
-    real *copy_h = copy + SUM_ROWS * lx;
+    const int64_t all = now * B;
+    real *copy_h = copy + SUM_ROWS * up(I, LINE) * LINE;
     const bool any_h = c.recurrent && job1 > HS * NT, any_x = job0 < G * NT;
     for (int64_t k0 = 0; k0 < all; k0 += SUM_ROWS) {
       const int64_t K = std::min(SUM_ROWS, all - k0);
       const bool first = i0 + now == T && k0 == 0;
-      // Copied to rows at a distance that does not share sets of the first-level cache.
+      // Copied, a line of columns after the other, so that what a product reads lies together.
       for (int64_t k = 0; k < K; k++) {
         const int64_t t = low + (k0 + k) / B, row = (k0 + k) % B;
-        if (any_x) std::memcpy(copy + k * lx, (const real *)q.xs + (t * B + row) * I, sizeof(real) * I);
-        if (any_h) std::memcpy(copy_h + k * lh, before(t, row), sizeof(real) * H);
+        if (any_x) spread(copy + k * LINE, K, (const real *)q.xs + (t * B + row) * I, I);
+        if (any_h) spread(copy_h + k * LINE, K, before(t, row), H);
       }
       for (int64_t job = job0; job < job1; job++) {
         const int slot = (int)(job / NT);
         const int64_t tile = job % NT;
         const real *b = panel(slot, tile, 1) + k0 * PW;
+        const real *after = job + 1 < job1 ? panel((int)((job + 1) / NT), (job + 1) % NT, 1) + k0 * PW : b;
         if (slot < G) {
           real *sum = gradient(true, slot, tile);
-          accumulate(copy, lx, I, b, K, sum, first);
+          accumulate(copy, I, b, K, sum, first, c.recurrent && slot >= HS ? b : after);
           vf total[BU];
           for (int u = 0; u < BU; u++) total[u] = first ? vf{} : ((vf *)(sum + I * PW))[u];
           for (int64_t k = 0; k < K; k++)
             for (int u = 0; u < BU; u++) total[u] += *(const vf *)(b + k * PW + u * VL);
           for (int u = 0; u < BU; u++) ((vf *)(sum + I * PW))[u] = total[u];
         }
-        if (c.recurrent && slot >= HS) accumulate(copy_h, lh, H, b, K, gradient(false, slot, tile), first);
+        if (c.recurrent && slot >= HS) accumulate(copy_h, H, b, K, gradient(false, slot, tile), first, after);
       }
     }
   }
-  // out[m][4 vectors] (+)= sum_k a[k][m] * b[k]
-  void accumulate(const real *a, int64_t lda, int64_t M, const real *b, int64_t K, real *out, bool first) const {
+  static void spread(real *to, int64_t K, const real *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + LINE <= n; i += LINE, to += K * LINE) std::memcpy(to, from + i, sizeof(real) * LINE);
+    for (int64_t j = i; j < n; j++) to[j - i] = from[j];
+  }
+  // out[m][4 vectors] (+)= sum_k a[m / LINE][k][m % LINE] * b[k]
+  void accumulate(const real *a, int64_t M, const real *b, int64_t K, real *out, bool first, const real *after) const {
     static const vf zeros[BU] = {};
     constexpr int n = BU > WIDEST ? 2 : BU;
     const Groups groups(M, n);
     for (int64_t g = 0; g < groups.count; g++) {
       const int64_t m = groups.start(g), e = groups.start(g + 1);
       const real *rows[MOST];
-      for (int64_t r = m; r < e; r++) rows[r - m] = a + r;
+      for (int64_t r = m; r < e; r++) rows[r - m] = a + r / LINE * K * LINE + r % LINE;
       const real *init = first ? (const real *)zeros : nullptr;
+      // Brings in the next sums; at the end what will be multiplied next, a half each time.
+      const int64_t left = groups.count - 1 - g;
+      const real *next = left < 2 && after != b ? after + (1 - left) * K * 2 * LINE : out + e * PW;
       for (int i = 0; i < BU; i += n)
-        KERNELS[n][e - m]({rows, lda, K, 1, K, 0, b + i * VL, init, PW, out + m * PW + i * VL, PW, out + e * PW});
+        KERNELS[n][e - m]({rows, LINE, K, 1, K, 0, b + i * VL, init, PW, out + m * PW + i * VL, PW, next});
     }
   }
   // What the panels hold, into the gradients as they are asked for; a job is a gate and a matrix.
