@@ -49,6 +49,8 @@ KINDS = (
     "lstm", "gru", "layernorm_lstm", "indrnn", "min_gru", "lru", "minimal_rnn", "conv_lstm", "stack", "deep_stack",
     "learned_state",
 )  # fmt: skip
+# What is tried on four devices, by a process of its own; see `test_laws_on_four_devices`.
+OF_MESHES = ("sharded", "shard_map")
 # What only an engine can break: where values, final state and all gradients are those of a loop over the cell's step,
 # in both directions, ragged, with resets and gaps, a cell has no say in these.
 OF_ENGINES = ("scan", "chunks", "vmap", "causality", "jit", "second_derivative", "remat")
@@ -59,16 +61,17 @@ def by_implementation():
 
     The other implementations of a row follow at once, so that they find the loop's answer.
     """
-    assert set(OF_ENGINES) < set(rnnjax.testing.LAWS) and set(KINDS) < set(CELLS)
+    assert set(OF_ENGINES + OF_MESHES) < set(rnnjax.testing.LAWS) and set(KINDS) < set(CELLS)
+    every = [law for law in rnnjax.testing.LAWS if law not in OF_MESHES]
+    of_cells = [law for law in every if law not in OF_ENGINES]
     found = []
     for name, row in (CELLS | NETWORKS).items():
         default = choose(Job(leaves(row.cell)[0].cell)).name
         others = [other for other in rnnjax.implementations(row.cell) if other != default]
-        of_cells = [law for law in rnnjax.testing.LAWS if law not in OF_ENGINES]
-        found.append(pytest.param(row, [default], None if name in KINDS else of_cells, id=f"{name}-default"))
+        found.append(pytest.param(row, [default], every if name in KINDS else of_cells, id=f"{name}-default"))
         if others:
             laws = ["loop", "valid", "padding", "resets", *["remat"] * (name in KINDS)]
-            found.append(pytest.param(row, others, None if name in CORE else laws, id=f"{name}-others"))
+            found.append(pytest.param(row, others, every if name in CORE else laws, id=f"{name}-others"))
     return found
 
 
@@ -176,41 +179,38 @@ def test_cells_are_values(row):
         cell.hidden_size = 7
 
 
-SHARDED = """
-import jax, numpy as np, rnnjax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from tests.cells_table import CELLS, assert_close, make_problem, with_gradients
-assert len(jax.devices()) == 2
-cases = [("gru", AxisType.Auto), ("stack", AxisType.Auto)]
-if jax.__version_info__ < (0, 11):  # jax 0.12 refuses the gradient of any matmul whose batch is sharded
-    cases.append(("stack", AxisType.Explicit))
-for name, axis_type in cases:
-    mesh = jax.make_mesh((2,), ("batch",), axis_types=(axis_type,))
-    row = CELLS[name]
-    problem = make_problem(row, batch=(4,))
-    specs = type(problem)(P(), P("batch"), P(None, "batch"), P("batch"), P(None, "batch"))
-    specs = specs._replace(state=jax.tree.map(lambda _: P("batch"), problem.state),
-                           params=jax.tree.map(lambda _: P(), problem.params))
-    sharded = jax.tree.map(lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec)), problem, specs)
-    for implementation in rnnjax.implementations(row.cell):
-        run = with_gradients(row.cell, implementation)
-        got = run(sharded)
-        assert got.ys.sharding.spec[1] == "batch", got.ys.sharding
-        assert_close(jax.device_get(got), jax.device_get(run(problem)), 1e-5)
-print("same")
+ON_FOUR_DEVICES = """
+import jax
+import rnnjax
+from tests.cells_table import CELLS, NETWORKS
+from tests.test_laws import OF_MESHES
+assert len(jax.devices()) == 4
+for name, implementations in {
+    "gru": ("scan", "fused"), "lru": ("associative", "hoisted"), "layernorm_gru": ("fused",),
+    "learned_state": ("fused",), "bidirectional": ("fused",), "deep_stack": ("stacked",), "conv_lstm": ("scan",),
+}.items():
+    row = (CELLS | NETWORKS)[name]
+    rnnjax.testing.check_laws(row.cell, row.input_size, implementations=implementations, laws=OF_MESHES)
+print("hold")
 """
 
 
 @pytest.mark.quick
 @pytest.mark.long
-def test_batch_may_be_sharded_over_devices():
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+def test_laws_on_four_devices():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     result = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=os.environ | settings, cwd=Path(__file__).parents[1],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", ON_FOUR_DEVICES], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert result.stdout == "same\n", result.stderr
+    assert result.stdout == "hold\n", result.stderr
+
+
+@pytest.mark.skipif(len(jax.devices()) > 1, reason="it takes the only device")
+def test_laws_of_meshes_for_native_code():
+    """Which runs on a mesh of one device."""
+    if "native" in rnnjax.implementations(CELLS["gru"].cell):
+        rnnjax.testing.check_laws(CELLS["gru"].cell, implementations=["native"], laws=OF_MESHES)
 
 
 @rows_and_implementations("gru")

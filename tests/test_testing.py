@@ -140,6 +140,17 @@ def float32_output(cell, params, state, xs, controls, **options):
     return state, ys.astype(jnp.float32)
 
 
+def begins_from_zeros(cell, params, state, xs, controls, **options):
+    """Whose loop carries a counter, which lies on no device in particular."""
+    flags = jnp.zeros(xs.shape[1 : xs.ndim - 1], bool)
+
+    def count(seen, x):
+        return seen | jnp.any(jnp.isnan(x), -1), None
+
+    jax.lax.scan(count, flags, xs)
+    return unroll_scan(cell, params, state, xs, controls, **options)
+
+
 def stale(cell, params, state, xs, controls, *, reverse, remat, calls=itertools.count()):  # noqa: B008
     """Answers by how often it was traced."""
     return unroll_scan(cell, params, state, xs + next(calls), controls, reverse=reverse, remat=remat)
@@ -168,6 +179,8 @@ def stale(cell, params, state, xs, controls, *, reverse, remat, calls=itertools.
         (mixes_the_batch, "batch_axes"),
         (float32_output, "dtypes"),
         (stale, "jit"),
+        (begins_from_zeros, "sharded"),
+        (begins_from_zeros, "shard_map"),
     ],
 )
 def test_a_broken_implementation(fn, law, implementation):

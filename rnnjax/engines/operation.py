@@ -14,6 +14,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from rnnjax.engines.placement import on_mesh, placed
+
 __all__ = ["Operation", "apply", "push", "wanted"]
 
 Flat = Sequence[Any]  # arrays; the leaves of what an operation takes or gives
@@ -55,7 +57,12 @@ class Operation:
 
 def apply(operation: Operation, *args: jax.Array) -> Any:
     """The results of an operation, under any transformation."""
-    jaxpr, shapes = jax.make_jaxpr(operation.run, return_shape=True)(*args)
+    run = operation.run
+    if operation.platform is not None and on_mesh():
+        # What is opaque to JAX does not say where its results lie: there where those of `portable` do.
+        types = jax.make_jaxpr(operation.portable)(*args).out_avals
+        run = lambda *args: placed(operation.run(*args), types)  # noqa: E731
+    jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(*args)
     return jax.tree.unflatten(jax.tree.structure(shapes), _operation.bind(*args, operation=operation, jaxpr=jaxpr))
 
 

@@ -18,7 +18,9 @@ from rnnjax.engines import UnfitError
 from rnnjax.engines import implementations as implementations_of
 from rnnjax.network import start_state
 from rnnjax.testing.contract import check_cell
+from rnnjax.testing.meshes import shard_map, sharded
 from rnnjax.testing.problems import (
+    Case,
     Outcome,
     Problem,
     assert_close,
@@ -36,15 +38,6 @@ from rnnjax.testing.problems import (
 __all__ = ["LAWS", "Case", "Law", "check_laws"]
 
 TIME = 6
-
-
-class Case(NamedTuple):
-    """What a law is tried on."""
-
-    cell: Any
-    input_size: int
-    implementation: str
-    problem: Problem  # float64, with lengths and resets
 
 
 class Law(NamedTuple):
@@ -383,4 +376,6 @@ LAWS: dict[str, Law] = {
     "derivative": Law("the gradient equals finite differences", _derivative),
     "second_derivative": Law("the second derivative equals finite differences of the first", _second_derivative),
     "remat": Law("checkpointing through time changes no number", _remat),
+    "sharded": Law("a batch that lies on several devices gives the same numbers, and lies there still", sharded),
+    "shard_map": Law("within jax.shard_map each device computes its examples, and gradients are summed", shard_map),
 }

@@ -15,6 +15,7 @@ from rnnjax.promotion import compute_dtype
 from rnnjax.unroll import unroll
 
 __all__ = [
+    "Case",
     "Outcome",
     "Problem",
     "assert_close",
@@ -40,6 +41,15 @@ class Problem(NamedTuple):
     lengths: Any  # int [*batch] or None
     resets: Any  # bool [T, *batch] or None
     valid: Any = None  # bool [T, *batch] or None
+
+
+class Case(NamedTuple):
+    """What a law is tried on."""
+
+    cell: Any
+    input_size: int
+    implementation: str
+    problem: Problem  # float64, with lengths and resets
 
 
 class Outcome(NamedTuple):

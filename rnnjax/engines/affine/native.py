@@ -28,7 +28,7 @@ from rnnjax.cell import AffineCell, widen
 from rnnjax.cpu import splits_batches
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.native_build import BuildError, find_compiler, libraries, switched_off
-from rnnjax.engines.affine.native_calls import Call, Loaded, joined, pull
+from rnnjax.engines.affine.native_calls import Call, Loaded
 from rnnjax.engines.affine.native_text import Layout, cell_text, handler_text, layout_of, loops_text
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
@@ -91,74 +91,30 @@ class NativeLoops:
 
     def forward(self, plan: Plan, operands: Operands, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
         """Everything in one call."""
-        return _forward(plan, keep, operands)
+        call = _call(plan, operands, keep)
+        ys, *rest = call.forward(*_arrays(call, plan, operands))
+        narrow, tree = _flat(operands.state)
+        final = [a.reshape(like.shape).astype(like.dtype) for a, like in zip(rest, narrow)]
+        kept = rest[len(narrow) :]
+        shape = (*operands.xs.shape[:-1], plan.cell.hidden_size)
+        result = ys.reshape(shape).astype(operands.state.h.dtype)
+        return tree.unflatten(final), result, Kept(None, ([ys] if call.y_is_h else []) + kept) if keep else None
 
     def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
         """Everything in one call: also the gradients of the weights and the inputs."""
-        return _backward(plan, operands, kept, d_final, d_ys)
-
-
-# Both calls are opaque to JAX. Their own derivatives, which second derivatives of an unroll need, are those of the XLA
-# loops, which compute the same.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _forward(plan: Plan, keep: bool, operands: Operands) -> tuple[Any, jax.Array, Kept | None]:
-    call = _call(plan, operands, keep)
-    ys, *rest = call.forward(*_arrays(call, plan, operands))
-    narrow, tree = _flat(operands.state)
-    final = [a.reshape(like.shape).astype(like.dtype) for a, like in zip(rest, narrow)]
-    kept = rest[len(narrow) :]
-    shape = (*operands.xs.shape[:-1], plan.cell.hidden_size)
-    result = ys.reshape(shape).astype(operands.state.h.dtype)
-    return tree.unflatten(final), result, Kept(None, ([ys] if call.y_is_h else []) + kept) if keep else None
-
-
-def _forward_fwd(plan: Plan, keep: bool, operands: Operands) -> tuple[Any, Operands]:
-    return _forward(plan, keep, operands), operands
-
-
-def _forward_bwd(plan: Plan, keep: bool, operands: Operands, cotangents: Any) -> tuple[Operands]:
-    d_final, d_ys, _ = cotangents  # what is kept is read by `_backward` alone, whose derivative does without
-    return (pull(plan, operands, d_final, d_ys),)
-
-
-_forward.defvjp(_forward_fwd, _forward_bwd)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _backward(plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
-    call = _call(plan, operands, keep=True)
-    leaves, tree = _flat(operands.state)
-    T, B, H = kept.rest[0].shape
-    arrays = [*_arrays(call, plan, operands), *kept.rest, _wide(plan, d_ys, T, B, H)]
-    arrays += [_wide(plan, leaf, B, H) for leaf in jax.tree.leaves(d_final)]
-    found = iter(call.backward(*arrays))
-    d_xs, d_w_ih = next(found).reshape(operands.xs.shape), next(found)
-    d_w_hh, d_b = next(found) if operands.w_hh is not None else None, next(found)
-    program = call.cell.program
-    d_own = program.leaves(list(next(found))) if program.num_own else []
-    d_state = tree.unflatten([next(found).reshape(leaf.shape) for leaf in leaves])
-    d_fresh = tree.unflatten([next(found).reshape(leaf.shape) for leaf in leaves]) if call.resets else None
-    return Cotangents(d_state, d_own, d_fresh, Finished(d_w_ih, d_w_hh, d_b, d_xs))
-
-
-def _backward_fwd(plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> tuple[Any, Any]:
-    return _backward(plan, operands, kept, d_final, d_ys), (operands, kept, d_final, d_ys)
-
-
-def _backward_bwd(plan: Plan, residuals: Any, cotangents: Cotangents) -> tuple[Operands, Kept, Any, jax.Array]:
-    operands, kept, d_final, d_ys = residuals
-
-    def first(floats: Any, d_final: Any, d_ys: jax.Array) -> Cotangents:
-        d = pull(plan, joined(operands, *floats), d_final, d_ys)
-        found = Cotangents(d.state, d.own, d.controls.fresh, Finished(d.w_ih, d.w_hh, d.b, d.xs))
-        return jax.tree.map(lambda leaf: leaf.astype(plan.dtype), found)
-
-    _, back = jax.vjp(first, (operands[:-1], operands.controls.fresh), d_final, d_ys)
-    floats, dd_final, dd_ys = back(cotangents)
-    return joined(operands, *floats, masks=False), jax.tree.map(jnp.zeros_like, kept), dd_final, dd_ys
-
-
-_backward.defvjp(_backward_fwd, _backward_bwd)
+        call = _call(plan, operands, keep=True)
+        leaves, tree = _flat(operands.state)
+        T, B, H = kept.rest[0].shape
+        arrays = [*_arrays(call, plan, operands), *kept.rest, _wide(plan, d_ys, T, B, H)]
+        arrays += [_wide(plan, leaf, B, H) for leaf in jax.tree.leaves(d_final)]
+        found = iter(call.backward(*arrays))
+        d_xs, d_w_ih = next(found).reshape(operands.xs.shape), next(found)
+        d_w_hh, d_b = next(found) if operands.w_hh is not None else None, next(found)
+        program = call.cell.program
+        d_own = program.leaves(list(next(found))) if program.num_own else []
+        d_state = tree.unflatten([next(found).reshape(leaf.shape) for leaf in leaves])
+        d_fresh = tree.unflatten([next(found).reshape(leaf.shape) for leaf in leaves]) if call.resets else None
+        return Cotangents(d_state, d_own, d_fresh, Finished(d_w_ih, d_w_hh, d_b, d_xs))
 
 
 def _call(plan: Plan, operands: Operands, keep: bool) -> Call:
