@@ -68,6 +68,33 @@ def test_every_page_opens_without_a_network_and_without_a_complaint(browser):
             opened.page.wait_for_function("[...document.querySelectorAll('figure.live')].every(e => e.dataset.ready)")
 
 
+def test_the_language_model_in_the_page_is_the_one_of_jax(browser):
+    with Opened(browser, "course/06-a-character-language-model") as opened:
+        figure = opened.page.locator("figure.live[data-figure='reader'][data-ready]")
+        figure.wait_for()
+        assert float(figure.get_attribute("data-difference")) < 1e-4  # of a probability
+        box = figure.locator("textarea")
+        box.fill("")
+        box.type("def", delay=5)
+        assert figure.locator(".text span").all_inner_texts() == list("def")
+        figure.locator("button", has_text="Write 200").click()
+        assert len(box.input_value()) == 203
+
+
+def test_figures_answer_to_the_keyboard(browser):
+    with Opened(browser, "course/04-lstm") as opened:
+        figure = opened.page.locator("figure.live[data-figure='lstm'][data-ready]")
+        figure.wait_for()
+        before = figure.locator(".said").inner_text()
+        figure.locator("input[type='range']").first.focus()
+        opened.page.keyboard.press("ArrowLeft")
+        assert "0.90" in figure.locator("label output").first.inner_text()
+        assert figure.locator(".said").inner_text() != before
+        line = figure.locator("path.line").last.get_attribute("d")
+        figure.locator("button", has_text="Ten steps").press("Enter")
+        assert figure.locator("path.line").last.get_attribute("d").count("L") == line.count("L") + 10
+
+
 def test_equations_are_set(browser):
     with Opened(browser, "course/01-a-network-with-a-state") as opened:
         opened.page.wait_for_selector("mjx-container")
