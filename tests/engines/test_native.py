@@ -45,6 +45,8 @@ ALL = dict(valid=True, resets=True)
 CASES = {
     # One row; units that fill no vector; one more than two vectors; several panels of units; blocks of the sums.
     "lstm": (rnnjax.LSTM(33), 9, (1,), "float32", {}),
+    "lstm, threads divide the units": (rnnjax.LSTM(210), 4, (1,), "float32", dict(valid=True, reverse=True)),
+    "gru, threads divide the units": (rnnjax.GRU(150), 5, (3,), "float64", {}),
     "lstm masked": (rnnjax.LSTM(50), 7, (3,), "float32", dict(**ALL, reverse=True)),
     "lstm large": (rnnjax.LSTM(160), 6, (13,), "float32", dict(resets=True)),
     "lstm states only": (rnnjax.LSTM(33), 7, (5,), "float32", dict(**ALL, remat="gates")),
@@ -156,7 +158,7 @@ def test_refusals(monkeypatch):
     assert fits(job._replace(backend="gpu")) == "needs the CPU, got gpu"
     assert "reduce_sum (layernorm.py, line " in fits(job._replace(cell=rnnjax.cells.LayerNormLSTM(8)))
     assert fits(job._replace(cell=rnnjax.cells.ProjectedLSTM(3, cell_size=5))).startswith("needs an affine cell")
-    monkeypatch.setattr(jax, "device_count", lambda *_: 2)
+    monkeypatch.setattr(jax, "local_device_count", lambda *_: 2)
     assert fits(job) == "needs to have the only CPU device, all cores of which it uses"
 
 
@@ -175,8 +177,11 @@ params = jax.tree.map(lambda p: p + 0.1, cell.init(jax.random.key(0), 40))
 xs = jax.random.normal(jax.random.key(1), (20, 7, 40))
 run = lambda p, xs: rnnjax.unroll(cell, p, cell.initial_state((7,)), xs, implementation="native")[1]
 grad = jax.jit(jax.grad(lambda p, xs: (run(p, xs) ** 2).sum(), argnums=(0, 1)))
-leaves = jax.tree.leaves((jax.jit(run)(params, xs), grad(params, xs)))
-again = jax.tree.leaves((jax.jit(run)(params, xs), grad(params, xs)))
+few = rnnjax.LSTM(210)  # rows: threads divide the units
+weights, x = few.init(jax.random.key(2), 40), xs[:, :1]
+some = jax.jit(jax.grad(lambda p: (rnnjax.unroll(few, p, None, x, implementation="native")[1] ** 2).sum()))
+leaves = jax.tree.leaves((jax.jit(run)(params, xs), grad(params, xs), some(weights)))
+again = jax.tree.leaves((jax.jit(run)(params, xs), grad(params, xs), some(weights)))
 assert all((a == b).all() for a, b in zip(leaves, again))
 np.savez(sys.argv[1], *leaves)
 """
@@ -242,6 +247,10 @@ import rnnjax, rnnjax.testing
 for cell in (rnnjax.LSTM(20), rnnjax.GRU(5), rnnjax.cells.IndRNN(33)):
     laws = ["loop", "padding", "resets", "remat"]
     rnnjax.testing.check_laws(cell, 3, implementations=["native"], laws=laws)
+import jax, jax.numpy as jnp
+cell = rnnjax.LSTM(190)  # threads divide the units of few rows
+few = lambda p: rnnjax.unroll(cell, p, None, jnp.ones((9, 1, 3)), implementation="native")[1].sum()
+jax.block_until_ready(jax.jit(jax.grad(few))(cell.init(jax.random.key(0), 3)))
 print("clean")
 """
     environment = os.environ | {

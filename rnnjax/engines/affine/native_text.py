@@ -73,7 +73,7 @@ def _source(name: str) -> str:
 def loops_text(size: int) -> str:
     """Both loops, for numbers of ``size`` bytes."""
     inside = "".join(map(_source, ("matmul.hpp", "forward.hpp", "backward.hpp")))
-    head = f"#define REAL {_REALS[size]}\n#include <algorithm>\n"
+    head = f"#define REAL {_REALS[size]}\n#include <algorithm>\n#include <atomic>\n#include <thread>\n"
     return f"{head}{_source('abi.hpp')}{_source('vector.hpp')}namespace {{\n{inside}}}\n{_source('loops.cpp')}"
 
 

@@ -62,3 +62,11 @@ struct Call {
 };
 
 constexpr int32_t ABI_VERSION = 1;
+
+inline void relax() {  // in a loop that waits
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}

@@ -74,20 +74,24 @@ struct Backward : Sizes {
       }
   }
 
-  // ---- the loop over the rows [r0, r1) of the chunk; states: S arrays [R][ld] of cotangents, kept between chunks
-  void run(int64_t r0, int64_t r1, real *states, real *own_sums, real *scratch) const {
-    const int64_t R = r1 - r0;
+  // ---- the loop over the rows [r0, r1) of the chunk, by one thread, or by several that divide the tiles and wait for
+  // each other; states: S arrays [R][ld] of cotangents, kept between chunks
+  void run(int64_t r0, int64_t r1, real *states, real *own_sums, real *scratch, Gang *gang = nullptr, int me = 0,
+           int parties = 1) const {
+    const int64_t R = r1 - r0, tile0 = NT * me / parties, tile1 = NT * (me + 1) / parties;
+    int64_t turn = 0;
     real *d[MAX_STATES];
     for (int s = 0; s < S; s++) {
       d[s] = states + s * R * ld;
-      if (i0 + now == T)
+      if (i0 + now == T && me == 0)
         for (int64_t r = 0; r < R; r++) forward.take(d[s] + r * ld, q.d_fin[s], r0 + r);
     }
     if (q.keep == 2) recompute(r0, r1, scratch);
     for (int64_t i = i0 + now - 1; i >= i0; i--) {
       const int64_t t = time(i);
-      if (i < T - 1) through(i + 1, r0, R, d);
-      for (int64_t tile = 0; tile < NT; tile++) {
+      if (parties > 1) gang->wait(me, parties, ++turn);
+      if (i < T - 1) through(i + 1, r0, R, d, tile0, tile1);
+      for (int64_t tile = tile0; tile < tile1; tile++) {
         const int64_t unit = tile * PW;
         const void *owns[64];
         void *sums[64], *ds[MAX_STATES];
@@ -100,16 +104,18 @@ struct Backward : Sizes {
       }
     }
     if (i0 == 0) {
-      if (T > 0) through(0, r0, R, d);
-      for (int s = 0; s < S; s++)
+      if (parties > 1) gang->wait(me, parties, ++turn);
+      if (T > 0) through(0, r0, R, d, tile0, tile1);
+      if (parties > 1) gang->wait(me, parties, ++turn);
+      for (int s = 0; s < S && me == 0; s++)
         for (int64_t r = 0; r < R; r++) std::memcpy((real *)q.d_init[s] + (r0 + r) * H, d[s] + r * ld, sizeof(real) * H);
     }
   }
   // From the step i to the one before it: through the matmul, and where the state was fresh, away.
-  void through(int64_t i, int64_t r0, int64_t R, real *const *d) const {
+  void through(int64_t i, int64_t r0, int64_t R, real *const *d, int64_t tile0, int64_t tile1) const {
     const int64_t at = position(time(i));
     if (c.recurrent)
-      for (int64_t tile = 0; tile < NT; tile++)
+      for (int64_t tile = tile0; tile < tile1; tile++)
         pull(packed_h + tile * G * H * PW, true, d[c.h] + tile * PW, ld, R,
              [&](int64_t r) { return panel(HS, 0, at) + (r0 + r) * PW; });
     if (q.resets)
@@ -142,7 +148,7 @@ struct Backward : Sizes {
           std::memcpy(old[s] + r * ld, s == c.h ? before(t, r0 + r) : (const real *)q.olds[s] + (t * B + r0 + r) * H, sizeof(real) * H);
           std::memset(old[s] + r * ld + H, 0, sizeof(real) * (ld - H));
         }
-      forward.project(i, i + 1, r0, R, z, 1);
+      forward.project(i, i + 1, r0, R, z, 1, 0, forward.tiles);
       for (int64_t tile = 0; tile < forward.tiles; tile++)
         forward.step(c.forward_saving, tile, R, z + tile * R * size, old, fresh, y + tile * UB * VL, nullptr,
                      saved + (((t - low) * NU + tile * UB) * B + r0) * c.saved * VL, B * c.saved * VL,

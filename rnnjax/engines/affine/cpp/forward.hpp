@@ -16,6 +16,32 @@ struct Memory {  // scratch, kept for the next call (see loops.cpp)
   Memory(const Memory &) = delete;
 };
 
+// Threads that run a loop together. Who has not come when the first one has waited for some microseconds stays away.
+struct Gang {
+  static constexpr int MOST_THREADS = 16;
+  struct alignas(128) Place { std::atomic<int64_t> turn{0}; };  // of a thread, on a line of its own
+  std::atomic<int> arrived{0}, parties{0};
+  Place places[MOST_THREADS];
+  template <class F> void join(int most, F run) {
+    constexpr int CLOSED = 1 << 20;
+    const int me = arrived.fetch_add(1);
+    if (me >= CLOSED) return;
+    if (me == 0) {
+      for (int spins = 0; spins < 2000 && arrived.load() < most; spins++) relax();
+      parties.store(arrived.exchange(CLOSED), std::memory_order_release);
+    }
+    while (!parties.load(std::memory_order_acquire)) relax();
+    run(me, parties.load());
+  }
+  void wait(int me, int count, int64_t turn) {  // until all are there; turns grow
+    places[me].turn.store(turn, std::memory_order_release);
+    for (int i = 0; i < count; i++)
+      for (int64_t spins = 1; places[i].turn.load(std::memory_order_acquire) < turn; spins++)
+        if (spins % 65536 == 0) std::this_thread::yield();
+        else if (spins > 256) relax();
+  }
+};
+
 struct Sizes {
   const Call &q;
   const Cell &c;
@@ -27,6 +53,11 @@ struct Sizes {
     ld = up(NU, BU) * PW + LINE;  // the backward pass works on 4 vectors of units; a line more: no rows on the same sets
   }
   int64_t time(int64_t i) const { return q.reverse ? T - 1 - i : i; }  // of the i-th step
+  // Few rows with much to do in a step: threads divide the units, and wait for each other at every step. That takes 0.7
+  // microseconds on two cores of a virtual machine, as much as half a step of an LSTM with one row and H = 128.
+  bool divides_units() const {
+    return q.threads > 1 && B < 4 && NU >= 2 * BU && !q.resets && c.recurrent && B * G * H * H > 131072;
+  }
   bool resets(int64_t i, int64_t row) const {
     const int64_t at = time(i) * B + row;
     return q.resets && q.resets[at] && (!q.valid || q.valid[at]);
@@ -115,10 +146,10 @@ struct Forward : Sizes {
     }
   }
 
-  // b + x @ w_ih of all tiles for the steps [i0, i1) and rows [r0, r0 + R): z [tile][steps, R]
-  void project(int64_t i0, int64_t i1, int64_t r0, int64_t R, real *z, int64_t steps) const {
+  // b + x @ w_ih of the tiles [tile0, tile1) for the steps [i0, i1) and rows [r0, r0 + R): z [tile][steps, R]
+  void project(int64_t i0, int64_t i1, int64_t r0, int64_t R, real *z, int64_t steps, int64_t tile0, int64_t tile1) const {
     const int64_t size = NS * UB * VL, count = (i1 - i0) * R;
-    for (int64_t tile = 0; tile < tiles; tile++) {
+    for (int64_t tile = tile0; tile < tile1; tile++) {
       real *here = z + tile * steps * R * size;
       multiply(tile, true, 0, bias + tile * W() * VL, here, count,
                [&](int64_t n) { return (const real *)q.xs + (time(i0 + n / R) * B + r0 + n % R) * I; });
@@ -149,31 +180,33 @@ struct Forward : Sizes {
     function({R, unit, H, z, owns, olds, freshs, ld, y, h, H, save, save_vector, valid});
   }
 
-  // All steps of the rows [r0, r1).
-  void run(int64_t r0, int64_t r1, real *states, real *z) const {
+  // All steps of the rows [r0, r1), by one thread, or by several that divide the tiles and wait for each other.
+  void run(int64_t r0, int64_t r1, real *states, real *z, Gang *gang = nullptr, int me = 0, int parties = 1) const {
     const int64_t R = r1 - r0, size = NS * UB * VL, steps = steps_at_once(R);
     const auto function = q.keep == 1 ? c.forward_saving : c.forward;
+    const int64_t tile0 = tiles * me / parties, tile1 = tiles * (me + 1) / parties;
     real *old[MAX_STATES], *fresh[MAX_STATES];
     for (int s = 0; s < S; s++) {
       old[s] = states + 2 * s * R * ld;
       fresh[s] = old[s] + R * ld;
-      for (int64_t r = 0; r < R; r++) {
+      for (int64_t r = 0; r < R && me == 0; r++) {
         take(old[s] + r * ld, q.init[s], r0 + r);
         std::memset(fresh[s] + r * ld, 0, sizeof(real) * ld);
       }
     }
     for (int64_t i = 0; i < T; i++) {
       const int64_t first = i / steps * steps, t = time(i);
-      if (i == first) project(first, std::min(T, first + steps), r0, R, z, steps);
+      if (i == first) project(first, std::min(T, first + steps), r0, R, z, steps, tile0, tile1);
+      if (parties > 1) gang->wait(me, parties, i + 1);
       if (q.resets)
         for (int64_t r = 0; r < R; r++)
           if (resets(i, r0 + r))
             for (int s = 0; s < S; s++) take(old[s] + r * ld, q.fresh[s], r0 + r);
       if (q.keep == 2)
-        for (int s = 0; s < S; s++)
+        for (int s = 0; s < S && me == 0; s++)
           for (int64_t r = 0; r < R && s != c.h; r++)
             std::memcpy((real *)q.olds[s] + (t * B + r0 + r) * H, old[s] + r * ld, sizeof(real) * H);
-      for (int64_t tile = 0; tile < tiles; tile++) {
+      for (int64_t tile = tile0; tile < tile1; tile++) {
         const int64_t out = (t * B + r0) * H + tile * UB * VL;
         real *save = q.keep == 1 ? (real *)q.saved + ((t * NU + tile * UB) * B + r0) * c.saved * VL : nullptr;
         step(function, tile, R, z + (tile * steps + i - first) * R * size, old, fresh, (real *)q.ys + out,
@@ -181,7 +214,8 @@ struct Forward : Sizes {
       }
       for (int s = 0; s < S; s++) std::swap(old[s], fresh[s]);
     }
-    for (int s = 0; s < S; s++)
+    if (parties > 1) gang->wait(me, parties, T + 1);
+    for (int s = 0; s < S && me == 0; s++)
       for (int64_t r = 0; r < R; r++) std::memcpy((real *)q.fin[s] + (r0 + r) * H, old[s] + r * ld, sizeof(real) * H);
   }
 };

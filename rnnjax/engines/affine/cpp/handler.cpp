@@ -16,13 +16,6 @@ struct Known { const Cell *cell; Loop forward, backward; };
 std::mutex known_lock;
 std::map<std::string, Known, std::less<>> known;
 
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 // The threads of the pool that help in one call. They come when they can, stay to its end, since what follows comes
 // sooner than a sleeping thread wakes up, and are never waited for: what none of them has taken, the caller does.
 struct Phase { Job job; void *argument; int64_t n; std::atomic<int64_t> next{0}, done{0}; };

@@ -64,7 +64,8 @@ int forward(const Call &given) {
   Call q = given;
   if (q.T * q.B * (q.I + q.H) * q.H < 200000) q.threads = 1;  // too little to hand over
   Forward f(q);
-  const int64_t jobs = std::max<int64_t>(1, std::min(q.threads, q.B));
+  const bool few = f.divides_units();
+  const int64_t jobs = few ? 1 : std::max<int64_t>(1, std::min(q.threads, q.B));
   int64_t most = 0, offset = 0;
   std::vector<int64_t> z_at(jobs + 1);
   for (int64_t i = 0; i < jobs; i++) {
@@ -79,6 +80,14 @@ int forward(const Call &given) {
   large_pages(q.ys, q.T * q.B * q.H * (int64_t)sizeof(real));
   f.place(packed.p);
   parallel(q, f.pack_jobs(), [&](int64_t i) { f.pack(i); });
+  if (few) {
+    Gang gang;
+    const int most = (int)std::min<int64_t>({q.threads, f.tiles, Gang::MOST_THREADS});
+    parallel(q, most, [&](int64_t) {
+      gang.join(most, [&](int me, int parties) { f.run(0, q.B, states.p, z.p, &gang, me, parties); });
+    });
+    return 0;
+  }
   parallel(q, jobs, [&](int64_t i) {
     const int64_t r0 = q.B * i / jobs, r1 = q.B * (i + 1) / jobs;
     if (r1 > r0) f.run(r0, r1, states.p + r0 * f.row_size(), z.p + z_at[i]);
@@ -92,7 +101,8 @@ int backward(const Call &given) {
   const Cell &c = *q.cell;
   Forward f(q);
   Backward b(q, f);
-  const int64_t jobs = std::max<int64_t>(1, std::min(q.threads, q.B)), n = std::max<int64_t>(1, q.threads);
+  const bool few = q.keep == 1 && b.divides_units();
+  const int64_t jobs = few ? 1 : std::max<int64_t>(1, std::min(q.threads, q.B)), n = std::max<int64_t>(1, q.threads);
   const int64_t parts = std::min(n, b.weight_jobs()), most = up(q.B, jobs), rows = up(b.steps * q.B, n);
   const int64_t scratch_size = std::max({jobs * b.scratch_size(most), parts * b.copy_size(), n * b.inputs_size(rows)});
   Memory packed(f.packed_size()), turned(b.packed_size()), states(b.S * q.B * b.ld), own(jobs * (b.P + 1) * b.Hp),
@@ -113,7 +123,12 @@ int backward(const Call &given) {
     b.now = end - b.i0;
     b.low = q.reverse ? q.T - b.i0 - b.now : b.i0;
     if (end < q.T) parallel(q, b.weight_jobs(), [&](int64_t i) { b.hand_over(i, done_low, done); });
-    parallel(q, jobs, [&](int64_t i) {
+    Gang gang;
+    const int most = (int)std::min<int64_t>({q.threads, b.NT, Gang::MOST_THREADS});
+    if (few) parallel(q, most, [&](int64_t) {
+      gang.join(most, [&](int me, int parties) { b.run(0, q.B, states.p, own.p, nullptr, &gang, me, parties); });
+    });
+    else parallel(q, jobs, [&](int64_t i) {
       const int64_t r0 = q.B * i / jobs, r1 = q.B * (i + 1) / jobs;
       b.run(r0, r1, states.p + r0 * b.S * b.ld, own.p + i * (b.P + 1) * b.Hp, scratch.p + i * b.scratch_size(most));
     });
