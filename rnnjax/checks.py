@@ -355,7 +355,9 @@ def check_choice(where: str, name: str, value: Any, choices: tuple[Any, ...]) ->
     if not isinstance(value, str | int | type(None)) or value not in choices:
         listed = [repr(choice) for choice in choices]
         known = listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
-        raise ValueError(f"{where}: {name} must be {known}, got {short(value)}.")
+        # Of two or three the reader sees it, and none of them may have been meant.
+        guess = did_you_mean(value, map(str, choices)) if len(choices) > 3 else ""
+        raise ValueError(f"{where}: {name} must be {known}, got {short(value)}{guess or '.'}")
     return value
 
 

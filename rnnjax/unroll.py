@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rnnjax.cell import check_resets, describe, input_size_of, wide_dtype
 from rnnjax.checks import check_ints, short
 from rnnjax.engines import Controls, Job, choose, engines, implementations, make_job, split_over_devices
+from rnnjax.engines.choice import no_such
 from rnnjax.engines.placement import meet
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
 from rnnjax.kinds import public
@@ -298,7 +299,7 @@ def _check_implementation(net, name, params, state, xs, controls, reverse, remat
         return
     for leaf in leaves(net):
         choose(Job(leaf.cell, jax.default_backend(), input_size=leaf.cell.hidden_size), name)
-    raise ValueError(f"unroll: no {name!r} implementation for {type(net).__name__}; available: {', '.join(names)}.")
+    raise no_such(name, net, names)
 
 
 def _check_remat(remat):

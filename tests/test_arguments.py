@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rnnjax
+from rnnjax.cli.presets import preset_options
 from rnnjax.kinds import public
 from tests.cells_table import CELLS
 
@@ -125,3 +126,23 @@ def test_annotations_are_what_is_checked():
         with pytest.raises(TypeError) as caught:
             example(*arguments, **options)
         assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        (lambda: rnnjax.fit.OptimizerOptions(optimizer="adma"), "adam"),
+        (lambda: rnnjax.fit.OptimizerOptions(schedule="cosin"), "cosine"),
+        (lambda: rnnjax.cells.cell_from_name("lsmt", 4), "lstm"),
+        (lambda: rnnjax.cells.cell_from_name("lstm(forget_bais=1.0)", 4), "forget_bias"),
+        (lambda: rnnjax.analysis.label_from_name("quotes"), "quote"),
+        (lambda: rnnjax.engines.engine("fusd"), "fused"),
+        (lambda: rnnjax.unroll(GRU, GRU.init(KEY, 3), None, jnp.ones((4, 2, 3)), implementation="scna"), "scan"),
+        (lambda: rnnjax.topologies.pooling.pool(jnp.ones((4, 2, 3)), "means"), "mean"),
+        (lambda: rnnjax.testing.check_laws(GRU, 3, laws=["remats"]), "remat"),
+        (lambda: preset_options("widw"), "wide"),
+    ],
+)
+def test_a_name_with_a_slip(call, meant):
+    with pytest.raises((ValueError, TypeError), match=f"; did you mean '{meant}'\\?"):
+        call()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rnnjax.cell import check_size
-from rnnjax.checks import short
+from rnnjax.checks import check_choice
 from rnnjax.data.batching import Bucket, bucket_by_length
 from rnnjax.kinds import public
 
@@ -72,8 +72,7 @@ class ShuffledBatches:
     ) -> None:
         where = "ShuffledBatches"
         check_size(where, "batch_size", batch_size)
-        if last not in _LAST:
-            raise ValueError(f"{where}: last must be one of {', '.join(_LAST)}, got {short(last)}.")
+        check_choice(where, "last", last, _LAST)
         self.arrays = jax.tree.map(np.asarray, arrays)
         self.num_examples = _common_length(where, self.arrays)
         if batch_size > self.num_examples:

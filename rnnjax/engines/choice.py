@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import batch_shape
+from rnnjax.checks import did_you_mean
 from rnnjax.engines.stacked import stackable
 from rnnjax.kinds import public
 from rnnjax.network import Controls, Network
@@ -171,8 +172,8 @@ def engine(name: str) -> Engine:
     for entry in _engines.entries:
         if entry.name == name:
             return entry
-    known = ", ".join(entry.name for entry in _engines.entries)
-    raise ValueError(f"engine: none is called {name!r}; known: {known}.")
+    known = [entry.name for entry in _engines.entries]
+    raise ValueError(f"engine: none is called {name!r}{did_you_mean(name, known) or ';'} known: {', '.join(known)}.")
 
 
 @public
@@ -232,5 +233,12 @@ def choose(job: Job, name: str | None = None) -> Engine:
             if reason:
                 raise UnfitError(name, reason)
             return entry
-    available = ", ".join(implementations(job.cell))
-    raise ValueError(f"unroll: no {name!r} implementation for {type(job.cell).__name__}; available: {available}.")
+    raise no_such(name, job.cell, implementations(job.cell))
+
+
+def no_such(name: str, net: Any, names: Sequence[str]) -> ValueError:
+    """The error of an implementation of which nobody has heard."""
+    guess = did_you_mean(name, names) or ";"
+    return ValueError(
+        f"unroll: no {name!r} implementation for {type(net).__name__}{guess} available: {', '.join(names)}."
+    )

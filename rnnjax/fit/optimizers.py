@@ -20,6 +20,7 @@ __all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make
 # The direction of a step; clipping comes before, decay and the learning rate after. Keys are what --optimizer takes.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": lambda: optax.scale_by_adam(b1=0.9, b2=0.99),
+    "adam": lambda: optax.scale_by_adam(b1=0.9, b2=0.999),  # as its paper sets it (Kingma and Ba, 2015)
     "rmsprop": lambda: optax.scale_by_rms(decay=0.95, eps=1e-8),
     "sgd": lambda: optax.trace(decay=0.9, nesterov=True),
     "adagrad": lambda: optax.scale_by_rss(initial_accumulator_value=0.1),
@@ -33,7 +34,8 @@ class OptimizerOptions:
     """How parameters are updated.
 
     Attributes:
-        optimizer: a key of `OPTIMIZERS`.
+        optimizer: a key of `OPTIMIZERS`; ``adam`` is ``adamw`` with the longer memory of its paper, and for every
+            one of them the decay is that of ``weight_decay``.
         lr: the peak learning rate.
         schedule: what follows the warm-up: ``cosine`` to 1 % of the peak at the end of the budget; ``constant``;
             ``step``: times ``decay`` every epoch from epoch ``decay_from`` on; ``plateau``: times ``decay`` at

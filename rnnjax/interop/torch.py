@@ -25,7 +25,7 @@ from rnnjax.cells.elman import Elman, ElmanParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.lstm import LSTM, LSTMParams
 from rnnjax.cells.projected_lstm import ProjectedLSTM, ProjectedLSTMParams
-from rnnjax.checks import short
+from rnnjax.checks import check_choice, short
 from rnnjax.interop._common import (
     as_array,
     check_shape,
@@ -98,10 +98,10 @@ def from_torch(
             raise ValueError(f"{where}: kind, nonlinearity and prefix are for a state_dict; a module says them itself.")
         kind, nonlinearity = _describe_module(where, source)
         source, prefix = source.state_dict(), ""
-    if kind is not None and kind not in _GATES:
-        raise ValueError(f"{where}: kind must be one of {', '.join(map(repr, _GATES))}, got {short(kind)}.")
-    if nonlinearity not in (None, "tanh", "relu"):
-        raise ValueError(f"{where}: nonlinearity must be 'tanh' or 'relu', got {short(nonlinearity)}.")
+    if kind is not None:
+        check_choice(where, "kind", kind, tuple(_GATES))
+    if nonlinearity is not None:
+        check_choice(where, "nonlinearity", nonlinearity, ("tanh", "relu"))
     named, suffixes = _gather(where, source, prefix)
     layers: list[Any] = []
     for depth, directions in enumerate(suffixes):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import check_size, describe
+from rnnjax.checks import did_you_mean
 from rnnjax.engines import UnfitError
 from rnnjax.engines import implementations as implementations_of
 from rnnjax.network import start_state
@@ -92,7 +93,8 @@ def check_laws(
     names = tuple(LAWS) if laws is None else tuple(laws)
     for name in names:
         if name not in LAWS:
-            raise ValueError(f"check_laws: there is no law {name!r}; the laws are {', '.join(LAWS)}.")
+            guess = did_you_mean(name, LAWS) or ";"
+            raise ValueError(f"check_laws: there is no law {name!r}{guess} the laws are {', '.join(LAWS)}.")
     _check_cell(cell, input_size)
     able = implementations_of(cell)
     for implementation in able if implementations is None else implementations:

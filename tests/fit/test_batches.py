@@ -103,7 +103,7 @@ def test_few_batches_have_few_lengths(count, most):
         (lambda: ShuffledBatches(np.ones(0), 2, key=KEY), "at least one"),
         (lambda: ShuffledBatches(np.ones(3), 4, key=KEY), "at most the number of examples, 3, got 4"),
         (lambda: ShuffledBatches(np.ones(3), 0, key=KEY), "batch_size must be at least 1"),
-        (lambda: ShuffledBatches(np.ones(3), 2, key=KEY, last="pad"), "last must be one of drop, fill, got 'pad'"),
+        (lambda: ShuffledBatches(np.ones(3), 2, key=KEY, last="pad"), "last must be 'drop' or 'fill', got 'pad'"),
         (lambda: ShuffledBatches(np.ones(3), 2, key=KEY, lengths=[1, 2, 3]), "lengths and trim go together"),
         (
             lambda: ShuffledBatches(np.ones(3), 2, key=KEY, lengths=[1, 2], trim=lambda batch, n: batch),

@@ -283,7 +283,7 @@ def test_schedules():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimizerOptions(optimizer="adam"), "OptimizerOptions: optimizer must be 'adamw', 'rmsprop'"),
+        (lambda: OptimizerOptions(optimizer="adamv"), "OptimizerOptions: optimizer must be 'adamw', 'adam', 'rmsprop'"),
         (lambda: OptimizerOptions(schedule="linear"), "schedule must be 'cosine'"),
         (lambda: OptimizerOptions(lr=0.0), "OptimizerOptions: lr must"),
         (lambda: OptimizerOptions(lr=math.nan), "OptimizerOptions: lr must"),
