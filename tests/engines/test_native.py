@@ -1,6 +1,7 @@
 """The native loops against the scan in float64, for every way in which a sequence can be run."""
 
 import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import rnnjax
 from rnnjax.engines import Job, choose, engine
 from rnnjax.engines.affine import native_build
 from rnnjax.engines.affine.native_text import functions_text, layout_of
+from rnnjax.testing.problems import fast_jit, param_shapes
+from tests.cells_table import some_params
 from tests.engines.cuda.cells import POINTWISE, Custom
 from tests.engines.cuda.test_emulated import compare
 from tests.engines.programs import needs_compiler
@@ -86,9 +89,8 @@ def test_halves_are_widened(x64):
 def rows(members):
     cell = rnnjax.LSTM(6)
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
-    params = jax.tree.map(lambda p: draw(*members, *p.shape), cell.init(jax.random.key(0), 4, float))
-    xs = draw(3, 5, 2, 4)
+    params = jax.tree.map(lambda p: rng.normal(size=(*members, *p.shape)), param_shapes(cell, 4, jnp.dtype(float)))
+    xs = rng.normal(size=(3, 5, 2, 4))
 
     def loss(implementation, params, xs):
         state = cell.initial_state((2,), float)
@@ -100,7 +102,7 @@ def rows(members):
 
 
 def same(function, *arguments):
-    got, want = function("native", *arguments), function("scan", *arguments)
+    got, want = (fast_jit(functools.partial(function, name))(*arguments) for name in ("native", "scan"))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-12)
 
@@ -124,8 +126,8 @@ def test_second_derivatives(x64):
 
 def test_an_exported_program_needs_no_compiler():
     cell = rnnjax.GRU(5)
-    leaves, tree = jax.tree.flatten(cell.init(jax.random.key(0), 3))
-    xs = jax.random.normal(jax.random.key(1), (4, 2, 3))
+    leaves, tree = jax.tree.flatten(some_params(cell, 3))
+    xs = np.random.default_rng(1).normal(size=(4, 2, 3)).astype(np.float32)
 
     def loss(implementation, leaves, xs):
         options = {"resets": jnp.arange(8).reshape(4, 2) % 3 == 0, "implementation": implementation}

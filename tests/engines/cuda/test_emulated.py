@@ -12,6 +12,8 @@ from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_rules import Card
 from rnnjax.engines.affine.cuda_trial import passes_trial
 from rnnjax.engines.affine.recurrence import affine_engine
+from rnnjax.testing.problems import param_shapes
+from tests.cells_table import some_params
 from tests.engines.cuda import emulator
 from tests.engines.cuda.cells import Custom
 
@@ -28,29 +30,36 @@ def emulated():
 
 
 def problem(cell, steps, batch, dtype, *, valid, resets):
+    """Made by NumPy, since every operation of its own would be compiled."""
     rng = np.random.default_rng(cell.hidden_size)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32).astype(dtype)  # noqa: E731
-    params = jax.tree.map(
-        lambda p: p + (0.3 * draw(*p.shape)).astype(p.dtype), cell.init(jax.random.key(0), 3, jnp.dtype(dtype))
-    )
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+
+    def fill(p):
+        mean, scale = (1, 0.4) if p.ndim < 2 else (0, min(0.4, p.shape[0] ** -0.5))  # large ones are no chaos
+        return (mean + scale * draw(*p.shape)).astype(p.dtype)
+
+    params = jax.tree.map(fill, param_shapes(cell, 3, jnp.dtype(dtype)))
+    start = jax.jit(lambda: cell.initial_state(batch, jnp.dtype(dtype)))()
     state, fresh = (
-        jax.tree.map(lambda s: s + 0.5 * draw(*s.shape), cell.initial_state(batch, jnp.dtype(dtype))) for _ in range(2)
+        jax.tree.map(lambda s: (np.asarray(s, np.float32) + 0.5 * draw(*s.shape)).astype(s.dtype), start)
+        for _ in range(2)
     )
-    xs = draw(steps, *batch, 3)
-    masks = (jnp.asarray(rng.random((steps, *batch)) < 0.7) if valid else None,)
-    masks += (jnp.asarray(rng.random((steps, *batch)) < 0.3) if resets else None,)
-    weights = jax.tree.map(lambda s: draw(*s.shape), (state, jnp.zeros((steps, *batch, cell.hidden_size))))
+    xs = draw(steps, *batch, 3).astype(jnp.dtype(dtype))
+    masks = (rng.random((steps, *batch)) < 0.7 if valid else None,)
+    masks += (rng.random((steps, *batch)) < 0.3 if resets else None,)
+    weights = jax.tree.map(lambda s: draw(*s.shape), (state, np.zeros((steps, *batch, cell.hidden_size))))
     return (params, state, xs, fresh if resets else None), masks, weights
 
 
 def outcome(run, cell, arrays, masks, weights, dtype, params_dtype=None, **options):
     """Values and the gradients of parameters, state, xs and the state of restarts."""
     valid, resets = masks
-    params, *arrays = jax.tree.map(lambda a: a.astype(dtype), arrays)
-    arrays = (jax.tree.map(lambda a: a.astype(params_dtype or dtype), params), *arrays)
+    params, *arrays = jax.tree.map(lambda a: a.astype(jnp.dtype(dtype)), arrays)
+    arrays = (jax.tree.map(lambda a: a.astype(jnp.dtype(params_dtype or dtype)), params), *arrays)
 
     def loss(params, state, xs, fresh):
-        final, ys = run(cell, params, state, xs, Controls(valid, resets, fresh), **options)
+        controls = Controls(*(None if mask is None else jnp.asarray(mask) for mask in (valid, resets)), fresh)
+        final, ys = run(cell, params, state, xs, controls, **options)
         ys = ys if valid is None else jnp.where(valid[..., None], ys, 0)
         products = jax.tree.map(lambda a, b: jnp.sum(a.astype(jnp.float64) * b), (final, ys), weights)
         return sum(jax.tree.leaves(products)), (final, ys)
@@ -101,8 +110,8 @@ def test_values_and_gradients(case, emulated, x64):
 def test_vmap_is_more_rows(emulated):
     """Over states and inputs, twice; and over weights, one launch after the other."""
     cell, run = rnnjax.GRU(8), emulated(Card(90, 132))
-    params, state = cell.init(jax.random.key(0), 3), cell.initial_state((2,))
-    xs = jax.random.normal(jax.random.key(1), (2, 3, 4, 2, 3))
+    params, state = some_params(cell, 3), cell.initial_state((2,))
+    xs = np.random.default_rng(1).normal(size=(2, 3, 4, 2, 3)).astype(np.float32)
 
     def loss(run, params, state, xs):
         resets = jnp.zeros((4, 2), bool).at[2, 1].set(True)
@@ -112,7 +121,7 @@ def test_vmap_is_more_rows(emulated):
     def outcome(run, over_params):
         one = jax.value_and_grad(lambda *args: loss(run, *args), argnums=(0, 1, 2))
         if over_params:
-            many = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), params)
+            many = jax.tree.map(lambda p: np.stack([p, 0.5 * np.asarray(p)]), params)
             return jax.jit(jax.vmap(one, (0, None, None)))(many, state, xs[0, 0])
         return jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (None, None, 0)))(params, state, xs)
 
@@ -157,7 +166,7 @@ def test_a_block_that_never_comes_ends_in_nan(emulated, monkeypatch):
     monkeypatch.setattr(cuda_kernels, "_SPIN", 600)
     monkeypatch.setattr(emulator, "ABSENT", [1])
     cell = rnnjax.Elman(24, activation="relu")
-    params, state, xs = cell.init(jax.random.key(0), 3), cell.initial_state((2,)), jnp.ones((4, 2, 3))
+    params, state, xs = some_params(cell, 3), cell.initial_state((2,)), np.ones((4, 2, 3), np.float32)
     card = Card(90, 7)
     final, ys = jax.jit(lambda: emulated(card)(cell, params, state, xs, Controls()))()
     assert np.isnan(final.h).all() and np.isnan(ys[-1]).any()
