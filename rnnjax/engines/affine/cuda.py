@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import matmul
 from rnnjax.engines.affine import cuda_kernels, nvrtc
-from rnnjax.engines.affine.cuda_batching import by_rows, over_rows
+from rnnjax.engines.affine.cuda_sharding import by_rows
 from rnnjax.engines.affine.cuda_cell import CellText, cell_text
 from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it
 from rnnjax.engines.affine.cuda_trial import passes_trial
@@ -93,8 +93,7 @@ class CudaLoops:
             broken = jnp.broadcast_to(kept.broken, zx.shape[1:2])  # what each row knows of its launch
             return end, ys, *(kept._replace(broken=broken) if keep else (None,) * 4)
 
-        axes = (None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, 0)
-        run = over_rows(by_rows(call, *axes), *axes)
+        run = by_rows(call, (None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, 0))
         end, ys, *kept = run(operands.w_hh, zx, start, work.own(operands), flags, fresh)
         final = work.unpack(end, state)
         return final, ys.reshape(steps, *batch, H), _kept(operands, cuda_kernels.Kept(*kept)) if keep else None
@@ -120,8 +119,7 @@ class CudaLoops:
                 here.setting, here.backward, w_hh, own, flags, found, d_end, d_ys, launch=self.launch
             )
 
-        axes = (None, None, 1, 1, 1, 1, 1, 2, 0), (1, 1, 1, 1, 1)
-        run = over_rows(by_rows(call, *axes), *axes)
+        run = by_rows(call, (None, None, 1, 1, 1, 1, 1, 2, 0), (1, 1, 1, 1, 1))
         d_ys = d_ys.reshape(steps, -1, H)
         given = (w_hh, work.own(operands), flags, work.pack(d_final), d_ys, seen, before, s, broken)
         dz, dx, d_start, d_columns, d_fresh = run(*given)
