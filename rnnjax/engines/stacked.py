@@ -56,31 +56,21 @@ def thread_stacked(
     key: jax.Array | None,
 ) -> tuple[StackState, jax.Array]:
     """What ``net.thread`` computes, with all layers but the first in one loop."""
-    cell, (first, *fresh) = net.cells[1], part_controls(net, controls)
-    rest: Any = (params.layers[1:], params.norms[1:], state.layers[1:], tuple(control.fresh for control in fresh))
+    first, *others = part_controls(net, controls)
+    norms, keys = params.norms or (None,), net.keys(key)
+    rest: Any = (params.layers[1:], norms[1:], state.layers[1:], tuple(control.fresh for control in others))
     if not all(map(_alike, rest)):
         return net.thread(visit, params, state, xs, controls, reverse=reverse, key=key)
-    keys: Any = (None, None) if key is None else net.keys(key)
-    bottom, ys = visit(
-        net.cells[0],
-        params.layers[0],
-        state.layers[0],
-        xs,
-        first,
-        reverse=reverse,
-        key=None if key is None else keys[1, 0],
-    )
+    options: Any = {"reverse": reverse, "keys": None if keys is None else keys[0]}
+    bottom, ys = net.layer(visit, 0, (params.layers[0], norms[0], state.layers[0]), xs, first, **options)
 
-    def layer(xs: jax.Array, part: Any) -> tuple[jax.Array, Any]:
-        (p, norm, s, fresh), between, within = part
-        control = controls._replace(fresh=fresh)
-        below = net.between(1, norm, xs, control, reverse=reverse, key=between)
-        s, ys = visit(cell, p, s, below, control, reverse=reverse, key=within)
-        return xs + ys if net.residual else ys, s
+    def layer(xs: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        (*part, fresh), own = inputs
+        s, ys = net.layer(visit, 1, part, xs, controls._replace(fresh=fresh), reverse=reverse, keys=own)
+        return ys, s
 
     stacked = tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if trees else None for trees in rest)
-    within = (None, None) if key is None else (keys[0, 1:], keys[1, 1:])
-    ys, states = jax.lax.scan(layer, ys, (stacked, *within))
+    ys, states = jax.lax.scan(layer, ys, (stacked, None if keys is None else keys[1:]))
     count = len(net.cells) - 1
     return net.join([bottom, *(jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(count))]), ys
 

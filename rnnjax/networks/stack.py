@@ -157,30 +157,32 @@ class Stack:
     ) -> tuple[StackState, jax.Array]:
         """From layer to layer; see `rnnjax.Network`."""
         self._check_norms(params)
-        layers, states = zip(self.parts(params), self.parts(state), part_controls(self, controls), strict=True), []
-        for depth, ((_, cell, p), (_, _, s), control) in enumerate(layers):
-            norm = params.norms[depth] if params.norms else None
-            between, within = self.keys(key)[:, depth] if key is not None else (None, None)
-            below = self.between(depth, norm, xs, control, reverse=reverse, key=between)
-            s, ys = visit(cell, p, s, below, control, reverse=reverse, key=within)
-            xs = xs + ys if self.residual and depth else ys
+        none, keys, states = (None,) * len(self.cells), self.keys(key), []
+        both = (params.norms or none, none if keys is None else keys)
+        layers = zip(self.parts(params), self.parts(state), part_controls(self, controls), *both, strict=True)
+        for depth, ((_, _, p), (_, _, s), control, norm, own) in enumerate(layers):
+            s, xs = self.layer(visit, depth, (p, norm, s), xs, control, reverse=reverse, keys=own)
             states.append(s)
         return self.join(states), xs
 
-    def keys(self, key: jax.Array) -> jax.Array:
-        """``[2, L]`` keys: of what each layer sees from below, and of each layer itself."""
-        return jax.random.split(key, (2, len(self.cells)))
+    def keys(self, key: jax.Array | None) -> jax.Array | None:
+        """``[L, 2]`` keys: for each layer of what it sees from below, and of itself."""
+        return None if key is None else jnp.swapaxes(jax.random.split(key, (2, len(self.cells))), 0, 1)
 
-    def between(
-        self, depth: int, norm: Any, xs: jax.Array, controls: Controls, *, reverse: bool, key: jax.Array | None
-    ) -> jax.Array:
-        """What a layer sees of ``xs`` from below: normalised, then thinned where there is a key."""
-        xs = normalize(self.norm, norm, xs)
-        if not depth or key is None:
-            return xs
-        if self.locked:
-            return locked_dropout(key, xs, self.dropout, resets=controls.restarts, reverse=reverse)
-        return dropout(key, xs, self.dropout)
+    def layer(
+        self, visit: Visit, depth: int, part: Any, xs: jax.Array, controls: Controls, *, reverse: bool, keys: Any
+    ) -> tuple[Any, jax.Array]:
+        """One layer at ``xs`` from below; ``part`` holds its parameters, its norm and its state."""
+        params, norm, state = part
+        below = normalize(self.norm, norm, xs)
+        if depth and keys is not None:
+            if self.locked:
+                below = locked_dropout(keys[0], below, self.dropout, resets=controls.restarts, reverse=reverse)
+            else:
+                below = dropout(keys[0], below, self.dropout)
+        within = None if keys is None else keys[1]
+        state, ys = visit(self.cells[depth], params, state, below, controls, reverse=reverse, key=within)
+        return state, xs + ys if self.residual and depth else ys
 
     def _check_norms(self, params: StackParams) -> None:
         norms, wanted = getattr(params, "norms", ()), 0 if self.norm is None else len(self.cells)

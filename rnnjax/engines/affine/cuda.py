@@ -27,9 +27,9 @@ import jax.numpy as jnp
 
 from rnnjax.cell import matmul
 from rnnjax.engines.affine import cuda_kernels, nvrtc
-from rnnjax.engines.affine.cuda_sharding import by_rows
 from rnnjax.engines.affine.cuda_cell import CellText, cell_text
 from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it
+from rnnjax.engines.affine.cuda_sharding import by_rows
 from rnnjax.engines.affine.cuda_trial import passes_trial
 from rnnjax.engines.affine.gradient import weight_cotangent
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
