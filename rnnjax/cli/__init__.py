@@ -69,6 +69,7 @@ COMMANDS = {
         "rnnjax.cli.dynamics",
         "Find the states at which the network rests while its input stands still, and whether they are stable.",
     ),
+    "forecast": Command("rnnjax.cli.forecast", "Forecast series of numbers, and measure how good that is."),
     "report": Command(
         "rnnjax.cli.report",
         "Write a page that shows a trained run from within; it opens from disk, with no server and no network.",
@@ -149,8 +150,8 @@ def _app(words: list[str]) -> Any:
     from rnnjax.cli.options import common_options
 
     app = typer.Typer(
-        help="Recurrent networks in JAX: train a language model on any text, sample from it, look inside, and convert "
-        "weights from and to other frameworks.",
+        help="Recurrent networks in JAX: train a language model on any text, sample from it, look inside, forecast "
+        "series of numbers, and convert weights from and to other frameworks.",
         add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,

@@ -16,10 +16,12 @@ from rnnjax.cli.options import Checkpoint, TrustCode
 from rnnjax.cli.output import echo
 from rnnjax.files import write_atomic
 from rnnjax.fit.folder import remember
+from rnnjax.forecast.run import ForecastPaths, is_forecast_run
 from rnnjax.lm.run import Run, open_run
 from rnnjax.report import ReportOptions, collect_run, page
 from rnnjax.report.choose import asked_units
 from rnnjax.report.collect import STEPS, ReportText
+from rnnjax.report.forecasts import forecast_page
 from rnnjax.report.page import page_size
 
 __all__ = ["report"]
@@ -66,6 +68,9 @@ def report(
     [bold]rnnjax report runs/demo[/bold]
     [bold]rnnjax report runs/lstm runs/gru --text book.txt --units L1.c.137 --out compare.html[/bold]
     """
+    if any(map(is_forecast_run, runs)):
+        _report_forecast(runs, out)
+        return
     if not 0.2 <= megabytes <= 1000:
         raise ValueError(f"--megabytes: must lie between 0.2 and 1000, got {megabytes:g}.")
     opened = [open_run(run, checkpoint=checkpoint, trust_code=trust_code) for run in runs]
@@ -99,6 +104,19 @@ def report(
             f"{one['name']}: {one['count']:,} symbols of {one['text']['name']}, values of {len(one['units']):,} of "
             f"{one['total']:,} units"
         )
+    echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
+
+
+def _report_forecast(runs: list[pathlib.Path], out: pathlib.Path | None) -> None:
+    """The page of one forecast, from what lies in its folder."""
+    if len(runs) > 1:
+        raise ValueError(f"report: a forecast has a page of its own, got {len(runs)} runs; name one.")
+    paths = ForecastPaths(runs[0])
+    path = paths.report if out is None else out
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
+    content = forecast_page(paths).encode("utf-8")
+    write_atomic(path, content)
     echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
 
 

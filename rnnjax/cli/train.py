@@ -6,8 +6,6 @@ import contextlib
 import importlib.util
 import json
 import math
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from rnnjax.cli.distributed import processes as several
 from rnnjax.cli.options import TrustCode, options_command, spoken
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
+from rnnjax.cli.stopping import stop_on_signal
 from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
@@ -152,7 +151,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
         thread, wanted = None, config.train.baselines
         if wanted or (wanted is None and corpus.n_symbols <= BASELINE_SYMBOLS):
             thread = _start_baselines(corpus, paths, display)
-        with _stop_on_signal() as should_stop, _tensorboard(tensorboard, paths) as write:
+        with stop_on_signal() as should_stop, _tensorboard(tensorboard, paths) as write:
 
             def report(row: dict[str, Any]) -> None:
                 if row["kind"] == "checkpoint" and started.replaced is not None:
@@ -196,27 +195,6 @@ def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threa
     thread = threading.Thread(target=work, name="baselines", daemon=True)
     thread.start()
     return thread
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[Any]:
-    """The first Ctrl-C (or SIGTERM) asks the training to stop after the interval; the second ends it at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        os.write(2, b"\nstopping: saving at the end of this interval; once more to stop at once\n")
-
-    # Where there are several processes, SIGTERM is JAX's: it tells all of them, and they stop at the same update.
-    numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
-    old = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stop.is_set
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from rnnjax.checks import did_you_mean, short
 from rnnjax.forecast.dates import Clock, clock_of, positions
 from rnnjax.forecast.series import Series
 
-__all__ = ["MISSING", "Columns", "Gap", "as_dates", "from_table", "series_of_table"]
+__all__ = ["MISSING", "Columns", "Ends", "as_dates", "from_table", "series_of_table"]
 
 _SPARSE = 20  # grid points a row, above which a far-off time is an error and no gap
 
@@ -30,11 +30,13 @@ class Columns(NamedTuple):
     static: tuple[str, ...] = ()
 
 
-class Gap(NamedTuple):
-    """Times that are left out."""
+class Ends(NamedTuple):
+    """Where a series is in its table, by rows."""
 
-    row: int  # behind the first gap
-    missing: int  # values, in all
+    first: int
+    last: int
+    gap: int | None = None  # behind the first time that is left out
+    missing: int = 0  # times that are left out, in all
 
 
 def as_dates(times: Any) -> np.ndarray:
@@ -91,8 +93,8 @@ def from_table(
 
 def series_of_table(
     table: Mapping[str, Any], columns: Columns, place: Callable[[int], str] = lambda row: f"row {row}"
-) -> tuple[Series, list[Gap]]:
-    """The series, and for each the gaps that were found; ``place`` says where a row is, for the errors."""
+) -> tuple[Series, list[Ends]]:
+    """The series, and where each is; ``place`` says where a row is, for the errors."""
     get = {name: _column(table, name) for name in _names(columns)}
     values = _numbers(get[columns.target], columns.target, place)
     count = len(values)
@@ -116,7 +118,7 @@ def series_of_table(
     )
     clock = None if times is None else _clock(times, list(groups.values()), place, columns)
     found: dict[str, list[Any]] = {"values": [], "known": [], "observed": [], "static": [], "clock": []}
-    gaps = []
+    ends = []
     for name, rows in groups.items():
         own = np.array(rows)
         at, length = np.arange(len(own)), len(own)
@@ -135,8 +137,8 @@ def series_of_table(
             )
         end = int(there[-1]) + 1  # what follows is the future of the known covariates
         missing = np.setdiff1d(np.arange(end), at)
-        if len(missing):
-            gaps.append(Gap(int(own[np.searchsorted(at, missing[0])]), len(missing)))
+        gap = int(own[np.searchsorted(at, missing[0])]) if len(missing) else None
+        ends.append(Ends(int(own[0]), int(own[-1]), gap, len(missing)))
         found["values"].append(row_values[:end])
         rest = np.stack([put(c[own]) for c in known], axis=1) if known else np.zeros((length, 0))
         if np.isnan(rest).any():
@@ -162,7 +164,7 @@ def series_of_table(
         static=static,
         clock=found["clock"] or None,
         names=list(groups),
-    ), gaps
+    ), ends
 
 
 def _clock(times: np.ndarray, groups: list[list[int]], place: Callable[[int], str], columns: Columns) -> Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,7 @@ def fit(
         folder=folder,
         resume=resume,
         learning_rate=schedule(options),
+        explosion=math.inf,  # a window of a flat context may have any loss, and gradients are clipped
         report=report,
         should_stop=should_stop,
     )
