@@ -121,7 +121,7 @@ def train(
 def _train(started: Started, console: Console, resume: bool, tensorboard: bool) -> None:
     paths, config, corpus, provenance = started[:4]
     if not crew().is_lead:
-        with _stop_on_signal() as should_stop:
+        with stop_on_signal() as should_stop:
             run_training(config, paths, corpus, resume=resume, should_stop=should_stop, code=provenance.get("code"))
         return
     model = make_model(config.model, len(corpus.vocabulary))
