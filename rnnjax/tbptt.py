@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.checks import check_key, check_size, is_traced
 from rnnjax.online import Border, Cut
@@ -50,6 +52,7 @@ def tbptt(
     trace: Any = None,
     key: jax.Array | None = None,
     axis_name: str | None = None,
+    mesh: Mesh | None = None,
 ) -> TBPTTResult:
     r"""Trains on a contiguous stream by truncated backpropagation through time (Williams and Peng, 1990).
 
@@ -87,6 +90,8 @@ def tbptt(
         axis_name: of a mapped axis (`jax.shard_map`, `jax.vmap`) along which the batch is split in equal parts:
             gradients and losses, which must be means, are averaged over it before every update, and every part draws
             from a key of its own.
+        mesh: devices along one axis that share the batch in this way: the rows are the first axis of every array of
+            ``state`` and the second of every array of ``stream``.
 
     Returns:
         `TBPTTResult`: parameters, optimizer state and recurrent state at the end, the losses and gradient norms, and
@@ -123,10 +128,59 @@ def tbptt(
         check_key("tbptt", key)
     _length(stream)
     arrays = params, opt_state, state, stream, trace, key
+    if mesh is not None:
+        mesh = _check_mesh(mesh, border, axis_name)
+        if is_traced(arrays):
+            return _split(loss_fn, optimizer, chunk_len, border, mesh, *arrays)
+        if not mesh.is_multi_process:
+            specs = jax.tree.map(functools.partial(NamedSharding, mesh), _specs(mesh))
+            arrays = jax.device_put(arrays, specs)
+        return cast(TBPTTResult, kept(_split, loss_fn, optimizer, options=(chunk_len, border, mesh))(*arrays))
     options = chunk_len, border, axis_name
     if is_traced(arrays):
         return _tbptt(loss_fn, optimizer, *options, *arrays)  # part of the program that is being made
     return cast(TBPTTResult, kept(_tbptt, loss_fn, optimizer, options=options)(*arrays))
+
+
+def _check_mesh(mesh: Mesh, border: AnyBorder, axis_name: str | None) -> Mesh:
+    if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
+        raise TypeError(f"tbptt: mesh must be a jax.sharding.Mesh of one axis, got {mesh!r:.80}; see jax.make_mesh.")
+    if axis_name is not None:
+        raise ValueError(f"tbptt: axis_name is that of the mesh, got {axis_name!r} besides; leave one of them out.")
+    if isinstance(border, Border):
+        raise ValueError(
+            f"tbptt: border={border!r:.60} has a trace that is not split, got a mesh of {mesh.size}; call tbptt within "
+            "your own jax.shard_map, with axis_name."
+        )
+    return Mesh(mesh.devices, mesh.axis_names)  # of the kind that leaves the types of arrays alone
+
+
+def _specs(mesh: Mesh) -> tuple[PartitionSpec, ...]:
+    """Of params, opt_state, state, stream, trace and key."""
+    everywhere, (axis_name,) = PartitionSpec(), mesh.axis_names
+    rows, steps = PartitionSpec(axis_name), PartitionSpec(None, axis_name)
+    return everywhere, everywhere, rows, steps, everywhere, everywhere
+
+
+def _split(
+    loss_fn: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    chunk_len: int,
+    border: AnyBorder,
+    mesh: Mesh,
+    *arrays: Any,
+) -> TBPTTResult:
+    (axis_name,) = mesh.axis_names
+    specs: tuple[Any, ...] = _specs(mesh)
+    everywhere, _, rows, *_ = specs
+    found: TBPTTResult = jax.shard_map(
+        functools.partial(_tbptt, loss_fn, optimizer, chunk_len, border, axis_name),
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=TBPTTResult(everywhere, everywhere, rows, everywhere, everywhere),
+        check_vma=False,
+    )(*arrays)
+    return found
 
 
 def _tbptt(

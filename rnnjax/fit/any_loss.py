@@ -6,14 +6,16 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.checks import describe
+from rnnjax.fit.devices import on_one, place
 from rnnjax.fit.feed import Feed
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
@@ -29,6 +31,14 @@ TRAIN_NAMES = frozenset(
     "kind step epoch progress loss grad_norm grad_norm_max lr seconds steps_per_second".split()
 )  # what rows are made of besides the user's metrics
 EVAL_NAMES = frozenset("kind step epoch best best_step reason seconds".split())
+
+
+class Split(NamedTuple):
+    """How an update is split over devices."""
+
+    mesh: Mesh
+    carry: Carry  # of PartitionSpecs
+    batch: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +57,13 @@ class FitTask(Task):
     learning_rate: Callable[[Place], float] | None
     limit: float | None
     border: AnyBorder
+    mesh: Mesh | None
+    batch_spec: Any
+
+    @property
+    def carry_specs(self) -> Carry:
+        """How the carry lies on the mesh: parameters everywhere, the state by rows, which are its first axis."""
+        return Carry(PartitionSpec(), PartitionSpec(), PartitionSpec(*(self.mesh.axis_names if self.mesh else ())))
 
     def start(self) -> Carry:
         params = jax.tree.map(_array, self.params)
@@ -65,7 +82,8 @@ class FitTask(Task):
             check_border("fit", self.border, chunk_steps(first))
             state = begin(self.border, params, jax.tree.map(jnp.asarray, state), first)
         # Copies: an optimizer may keep the parameters themselves, and no buffer can be given up twice.
-        return Carry(params, jax.tree.map(_array, opt_state), jax.tree.map(_array, state))
+        carry = Carry(params, jax.tree.map(_array, opt_state), jax.tree.map(_array, state))
+        return place(self.mesh, carry, self.carry_specs)
 
     def rate(self, place: Place) -> float | None:
         return None if self.learning_rate is None else float(self.learning_rate(place))
@@ -76,11 +94,11 @@ class FitTask(Task):
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
         batch = self.batches(step)
         check_arrays("fit", batch=batch)
-        found: tuple[Carry, Info] = kept(
-            _update, self.loss_fn, self.optimizer, options=(self.state is not None, self.border), donate_argnums=(0,)
-        )(
+        split = None if self.mesh is None else Split(self.mesh, self.carry_specs, self.batch_spec)
+        options = (self.state is not None, self.border, split)
+        found: tuple[Carry, Info] = kept(_update, self.loss_fn, self.optimizer, options=options, donate_argnums=(0,))(
             carry,
-            batch,
+            place(self.mesh, batch, self.batch_spec),
             None if rate is None else np.float32(rate),
             # Compiled without a factor as long as there is none: bit for bit what the optimizer alone does.
             None if rate is not None or scale == 1.0 else np.float32(scale),
@@ -125,7 +143,13 @@ class FitTask(Task):
     def evaluate(self, params: Any) -> dict[str, float] | None:
         if self.measure is None:
             return None
-        found = self.measure(jax.tree.map(jnp.copy, params))  # a copy to keep: the next update reuses ours
+        if self.crew.count > 1:  # process 0 measures, on a device of its own
+            params = on_one(self.mesh, params)
+        measure = self.measure
+        return self.crew.by_lead(lambda: self._checked(measure(jax.tree.map(jnp.copy, params))))  # ours is reused
+
+    def _checked(self, found: Any) -> dict[str, float]:
+        """What `evaluate` returned, as metrics."""
         if found is None:
             raise TypeError("fit: evaluate must return a dict of numbers, or one number, got None; end it with return.")
         metrics = found if isinstance(found, dict) else {"loss": found}
@@ -165,6 +189,7 @@ def _update(
     optimizer: optax.GradientTransformation,
     stateful: bool,
     border: AnyBorder,
+    split: Split | None,
     carry: Carry,
     batch: Any,
     rate: Any,
@@ -182,7 +207,22 @@ def _update(
     if rate is not None:
         carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
     whole = call if isinstance(border, Cut) else across("fit", call, border)
-    return gradient_step(whole, optimizer, carry, batch, key=jax.random.fold_in(key, step), scale=scale, where="fit")
+    axis_name = None if split is None else split.mesh.axis_names[0]
+
+    def on_part(carry: Carry, batch: Any, key: jax.Array, scale: Any) -> tuple[Carry, Info]:
+        return gradient_step(whole, optimizer, carry, batch, key=key, axis_name=axis_name, scale=scale, where="fit")
+
+    key = jax.random.fold_in(key, step)
+    if split is None:
+        return on_part(carry, batch, key, scale)
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        on_part,
+        mesh=split.mesh,
+        in_specs=(split.carry, split.batch, everywhere, everywhere),
+        out_specs=(split.carry, everywhere),
+        check_vma=False,
+    )(carry, batch, key, scale)
 
 
 def _with_state(found: Any) -> tuple[Any, ...]:

@@ -15,13 +15,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rnnjax.checks import describe
 from rnnjax.cpu import MAX_DEVICES, available_cores, devices_are_set
+from rnnjax.fit.processes import ALONE, Crew, crew
 from rnnjax.update import Carry
 
 __all__ = [
     "AXIS",
     "CARRY",
     "CHUNK",
+    "check_mesh",
     "choose_devices",
     "make_mesh",
     "on_one",
@@ -115,6 +118,33 @@ def make_mesh(count: int) -> Mesh | None:
     if count == 1:
         return None
     return Mesh(jax.devices()[:count], (AXIS,))
+
+
+def check_mesh(where: str, mesh: Mesh | None) -> tuple[Mesh | None, Crew]:
+    """The mesh as it is needed, and the processes that it belongs to.
+
+    Raises:
+        TypeError: if it is none.
+        ValueError: if it has several axes, or leaves processes out.
+    """
+    if mesh is None:
+        return None, ALONE
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"{where}: mesh must be a jax.sharding.Mesh, got {describe(mesh)}; see jax.make_mesh.")
+    if len(mesh.axis_names) != 1:
+        raise ValueError(
+            f"{where}: mesh must have one axis, along which the batch is split, got {mesh.axis_names}; write "
+            f"jax.make_mesh(({mesh.size},), ('batch',))."
+        )
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # of the kind that leaves the types of arrays alone
+    if not mesh.is_multi_process:
+        return mesh, ALONE
+    if missing := set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}:
+        raise ValueError(
+            f"{where}: mesh must have devices of all {jax.process_count()} processes, got none of {sorted(missing)}; "
+            "take jax.devices()."
+        )
+    return mesh, crew()
 
 
 def without_rows(state: Any, batch_size: int) -> list[tuple[int, ...]]:

@@ -25,8 +25,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
-
 from rnnjax.files import CheckpointError, FileWarning, check_kind, open_regular, read_json, write_json
 from rnnjax.fit.checkpoint import find_checkpoints
 
@@ -38,7 +36,6 @@ __all__ = [
     "foreign",
     "own_folder",
     "remember",
-    "require_one_process",
     "written",
 ]
 
@@ -50,15 +47,6 @@ _CHECKPOINT = re.compile(r"checkpoints/step_[0-9]+[^/]*\.safetensors")
 _HALF_WRITTEN = re.compile(r"((?:[^/]+/)?)\.([^/]+)\.[a-z0-9_]{8}")  # what a killed `write_atomic` leaves of a file
 _held: dict[tuple[int, int], tuple[int, int]] = {}  # by device and inode: the thread that holds it, and how often
 _guard = threading.Lock()
-
-
-def require_one_process(where: str) -> None:
-    """Raises the ValueError of a training that several processes of `jax.distributed` share."""
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{where}: a folder is written by one process, got one of {jax.process_count()} under jax.distributed, "
-            "which would all write the same files; start a single one."
-        )
 
 
 @contextlib.contextmanager

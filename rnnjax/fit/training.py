@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.checks import check_key, check_size
 from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
+from rnnjax.fit.devices import check_mesh
 from rnnjax.fit.feed import Feed, as_function
-from rnnjax.fit.folder import require_one_process
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.progress import Outcome, Place
 from rnnjax.online import Cut, Lookback
@@ -45,6 +46,8 @@ def fit(
     patience: int = 0,
     log_every: int = 20,
     key: jax.Array | None = None,
+    mesh: Mesh | None = None,
+    batch_spec: Any = None,
     folder: str | os.PathLike[str] | None = None,
     resume: bool = False,
     learning_rate: Callable[[Place], float] | None = None,
@@ -93,6 +96,13 @@ def fit(
         patience: stop after so many evaluations without a new best; 0 never stops early.
         log_every: updates between lines of metrics; explosions are looked for as often, and ``should_stop`` is asked.
         key: for a random loss; None is ``jax.random.key(0)``.
+        mesh: devices along one axis that share every batch in equal parts, those of other processes besides; the loss
+            and its metrics must then be means over the batch. Every part draws from a key of its own, so a random loss
+            depends on the number of devices. The first axis of every array of ``state`` are the rows. Where there are
+            several processes (`jax.distributed`), each calls `fit` with the same arguments; process 0 evaluates for
+            all that differs, and writes the folder, which all see.
+        batch_spec: where the rows are in the arrays of a batch: a `jax.sharding.PartitionSpec`, or a tree of them that
+            the batch begins with; None: they are the first axis of all.
         folder: where to keep ``metrics.jsonl`` and the newest and the best checkpoint; None keeps all in memory. One
             process owns it as long as it trains.
         resume: go on from the newest checkpoint of the folder, or start if there is none; only the budget and how
@@ -153,6 +163,9 @@ def fit(
         raise ValueError(f"fit: border={border!r:.60} needs a state that is carried, got state=None; pass the first.")
     if resume and folder is None:
         raise ValueError("fit: resume goes on with the run of a folder, got folder=None; name the folder.")
+    mesh, crew = check_mesh("fit", mesh)
+    if mesh is not None and not isinstance(border, Cut):
+        raise ValueError(f"fit: border={border!r:.60} goes with one device, got a mesh of {mesh.size}; leave it out.")
     random_key = jax.random.key(0) if key is None else key
     task = FitTask(
         loss_fn=loss_fn,
@@ -167,6 +180,9 @@ def fit(
         learning_rate=learning_rate,
         limit=explosion,
         border=border,
+        mesh=mesh,
+        batch_spec=PartitionSpec(*mesh.axis_names) if mesh is not None and batch_spec is None else batch_spec,
+        crew=crew,
         steps_per_epoch=getattr(batches, "steps_per_epoch", None),
         programs=len(getattr(batches, "boundaries", ())) or 1,
         identity={
@@ -178,7 +194,7 @@ def fit(
     )
     root = None if folder is None else pathlib.Path(folder)
     if root is not None:
-        _check_folder(root, resume)
+        crew.by_lead(lambda: _check_folder(root, resume, crew.count > 1))
     with contextlib.ExitStack() as stack:
         if isinstance(report, contextlib.AbstractContextManager):
             stack.enter_context(report)
@@ -237,8 +253,12 @@ def _steps(steps: int | None, epochs: float | None, minutes: float | None, batch
     return max(1, round(epochs * steps_per_epoch))
 
 
-def _check_folder(folder: pathlib.Path, resume: bool) -> None:
-    require_one_process("fit")
+def _check_folder(folder: pathlib.Path, resume: bool, several: bool) -> None:
+    if jax.process_count() > 1 and not several:
+        raise ValueError(
+            f"fit: a folder is written by one process, got one of {jax.process_count()} under jax.distributed, which "
+            "would all write the same files; pass a mesh of all their devices."
+        )
     metrics = folder / "metrics.jsonl"
     if not resume and metrics.exists() and metrics.stat().st_size:
         raise ValueError(f"fit: {folder} holds the metrics of another training; resume, or take another folder.")

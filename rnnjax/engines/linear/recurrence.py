@@ -38,7 +38,7 @@ from rnnjax.engines.operation import Axes, Flat, Operation, apply, wanted
 from rnnjax.engines.scan import checkpointed, no_named_remat, segment_length, select
 from rnnjax.promotion import promoting
 
-__all__ = ["linear_engine"]
+__all__ = ["all_states", "linear_engine", "linear_pass"]
 
 
 def linear_engine(name: str, recurrence: Recurrence, rank: Callable[[Job], float] | float) -> Engine:
@@ -73,22 +73,11 @@ def _unroll(
     remat: bool | int | None = None,
 ) -> tuple[Any, jax.Array]:
     """The final state and ``ys``; see `linear_engine`."""
-    narrow = jax.tree.leaves(state)[0].dtype
-    dtype = compute_dtype(narrow)
 
     def run(state: Any, inputs: Any, reverse: bool = False) -> tuple[Any, jax.Array]:
         xs, valid, resets = inputs
-        a, b = cell.coefficients(params, xs, dtype)
-        start = pack_state(widen(state, dtype), a)
-        fresh = (None,) * len(a) if resets is None else pack_state(widen(controls.fresh, dtype), a)
-        arrays = []
-        for k, d, s, f in zip(a, b, start, fresh, strict=True):
-            d = jnp.broadcast_to(d, (xs.shape[0], *s.shape))
-            k = k.reshape((1,) * (d.ndim - k.ndim) + k.shape)  # [1, .., N] if the same at all steps
-            k, d = _with_controls(k, d, Controls(valid, resets, f))
-            arrays.append(apply(_States(recurrence, reverse), k, d, s))
-        states = unpack_state(tuple(arrays), state)
-        ys = cell.output(params, states, xs).astype(narrow)
+        solve = functools.partial(all_states, recurrence, reverse)
+        states, ys = linear_pass(solve, cell, params, state, xs, Controls(valid, resets, controls.fresh))
         last = 0 if reverse else -1
         return (cast_like(jax.tree.map(lambda s: s[last], states), state) if xs.shape[0] else state), ys
 
@@ -97,6 +86,40 @@ def _unroll(
     if segment is None:
         return run(state, inputs, reverse)
     return checkpointed(run, state, inputs, segment, reverse)
+
+
+def linear_pass(
+    solve: Callable[..., jax.Array], cell: LinearCell, params: Any, state: Any, xs: jax.Array, controls: Controls
+) -> tuple[Any, jax.Array]:
+    """The states after all steps, in the compute dtype, and ``ys``.
+
+    Args:
+        solve: ``(a, b, start) -> states``, see `Recurrence.states`; differentiable, as `all_states` is.
+        cell: any linear cell.
+        params: its parameters.
+        state: the state before the first step.
+        xs: ``[T, *batch, I]``.
+        controls: masks and resets.
+    """
+    narrow = jax.tree.leaves(state)[0].dtype
+    dtype = compute_dtype(narrow)
+    a, b = cell.coefficients(params, xs, dtype)
+    start = pack_state(widen(state, dtype), a)
+    fresh = (None,) * len(a) if controls.resets is None else pack_state(widen(controls.fresh, dtype), a)
+    arrays = []
+    for k, d, s, f in zip(a, b, start, fresh, strict=True):
+        d = jnp.broadcast_to(d, (xs.shape[0], *s.shape))
+        k = k.reshape((1,) * (d.ndim - k.ndim) + k.shape)  # [1, .., N] if the same at all steps
+        k, d = _with_controls(k, d, Controls(controls.valid, controls.resets, f))
+        arrays.append(solve(k, d, s))
+    states = unpack_state(tuple(arrays), state)
+    return states, cell.output(params, states, xs).astype(narrow)
+
+
+def all_states(recurrence: Recurrence, reverse: bool, a: jax.Array, b: jax.Array, start: jax.Array) -> jax.Array:
+    """`Recurrence.states`, with derivatives of any order."""
+    found: jax.Array = apply(_States(recurrence, reverse), a, b, start)
+    return found
 
 
 @promoting

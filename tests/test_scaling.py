@@ -1,0 +1,148 @@
+"""A training, large cells and long sequences split over four devices compute what one device computes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = r"""
+import functools, re, sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+import rnnjax
+from rnnjax.engines.linear.over_devices import unroll_over
+
+same = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6))
+"""
+BATCHES = r"""
+from rnnjax.fit import fit
+mesh = jax.make_mesh((4,), ("batch",))
+net = rnnjax.Stack((rnnjax.GRU(4), rnnjax.GRU(4)))
+params, optimizer = net.init(jax.random.key(0), 3), optax.adam(1e-2)
+state = net.initial_state((8,))
+xs = jax.random.normal(jax.random.key(1), (40, 8, 3))
+
+def chunk_loss(params, state, chunk, *, key=None):
+    state, ys = rnnjax.unroll(net, params, state, chunk["x"], resets=chunk["resets"], implementation="scan")
+    return jnp.mean((ys[..., :3] - chunk["x"]) ** 2), state, {"size": jnp.mean(ys**2)}
+
+stream = {"x": xs, "resets": jnp.arange(40 * 8).reshape(40, 8) % 17 == 3}
+arguments = params, optimizer.init(params), state, stream
+for border in (rnnjax.online.Cut(), rnnjax.online.Lookback(16)):
+    run = functools.partial(rnnjax.tbptt, chunk_loss, optimizer, *arguments, chunk_len=8, border=border)
+    same(run(mesh=mesh), run())
+
+batches = lambda step: jax.tree.map(lambda a: np.asarray(a)[step % 5 * 8:][:8], stream)
+measure = lambda params: jnp.mean(params.layers[0].w_hh ** 2)
+train = functools.partial(fit, chunk_loss, params, optimizer, batches, steps=12, state=state, evaluate=measure, evals=3)
+one, four = train(), train(mesh=mesh, batch_spec=P(None, "batch"))
+assert len(four.params.layers[0].w_hh.sharding.device_set) == 4
+for name in ("params", "step", "best_step", "metrics", "state"):
+    same(getattr(four, name), getattr(one, name))
+
+plain = lambda params, batch, *, key: chunk_loss(params, None, batch)[0]
+rows_first = lambda params, batch, *, key: plain(params, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), batch), key=key)
+turned = lambda step: jax.tree.map(lambda a: np.swapaxes(a, 0, 1), batches(step))
+same(fit(rows_first, params, optimizer, turned, steps=5, mesh=mesh).params,
+     fit(plain, params, optimizer, batches, steps=5).params)
+for wrong, sentence in (
+    (dict(mesh=jax.make_mesh((2, 2), ("a", "b"))), "mesh must have one axis, along which the batch is split, got"),
+    (dict(mesh=mesh, border=rnnjax.online.Lookback(16)), "goes with one device, got a mesh of 4"),
+):
+    try:
+        train(**wrong)
+    except ValueError as error:
+        assert sentence in str(error), error
+    else:
+        raise AssertionError(sentence)
+print("same")
+"""
+GATES = r"""
+mesh = jax.sharding.Mesh(jax.devices(), ("gates",))
+put = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
+xs = jax.random.normal(jax.random.key(1), (6, 2, 3))
+for cell, name in ((rnnjax.LSTM(16), "scan"), (rnnjax.LSTM(16), "fused"), (rnnjax.GRU(16), "fused")):
+    params = cell.init(jax.random.key(0), 3)
+
+    def loss(params, xs):
+        state, ys = rnnjax.unroll(cell, params, None, xs, implementation=name)
+        return jnp.mean(ys**2) + jnp.mean(state.h), ys
+
+    split = put(params, P())._replace(w_hh=put(params.w_hh, P(None, "gates")))
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    same(run(split, put(xs, P())), run(params, xs))
+    text = jax.jit(lambda params, xs: loss(params, xs)[1]).lower(split, put(xs, P())).compile().as_text()
+    sent = [shape for shape, _ in re.findall(r"= f32\[([\d,]+)\]\S* (all-gather|all-reduce|collective-permute)", text)]
+    largest = max(int(np.prod([int(n) for n in shape.split(",")])) for shape in sent)
+    assert largest <= 2 * 3 * 16, (name, sent)  # never the weights: at most a gate or two of the batch
+print("same")
+"""
+TIME = r"""
+steps, cells = int(sys.argv[1]), sys.argv[2].split()
+mesh = jax.sharding.Mesh(jax.devices(), ("time",))
+for name in cells:
+    net = {
+        "lru": rnnjax.LRU(4), "mingru": rnnjax.MinGRU(4), "sru": rnnjax.cells.SRU(4),
+        "stack": rnnjax.Stack((rnnjax.MinLSTM(4), rnnjax.LRU(4))),
+        "both": rnnjax.Bidirectional((rnnjax.MinGRU(4),)),
+    }[name]
+    params, xs = net.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (steps, 2, 3))
+    resets = jax.random.bernoulli(jax.random.key(2), 20 / steps, (steps, 2))
+    for reverse in (False, True) if name in ("lru", "mingru") else (False,):
+        for flags in (None, resets) if name != "both" else (None,):
+            def whole(params, xs, flags):
+                return rnnjax.unroll(net, params, None, xs, resets=flags, reverse=reverse, implementation="associative")
+
+            part = lambda params, xs, flags: unroll_over(
+                "time", net, params, None, xs, resets=flags, reverse=reverse)
+            split = jax.shard_map(
+                part, mesh=mesh, in_specs=(P(), P("time"), P("time")), out_specs=(P(), P("time")))
+
+            def loss(run, params, xs, flags):
+                state, ys = run(params, xs, flags)
+                weights = jnp.cos(jnp.arange(ys.shape[0]))[:, None, None]
+                return jnp.mean(ys**2 * weights) + sum(jnp.mean(leaf**2) for leaf in jax.tree.leaves(state))
+
+            for grad in (lambda run: run, lambda run: jax.grad(functools.partial(loss, run), (0, 1))):
+                got, want = (jax.jit(grad(run))(params, xs, flags) for run in (split, whole))
+                for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max() + 1e-9))
+try:
+    jax.shard_map(lambda xs: unroll_over("time", rnnjax.GRU(4), rnnjax.GRU(4).init(jax.random.key(0), 3), None, xs)[1],
+                  mesh=mesh, in_specs=P("time"), out_specs=P("time"))(jnp.zeros((4, 1, 3)))
+except TypeError as error:
+    assert "net must be linear in its state" in str(error)
+else:
+    raise AssertionError
+print("same")
+"""
+
+
+def on_four_devices(program, *arguments):
+    """In a process of its own, since JAX learns once how many CPU devices there are."""
+    result = subprocess.run(
+        [sys.executable, "-c", START + program, *map(str, arguments)],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.stdout.endswith("same\n"), result.stdout + result.stderr
+
+
+def test_fit_and_tbptt_share_batches():
+    on_four_devices(BATCHES)
+
+
+def test_recurrent_weights_split_by_gates():
+    on_four_devices(GATES)
+
+
+def test_a_sequence_split_in_time():
+    on_four_devices(TIME, 24, "lru mingru both")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("cell", ["lru", "mingru", "stack", "both", "sru"])
+def test_a_sequence_of_a_million_steps_split_in_time(cell):
+    on_four_devices(TIME, 10**6, cell)
