@@ -219,15 +219,16 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
         updated = affine_step(cell, params, state, x) if affine else result
         alone = jax.lax.map(lambda row: cell.step(params, *row), (state, x))
         gradients = jax.grad(total, argnums=(0, 1, 2), allow_int=True)(params, start, xs)
+        finite = jax.tree.map(lambda d: not jnp.issubdtype(d.dtype, jnp.inexact) or jnp.isfinite(d).all(), gradients)
         leaves = dict(zip(leaf_names(result[0]), jax.tree.leaves(result[0]), strict=True))
         misnamed = {leaf: not_same(seen.value, leaves[leaf]) for leaf, seen in named.items() if leaf in leaves}
-        return result, updated, alone, gradients, misnamed
+        return result, updated, alone, finite, misnamed
 
     # Not within `measure`: many random draws of one shape compile once here, and many times there.
     params = cell.init(jax.random.key(0), input_size)
     shape = (3, batch_size, *input_shape(cell, input_size))
     xs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    result, updated, alone, gradients, misnamed = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
+    result, updated, alone, finite, misnamed = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
     trouble = _difference(updated, result)
     if trouble:
         raise ValueError(
@@ -246,9 +247,9 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
                 f"check_cell: {name}.step gives the name {leaf!r} to a value that is not {leaf} of the new state; name "
                 "what the state gets, so that who holds it holds the state."
             )
-    for argument, gradient in zip(("params", "state", "xs"), gradients, strict=True):
-        for path, leaf in _leaves(gradient):
-            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
+    for argument, tree in zip(("params", "state", "xs"), finite, strict=True):
+        for path, leaf in _leaves(tree):
+            if not leaf:
                 raise ValueError(
                     f"check_cell: {name}: the gradient with respect to {argument}{path} is not finite three "
                     "steps after the initial state; look for a division, root or logarithm of zero, also in "
