@@ -18,6 +18,7 @@ import rnnjax
 import rnnjax.testing
 from rnnjax.engines import Job, choose
 from rnnjax.network import leaves
+from tests import pages
 from tests.cells_table import (
     CELLS,
     CORE,
@@ -64,6 +65,7 @@ def by_implementation():
     assert set(OF_ENGINES + OF_MESHES) < set(rnnjax.testing.LAWS) and set(KINDS) < set(CELLS)
     every = [law for law in rnnjax.testing.LAWS if law not in OF_MESHES]
     of_cells = [law for law in every if law not in OF_ENGINES]
+    assert set(of_cells) == set(pages.LAWS)
     found = []
     for name, row in (CELLS | NETWORKS).items():
         default = choose(Job(leaves(row.cell)[0].cell)).name

@@ -13,7 +13,7 @@ import pytest
 
 import rnnjax
 from rnnjax import cli
-from tests.pages import ROOT, blocks, run_fresh
+from tests.pages import ROOT, blocks, of_cells, run_fresh
 
 BLOCKS = blocks("README.md")
 
@@ -50,7 +50,7 @@ def janet(tmp_path, monkeypatch):
 def test_the_cell_in_the_readme(janet):
     """As the README says it: approved by both checks, taken by the engines of affine cells, equal to its equations."""
     (checks,) = [block for block in BLOCKS if "check_laws(Janet" in block]
-    exec(checks, {"rnnjax": rnnjax, "Janet": type(janet)})
+    exec(of_cells(checks), {"rnnjax": rnnjax, "Janet": type(janet)})
     assert {"scan", "fused"} <= set(rnnjax.implementations(janet))  # and what this machine has besides
     params, xs = janet.init(jax.random.key(0), 3), np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
     _, ys = rnnjax.unroll(janet, params, janet.initial_state((2,)), xs)
