@@ -56,3 +56,45 @@ def test_errors(valid, kind, sentence, x64):
     problem = make_problem(rnnjax.GRU(4), seq_len=T)
     with pytest.raises(kind, match=sentence):
         rnnjax.unroll(rnnjax.GRU(4), *problem[:3], valid=valid)
+
+
+GAPS = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+@pytest.mark.parametrize("merge", [None, "concat", "sum"])
+def test_models_answer_the_steps_that_count(pooling, merge, x64):
+    """Each row alone, without the steps that do not count, has the same answer; NaN in them reaches no gradient."""
+    network = rnnjax.GRU(4) if merge is None else rnnjax.Bidirectional((rnnjax.GRU(2),), merge=merge)
+    model = rnnjax.topologies.ManyToOne(network, output_size=2, input_size=3, pooling=pooling)
+    params, xs = model.init(jax.random.key(0), jnp.float64), np.random.default_rng(1).normal(size=(T, B, 3))
+    xs[~GAPS] = np.nan
+    lengths = np.array([T, T, 0])
+    got = model.apply(params, xs, valid=GAPS, lengths=lengths)
+    for row in range(B):
+        alone = model.apply(params, xs[GAPS[:, row], row])
+        np.testing.assert_allclose(got[row], alone, atol=1e-12)
+    d_params = jax.grad(lambda p: model.apply(p, xs, valid=GAPS).sum())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(d_params))
+
+
+def test_tags_of_the_steps_that_count(x64):
+    network = rnnjax.Bidirectional((rnnjax.GRU(2), rnnjax.Elman(3)))
+    model = rnnjax.topologies.ManyToMany(network, output_size=2, vocab_size=5, embed_size=3)
+    params, symbols = model.init(jax.random.key(0), jnp.float64), np.random.default_rng(1).integers(5, size=(T, B))
+    symbols[~GAPS] = 99
+    got = model.apply(params, symbols, valid=GAPS)
+    for row in range(B):
+        np.testing.assert_allclose(got[GAPS[:, row], row], model.apply(params, symbols[GAPS[:, row], row]), atol=1e-12)
+    assert not np.asarray(got)[~GAPS].any()
+
+
+def test_models_take_no_other_options():
+    model = rnnjax.topologies.ManyToOne(rnnjax.GRU(4), output_size=2, input_size=3)
+    params = model.init(jax.random.key(0))
+    for option, end in (
+        (("resets", np.zeros((T, B), bool)), r"bool\[6,3\]\."),
+        (("remta", 2), r"; did you mean 'remat'\?"),
+    ):
+        with pytest.raises(TypeError, match=r"^ManyToOne.apply: options must be implementation or remat, got .*" + end):
+            model.apply(params, np.ones((T, B, 3), np.float32), **dict([option]))

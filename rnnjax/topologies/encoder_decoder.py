@@ -18,7 +18,7 @@ from rnnjax.network import free_state, output_shape
 from rnnjax.topologies.attention import Attention, Memory
 from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, check_network, flat, split_key, with_dropout
+from rnnjax.topologies.parts import Reader, check_network, flat, run_options, split_key, with_dropout
 from rnnjax.unroll import unroll
 
 __all__ = ["EncoderDecoder", "EncoderDecoderParams", "Source"]
@@ -188,6 +188,7 @@ class EncoderDecoder:
         reader, keys, dtype = self._reader, split_key("EncoderDecoder", key, 2), wide_dtype(params)
         xs = reader.read(params.embedding, xs, dtype, self.dropout, keys[0], lengths)
         encoder = self.encoder if key is None else with_dropout(self.encoder, self.dropout)
+        run_options("EncoderDecoder", options)
         state, ys = unroll(encoder, params.encoder, None, xs, lengths=lengths, key=keys[1], **options)
         if params.bridge is not None:
             state = self._bridge.apply(params.bridge, _flat(self.encoder, state), dtype)

@@ -13,7 +13,7 @@ from rnnjax.cell import wide_dtype
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import output_shape, start_state
 from rnnjax.networks.masks import dropout
-from rnnjax.topologies.masks import as_wide, length_mask
+from rnnjax.topologies.masks import as_wide, valid_steps
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
@@ -21,6 +21,7 @@ from rnnjax.topologies.parts import (
     check_network,
     flat,
     init_dense,
+    run_options,
     split_key,
     with_dropout,
 )
@@ -103,6 +104,7 @@ class ManyToMany:
         xs: jax.Array,
         *,
         lengths: jax.Array | None = None,
+        valid: jax.Array | None = None,
         resets: jax.Array | None = None,
         key: jax.Array | None = None,
         **options: Any,
@@ -114,6 +116,7 @@ class ManyToMany:
             xs: ``[T, *batch, I]`` of numbers, or int ``[T, *batch]`` of symbols.
             lengths: int ``[*batch]``; outputs in the padding are zeros, and what stands there in ``xs`` reaches no
                 output and no gradient.
+            valid: bool ``[T, *batch]``: steps that are not set, on the left or in between, are padding, see `unroll`.
             resets: bool ``[T, *batch]``: a set flag begins a new sequence in the row, see `unroll`.
             key: switches dropout on; one a call.
             **options: ``implementation`` and ``remat`` of `unroll`.
@@ -125,7 +128,7 @@ class ManyToMany:
             ValueError: as `unroll` does.
             TypeError: if symbols are not integers, or as `unroll` does.
         """
-        return self._run(params, None, xs, key, lengths=lengths, resets=resets, **options)[1]
+        return self._run("apply", params, None, xs, key, options, lengths=lengths, valid=valid, resets=resets)[1]
 
     @public
     def start(self, params: ManyToManyParams, batch_shape: tuple[int, ...] = ()) -> Any:
@@ -145,6 +148,7 @@ class ManyToMany:
         xs: jax.Array,
         *,
         lengths: jax.Array | None = None,
+        valid: jax.Array | None = None,
         resets: jax.Array | None = None,
         key: jax.Array | None = None,
         **options: Any,
@@ -156,7 +160,7 @@ class ManyToMany:
             TypeError: if the network is bidirectional, or as `apply` does.
         """
         check_network("ManyToMany.advance", "network", self.network)
-        return self._run(params, state, xs, key, lengths=lengths, resets=resets, **options)
+        return self._run("advance", params, state, xs, key, options, lengths=lengths, valid=valid, resets=resets)
 
     @public
     def step(self, params: ManyToManyParams, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
@@ -171,14 +175,17 @@ class ManyToMany:
         return state, affine(params.head, flat(self.network, y))
 
     def _run(
-        self, params: ManyToManyParams, state: Any, xs: jax.Array, key: jax.Array | None, **options: Any
-    ) -> tuple[Any, jax.Array]:
+        self, method: str, params: ManyToManyParams, state: Any, xs: jax.Array, key: jax.Array | None,
+        options: dict[str, Any], **masks: Any,
+    ) -> tuple[Any, jax.Array]:  # fmt: skip
+        run_options(f"ManyToMany.{method}", options)
         reader, keys = self._reader, split_key("ManyToMany", key, 3)
-        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], options["lengths"])
+        lengths, valid = masks["lengths"], masks["valid"]
+        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], lengths, valid)
         network = self.network if key is None else with_dropout(self.network, self.dropout)
-        state, ys = unroll(network, params.network, state, xs, key=keys[1], **options)
+        state, ys = unroll(network, params.network, state, xs, key=keys[1], **masks, **options)
         outputs = affine(params.head, dropout(keys[2], flat(network, ys), self.dropout))
-        if options["lengths"] is not None:
-            valid = as_wide(length_mask(options["lengths"], outputs.shape[0]), outputs.ndim)
-            outputs = jnp.where(valid, outputs, jnp.zeros((), outputs.dtype))
+        counts = valid_steps("ManyToMany", "outputs", outputs.shape, lengths, valid, named="valid")
+        if counts is not None:
+            outputs = jnp.where(as_wide(counts, outputs.ndim), outputs, jnp.zeros((), outputs.dtype))
         return state, outputs

@@ -14,6 +14,7 @@ from rnnjax.kinds import check_fields, public
 from rnnjax.network import output_shape
 from rnnjax.networks import Bidirectional, dropout
 from rnnjax.networks.bidirectional import BidirectionalParams
+from rnnjax.topologies.masks import as_wide
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
@@ -21,6 +22,7 @@ from rnnjax.topologies.parts import (
     check_network,
     flat,
     init_dense,
+    run_options,
     split_key,
     with_dropout,
 )
@@ -110,18 +112,19 @@ class ManyToOne:
         xs: jax.Array,
         *,
         lengths: jax.Array | None = None,
+        valid: jax.Array | None = None,
         key: jax.Array | None = None,
         **options: Any,
     ) -> jax.Array:
         """The vector that the head reads, ``[*batch, F]``; arguments as of `apply`, with the first of its two keys."""
         reader = self._reader
         keys = split_key("ManyToOne", key, 2)
-        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], lengths)
-        options |= {"lengths": lengths, "key": keys[1]}
+        xs = reader.read(params.embedding, xs, wide_dtype(params), self.dropout, keys[0], lengths, valid)
+        options = run_options("ManyToOne.apply", options) | {"lengths": lengths, "valid": valid, "key": keys[1]}
         network = self.network if key is None else with_dropout(self.network, self.dropout)
         if self.pooling != "last" or not isinstance(network, Bidirectional):
             _, ys = unroll(network, params.network, None, xs, **options)
-            return pool(flat(network, ys), self.pooling, lengths=lengths, params=params.pooling)
+            return pool(flat(network, ys), self.pooling, lengths=lengths, valid=valid, params=params.pooling)
         return _ends(network, params.network, xs, options)
 
     @public
@@ -131,6 +134,7 @@ class ManyToOne:
         xs: jax.Array,
         *,
         lengths: jax.Array | None = None,
+        valid: jax.Array | None = None,
         key: jax.Array | None = None,
         **options: Any,
     ) -> jax.Array:
@@ -141,6 +145,7 @@ class ManyToOne:
             xs: ``[T, *batch, I]`` of numbers, or int ``[T, *batch]`` of symbols.
             lengths: int ``[*batch]``; a row of length 0 is answered from zeros. What stands in the padding reaches
                 no output and no gradient.
+            valid: bool ``[T, *batch]``: steps that are not set, on the left or in between, are padding, see `unroll`.
             key: switches dropout on; one a call.
             **options: ``implementation`` and ``remat`` of `unroll`.
 
@@ -152,7 +157,7 @@ class ManyToOne:
             TypeError: if symbols are not integers, or as `unroll` does.
         """
         keys = split_key("ManyToOne", key, 2)
-        pooled = self.features(params, xs, lengths=lengths, key=keys[0], **options)
+        pooled = self.features(params, xs, lengths=lengths, valid=valid, key=keys[0], **options)
         return affine(params.head, dropout(keys[1], pooled, self.dropout))
 
 
@@ -170,8 +175,14 @@ def _ends(network: Bidirectional, params: BidirectionalParams, xs: jax.Array, op
         options = {**options, "key": keys[2]}
     _, ys = unroll(top, params, None, xs, **options)
     width, shape = output_shape(top.layers[-1][0], 1)[-1], output_shape(top, 1)
-    forward = pool(ys[..., :width], "last", lengths=_over(options["lengths"], ys.shape, shape))
-    backward = ys[0, ..., width:] if ys.shape[0] else jnp.zeros((*ys.shape[1:-1], shape[-1] - width), ys.dtype)
+    lengths, valid = _over(options["lengths"], ys.shape, shape), options["valid"]
+    if valid is not None:
+        valid = jnp.broadcast_to(as_wide(jnp.asarray(valid), ys.ndim - 1), ys.shape[:-1])
+    forward = pool(ys[..., :width], "last", lengths=lengths, valid=valid)
+    if valid is not None:  # the backward direction has read all where the sequence begins
+        backward = pool(jnp.flip(ys[..., width:], 0), "last", valid=jnp.flip(valid, 0))
+    else:
+        backward = ys[0, ..., width:] if ys.shape[0] else jnp.zeros((*ys.shape[1:-1], shape[-1] - width), ys.dtype)
     if network.merge == "sum":
         pooled = forward + backward
     else:

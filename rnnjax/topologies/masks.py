@@ -43,14 +43,19 @@ def _length_mask(where: str, lengths: Any, num_steps: int) -> jax.Array:
     return jnp.arange(num_steps, dtype=jnp.int32).reshape(-1, *(1,) * lengths.ndim) < lengths
 
 
-def judged_steps(lengths: Any, shape: tuple[int, ...]) -> Any:
+def judged_steps(lengths: Any, shape: tuple[int, ...], valid: Any = None) -> Any:
     """Which entries of symbols ``[T, *batch]`` have to be in range: those that count, and none if that is traced."""
-    if lengths is None or is_traced(lengths):
-        return lengths is None
+    if is_traced((lengths, valid)):
+        return False
+    if valid is not None and np.shape(valid) != shape:
+        return False  # another check says so
+    if lengths is None:
+        return True if valid is None else np.asarray(valid, bool)
     sizes = np.asarray(lengths)
     if not shape or sizes.shape != shape[1 : 1 + sizes.ndim]:
-        return False  # another check says so
-    return np.arange(shape[0]).reshape(-1, *(1,) * sizes.ndim) < sizes
+        return False
+    inside = np.arange(shape[0]).reshape(-1, *(1,) * sizes.ndim) < sizes
+    return inside if valid is None else inside & np.asarray(valid, bool)
 
 
 @public
@@ -98,7 +103,7 @@ def as_wide(mask: jax.Array, ndim: int) -> jax.Array:
 
 
 def valid_steps(
-    where: str, name: str, shape: tuple[int, ...], lengths: Any, mask: Any, same: bool = False
+    where: str, name: str, shape: tuple[int, ...], lengths: Any, mask: Any, same: bool = False, named: str = "mask"
 ) -> jax.Array | None:
     """What counts of an array called ``name``, from both; None if all does.
 
@@ -116,10 +121,10 @@ def valid_steps(
     if mask is not None:
         mask = jnp.asarray(mask)
         if mask.dtype != bool:
-            raise TypeError(f"{where}: mask must be bool, got {describe(mask)}; compare with != 0 first.")
+            raise TypeError(f"{where}: {named} must be bool, got {describe(mask)}; compare with != 0 first.")
         if mask.shape != shape[: mask.ndim]:
             raise ValueError(
-                f"{where}: mask must have the first axes of {name}, got {describe(mask)} for {name} of shape "
+                f"{where}: {named} must have the first axes of {name}, got {describe(mask)} for {name} of shape "
                 f"{list(shape)}."
             )
         ndim = mask.ndim if valid is None else max(mask.ndim, valid.ndim)

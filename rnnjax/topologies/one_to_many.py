@@ -14,7 +14,7 @@ from rnnjax.cell import Cell, wide_dtype
 from rnnjax.kinds import check_fields, public
 from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, check_network, split_key
+from rnnjax.topologies.parts import Reader, check_network, run_options, split_key
 
 __all__ = ["OneToMany", "OneToManyParams"]
 
@@ -192,6 +192,7 @@ class OneToMany:
                 [0, 1], or one that needs a key and has none.
             TypeError: if symbols are not integers.
         """
+        run_options("OneToMany.apply", options)
         keys = split_key("OneToMany", key, 2)
         state = self.start(params, context, key=keys[0])
         outputs, _ = self._decoder.run(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, compute_dtype, matmul
-from rnnjax.checks import check_ints, check_key, describe, shape_of, short
+from rnnjax.checks import check_ints, check_key, describe, did_you_mean, shape_of, short
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
 from rnnjax.network import Network, input_shape, output_shape
@@ -81,8 +81,9 @@ class Reader:
         return jax.random.normal(key, (self.vocab_size or 0, self.embed_size), dtype) if self.embed_size else None
 
     def read(
-        self, table: jax.Array | None, xs: Any, dtype: Any, rate: float = 0.0, key: Any = None, lengths: Any = None
-    ) -> jax.Array:
+        self, table: jax.Array | None, xs: Any, dtype: Any, rate: float = 0.0, key: Any = None, lengths: Any = None,
+        valid: Any = None,
+    ) -> jax.Array:  # fmt: skip
         """``[...]`` symbols or ``[..., I]`` numbers to ``[..., size]``; with a key, dropout thins what a table holds.
 
         The symbol -1 is none at all and reads as zeros. Any other outside of 0 to V - 1 that counts is an error, and
@@ -93,7 +94,7 @@ class Reader:
             if not jnp.issubdtype(xs.dtype, jnp.floating):
                 raise TypeError(f"{self.owner}: inputs must be floating, got {describe(xs)}; symbols need vocab_size.")
             return xs
-        judge = judged_steps(lengths, shape_of(xs))
+        judge = judged_steps(lengths, shape_of(xs), valid)
         xs = check_ints(self.owner, "symbols", xs, low=0, high=self.vocab_size - 1, but=-1, judge=judge)
         if table is None:
             ys = jax.nn.one_hot(xs, self.vocab_size, dtype=dtype)
@@ -113,6 +114,20 @@ def check_network(owner: str, name: str, network: Any, *, both: bool = False, fl
         raise TypeError(f"{owner}: {name} must be {what}, got {short(network)}{why}.")
     if flat and len(input_shape(network, 1)) > 1:
         raise ValueError(f"{owner}: {name} must be a cell whose features are one axis, got {short(network)}.")
+
+
+def run_options(where: str, options: dict[str, Any]) -> dict[str, Any]:
+    """How a network runs: ``implementation`` and ``remat``; all else would change what is computed.
+
+    Raises:
+        TypeError: for another keyword.
+    """
+    known = ("implementation", "remat")
+    for name in options:
+        if name not in known:
+            guess = did_you_mean(name, (*known, "lengths", "valid", "key")) or "."
+            raise TypeError(f"{where}: options must be {' or '.join(known)}, got {name}={short(options[name])}{guess}")
+    return options
 
 
 def flat(network: Any, ys: jax.Array) -> jax.Array:

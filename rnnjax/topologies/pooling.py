@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import compute_dtype, describe, matmul
-from rnnjax.checks import check_ints
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import public
 from rnnjax.promotion import promoting
@@ -35,19 +34,21 @@ def init_pooling(key: jax.Array, size: int, dtype: Any = jnp.float32) -> Pooling
 
 @public
 def pool(
-    ys: jax.Array, pooling: Pooling, *, lengths: jax.Array | None = None, params: PoolingParams | None = None
-) -> jax.Array:
-    r"""The outputs of all valid steps as one vector; zeros for a row of length 0.
+    ys: jax.Array, pooling: Pooling, *, lengths: jax.Array | None = None, valid: jax.Array | None = None,
+    params: PoolingParams | None = None,
+) -> jax.Array:  # fmt: skip
+    r"""The outputs of all valid steps as one vector; zeros for a row without any.
 
-        last:       ys[length - 1]
-        mean:       sum_t ys[t] / length
+        last:       ys[the last valid t]
+        mean:       sum_t ys[t] / (how many they are)
         max:        max_t ys[t]
         attention:  a = softmax_t(tanh(ys[t] @ w + b) @ v),   sum_t a_t * ys[t]        (Yang et al., 2016)
 
     Args:
         ys: ``[T, *batch, F]``. What stands in the padding, also NaN, reaches neither the result nor a gradient.
         pooling: one of these names.
-        lengths: int ``[*batch]``; without them every step is valid.
+        lengths: int ``[*batch]``: steps at and past them are padding.
+        valid: bool ``[T, *batch]``, in any pattern: so are steps that are not set. With neither every step is valid.
         params: for ``"attention"``, from `init_pooling`.
 
     Returns:
@@ -64,31 +65,32 @@ def pool(
     ys = jnp.asarray(ys)
     if ys.ndim < 2:
         raise ValueError(f"pool: ys must have shape [T, *batch, F], got {describe(ys)}.")
-    if lengths is None:
-        lengths = jnp.full(ys.shape[1:-1], ys.shape[0])
-    valid = valid_steps("pool", "ys", ys.shape, lengths, None)
-    if valid is None or valid.ndim != ys.ndim - 1:
-        raise ValueError(
-            f"pool: lengths must have the batch axes of ys, {list(ys.shape[1:-1])}, got {describe(lengths)}."
-        )
+    batch = list(ys.shape[1:-1])
+    if lengths is None and valid is None:
+        lengths = jnp.full(batch, ys.shape[0])
+    counts = valid_steps("pool", "ys", ys.shape, lengths, valid, named="valid")
+    if counts is None or counts.ndim != ys.ndim - 1:
+        name, given = ("lengths", lengths) if valid is None else ("valid", valid)
+        raise ValueError(f"pool: {name} must have the batch axes of ys, {batch}, got {describe(given)}.")
     if not ys.shape[0]:
         return jnp.zeros(ys.shape[1:], ys.dtype)
-    lengths = jnp.clip(check_ints("pool", "lengths", lengths), 0, ys.shape[0])
     zero = jnp.zeros((), ys.dtype)
-    ys = jnp.where(as_wide(valid, ys.ndim), ys, zero)
+    ys = jnp.where(as_wide(counts, ys.ndim), ys, zero)
     if pooling == "last":
-        index = as_wide(jnp.maximum(lengths - 1, 0), ys.ndim - 1)[None]
+        time = as_wide(jnp.arange(ys.shape[0]), counts.ndim)
+        index = as_wide(jnp.max(jnp.where(counts, time, 0), axis=0), ys.ndim - 1)[None]
         return jnp.take_along_axis(ys, index, axis=0)[0]  # row 0 of an empty one is zeros
     wide = ys.astype(compute_dtype(ys.dtype))
+    number = as_wide(counts.sum(0), ys.ndim - 1)
     if pooling == "mean":
-        return (wide.sum(0) / as_wide(jnp.maximum(lengths, 1), ys.ndim - 1).astype(wide.dtype)).astype(ys.dtype)
+        return (wide.sum(0) / jnp.maximum(number, 1).astype(wide.dtype)).astype(ys.dtype)
     if pooling == "max":
-        top = jnp.where(as_wide(valid, ys.ndim), ys, jnp.full((), -jnp.inf, ys.dtype)).max(0)
-        return jnp.where(as_wide(lengths, ys.ndim - 1) > 0, top, zero)
+        top = jnp.where(as_wide(counts, ys.ndim), ys, jnp.full((), -jnp.inf, ys.dtype)).max(0)
+        return jnp.where(number > 0, top, zero)
     if params is None:
         raise ValueError("pool: pooling='attention' needs params, from init_pooling(key, F).")
     keys = jnp.tanh(promoting(jnp.add)(matmul(ys, params.w, wide.dtype), params.b.astype(wide.dtype)))
-    weights = masked_softmax(matmul(keys, params.v, wide.dtype), valid, axis=0)  # [T, *batch]
+    weights = masked_softmax(matmul(keys, params.v, wide.dtype), counts, axis=0)  # [T, *batch]
     return (weights[..., None] * wide).sum(0).astype(ys.dtype)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import pickle
 
 import jax
@@ -87,10 +88,14 @@ def direction(step, params, state, xs, restarts, order):
     return state, ys
 
 
-@pytest.mark.parametrize("merge", ["concat", "sum"])
-@pytest.mark.parametrize("implementation", [None, "scan"])
-def test_ragged_documents_are_a_numpy_loop(merge, implementation, x64):
-    """Two unlike layers: the backward direction restarts where it enters an earlier document, and nowhere else."""
+@pytest.mark.parametrize(
+    ("merge", "implementation", "gaps"), [("concat", None, False), ("sum", "scan", False), ("concat", "scan", True)]
+)
+def test_ragged_documents_are_a_numpy_loop(merge, implementation, gaps, x64):
+    """Two unlike layers: the backward direction restarts where it enters an earlier document, and nowhere else.
+
+    With gaps, in which flags and inputs mean nothing, steps that count are neighbours across them.
+    """
     cells = (GRU(4), (GRU(3), Elman(3)))
     net = Bidirectional(cells, merge=merge)
     rng = np.random.default_rng(0)
@@ -100,29 +105,35 @@ def test_ragged_documents_are_a_numpy_loop(merge, implementation, x64):
     lengths = np.array([7, 5, 0, 1])
     starts = [{3, 4}, {0, 2, 5, 6}, {0, 1}, {0, 1}]  # also flags at step 0, just behind the end, and in the padding
     resets = np.array([[t in flags for flags in starts] for t in range(7)])
-    padded = np.where((np.arange(7)[:, None] < lengths)[..., None], xs, np.nan)
+    valid = np.ones((7, 4), bool)
+    if gaps:  # over flags and next to them, at both ends, and all that a row has
+        valid[[1, 3, 6], 0], valid[[0, 2, 3], 1], valid[0, 3] = False, False, False
+    counts = valid & (np.arange(7)[:, None] < lengths)
+    padded = np.where(counts[..., None], xs, np.nan)
     run = fast_jit(
-        lambda params, state, xs, lengths, resets: unroll(
-            net, params, state, xs, lengths=lengths, resets=resets, implementation=implementation
+        lambda params, state, xs, lengths, resets, valid: unroll(
+            net, params, state, xs, lengths=lengths, resets=resets, valid=valid, implementation=implementation
         )
     )
-    got_state, got = run(params, state, jnp.asarray(padded), jnp.asarray(lengths), jnp.asarray(resets))
+    arrays = map(jnp.asarray, (padded, lengths, resets))
+    got_state, got = run(params, state, *arrays, jnp.asarray(valid) if gaps else None)
     assert got.shape == (7, 4, net.output_size) and net.output_size == (6 if merge == "concat" else 3)
     elman = lambda *arguments: numpy_elman(*arguments, phi=np.tanh)  # noqa: E731
     params, state, got_state, got = jax.tree.map(np.asarray, (params, state, got_state, got))
-    for b, length in enumerate(lengths):
-        ys = xs[:length, b]
+    for b in range(4):
+        order = np.flatnonzero(counts[:, b]).tolist()
+        ys = dict(enumerate(xs[:, b]))
+        ends = {t for t, following in itertools.pairwise(order) if following in starts[b]}
         for depth, (up, down) in enumerate([(numpy_gru, numpy_gru), (numpy_gru, elman)]):
             p, s = params.layers[depth], jax.tree.map(lambda leaf, b=b: leaf[b], state.layers[depth])
-            forward, a = direction(up, p.forward, s.forward, ys, starts[b], range(length))
-            ends = {t - 1 for t in starts[b] if t < length}
-            backward, z = direction(down, p.backward, s.backward, ys, ends, reversed(range(length)))
-            ys = [a[t] + z[t] if merge == "sum" else np.concatenate([a[t], z[t]]) for t in range(length)]
+            forward, a = direction(up, p.forward, s.forward, ys, starts[b], order)
+            backward, z = direction(down, p.backward, s.backward, ys, ends, reversed(order))
+            ys = {t: a[t] + z[t] if merge == "sum" else np.concatenate([a[t], z[t]]) for t in order}
             final = jax.tree.map(lambda leaf, b=b: leaf[b], got_state.layers[depth])
             np.testing.assert_allclose(final.forward.h, forward[0], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(final.backward.h, backward[0], rtol=1e-12, atol=1e-12)
         for t in range(7):
-            np.testing.assert_allclose(got[t, b], ys[t] if t < length else 0, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(got[t, b], ys[t] if t in order else 0, rtol=1e-12, atol=1e-12)
 
 
 def test_documents_in_one_row_are_documents_by_themselves(x64):
