@@ -22,7 +22,7 @@ class Panel(NamedTuple):
         times: dates or numbers ``[T + H]``.
         values: ``[T]``, NaN where missing.
         levels: L, of the quantiles.
-        forecast: quantiles ``[L, H]`` of the steps behind the values.
+        forecast: quantiles ``[L, H]`` of the steps behind the values, or None.
         earlier: quantiles ``[L, H]`` that were said of the last H values before they were known, or None.
     """
 
@@ -43,13 +43,15 @@ def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
     """
     figure, axes = _figure(len(panels), 2.3)
     for ax, panel in zip(axes, panels, strict=True):
-        count, horizon = len(panel.values), panel.forecast.shape[1]
+        count, drawn = len(panel.values), panel.earlier if panel.forecast is None else panel.forecast
+        horizon = drawn.shape[1]
         first = max(0, count - (tail or max(4 * horizon, 60)))
         ax.plot(panel.times[first:count], panel.values[first:], color=_GREY, linewidth=1.1, label="measured")
         if panel.earlier is not None and np.isfinite(panel.earlier).all():
             _fan(ax, panel.times[count - horizon : count], panel.earlier, panel.levels, _ORANGE, "said before the end")
-        _fan(ax, panel.times[count : count + horizon], panel.forecast, panel.levels, _BLUE, "forecast")
-        ax.axvline(panel.times[count - 1], color="0.6", linewidth=0.8, linestyle=":")
+        if panel.forecast is not None:
+            _fan(ax, panel.times[count : count + horizon], panel.forecast, panel.levels, _BLUE, "forecast")
+            ax.axvline(panel.times[count - 1], color="0.6", linewidth=0.8, linestyle=":")
         ax.set_title(short(panel.name).strip("'\""), loc="left", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False, fontsize=9)
