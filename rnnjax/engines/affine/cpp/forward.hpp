@@ -72,13 +72,15 @@ struct Forward : Sizes {
   const real *own[64];
 
   explicit Forward(const Call &q) : Sizes(q), pieces_x(q.cell->gates * q.cell->vectors, WIDEST),
-        // Weights that come from afar every step are read once for 8 rows in 2 vectors, instead of 6 rows in 4.
-        pieces_h(q.cell->gates * q.cell->vectors, G * H * H * (int64_t)sizeof(real) > MANY_BYTES ? 2 : WIDEST) {
+        pieces_h(q.cell->gates * q.cell->vectors, widest_h()) {
     tiles = up(NU, UB);
     panel_x = I * W() * VL;
     panel_h = c.recurrent ? H * W() * VL : 0;
   }
   int W() const { return G * UB; }
+  int widest_h() const {  // weights that come from afar every step are read once for 8 rows, which leaves 2 or 3 vectors
+    return G * H * H * (int64_t)sizeof(real) <= MANY_BYTES ? WIDEST : W() % 2 ? 3 : 2;
+  }
   int64_t packed_size() const { return tiles * (panel_x + panel_h + W() * VL) + W() * VL + P * Hp; }
   void place(real *p) {  // of packed_size() numbers
     packed_x = p;
