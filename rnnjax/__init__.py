@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rnnjax import topologies  # its models join what `load` makes again
+from rnnjax.card import card
 from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step
 from rnnjax.cells import GRU, LRU, LSTM, SLSTM, ConvLSTM, Elman, MinGRU, MinLSTM, ProjectedLSTM
 from rnnjax.checks import did_you_mean
@@ -51,6 +52,7 @@ __all__ = [
     "Regularized",
     "Stack",
     "affine_step",
+    "card",
     "check_cell",
     "implementations",
     "linear_step",

@@ -78,6 +78,8 @@ CELLS = {
     "layernorm_gru": Row(rnnjax.cells.LayerNormGRU(5)),
     "mgu": Row(rnnjax.cells.MGU(4)),
     "indrnn": Row(rnnjax.cells.IndRNN(4)),
+    "diagonal_gru": Row(rnnjax.cells.DiagonalGRU(4)),
+    "diagonal_lstm": Row(rnnjax.cells.DiagonalLSTM(4)),
     "leaky": Row(rnnjax.cells.LeakyRNN(4, learn_tau=True)),
     "mi_lstm": Row(rnnjax.cells.MILSTM(4)),
     "slstm": Row(rnnjax.SLSTM(4)),
@@ -117,6 +119,8 @@ VARIANTS = {
     "layernorm_gru_coarse": Row(rnnjax.cells.LayerNormGRU(5, update_bias=1.0, epsilon=0.1)),
     "mgu_without_reset": Row(rnnjax.cells.MGU(4, reset_gate=False, forget_bias=Chrono(max_lag=20))),
     "indrnn_tanh": Row(rnnjax.cells.IndRNN(4, activation="tanh", recurrent_range=(-0.5, 1.5))),
+    "diagonal_gru_biased": Row(rnnjax.cells.DiagonalGRU(4, update_bias=-1.0)),
+    "diagonal_lstm_chrono": Row(rnnjax.cells.DiagonalLSTM(4, forget_bias=Chrono(max_lag=20))),
     "leaky_fixed": Row(rnnjax.cells.LeakyRNN(4, tau=100.0, dt=20.0)),
     "leaky_relu": Row(rnnjax.cells.LeakyRNN(4, learn_tau=True, activation="relu")),
     "mi_rnn": Row(rnnjax.cells.MIRNN(4, alpha=0.5, beta=2.0)),
@@ -140,10 +144,13 @@ def rows(table: dict[str, Row] = CELLS) -> pytest.MarkDecorator:
 
 
 def rows_and_implementations(*names: str) -> pytest.MarkDecorator:
-    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell."""
+    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell.
+
+    But "newton", which has its laws, and its own precision, in `tests.engines.test_newton`.
+    """
     found = []
     for name in names:
-        for implementation in rnnjax.implementations(CELLS[name].cell):
+        for implementation in [one for one in rnnjax.implementations(CELLS[name].cell) if one != "newton"]:
             marks = [pytest.mark.quick] if name == "gru" else []
             found.append(pytest.param(CELLS[name], implementation, id=f"{name}-{implementation}", marks=marks))
     return pytest.mark.parametrize(("row", "implementation"), found)

@@ -18,6 +18,8 @@ FLOORS = {
     "checks": 0,
     "promotion": 0,
     "traced": 0,
+    "equations": 0,
+    "card": 3,
     "options": 0,
     "programs": 0,
     "_start": 0,

@@ -12,6 +12,7 @@ from rnnjax.analysis.gradient_flow import gradient_flow, gradient_lost
 from rnnjax.analysis.jacobians import jacobian_spectrum, recurrent_bound, step_jacobians
 from rnnjax.analysis.labels import LABELS, Label, label_from_name, register_label
 from rnnjax.analysis.lyapunov import lyapunov_spectrum
+from rnnjax.analysis.newton import newton_report
 from rnnjax.analysis.recording import SymbolModel, record, text_values
 from rnnjax.analysis.search import search_units
 from rnnjax.analysis.units import Unit, parse_unit
@@ -28,6 +29,7 @@ __all__ = [
     "jacobian_spectrum",
     "label_from_name",
     "lyapunov_spectrum",
+    "newton_report",
     "parse_unit",
     "record",
     "recurrent_bound",

@@ -1,6 +1,7 @@
 """Cells, one file a family, and the table that gives each its name."""
 
 from rnnjax.cells.conv_lstm import ConvLSTM
+from rnnjax.cells.diagonal import DiagonalGRU, DiagonalLSTM
 from rnnjax.cells.elman import Elman
 from rnnjax.cells.gru import GRU
 from rnnjax.cells.gru_reset_before import GRUResetBefore
@@ -32,6 +33,8 @@ __all__ = [
     "SRU",
     "ConvLSTM",
     "CoupledLSTM",
+    "DiagonalGRU",
+    "DiagonalLSTM",
     "Elman",
     "GRUResetBefore",
     "IndRNN",

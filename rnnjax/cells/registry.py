@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rnnjax import initializers
 from rnnjax.cell import Cell
 from rnnjax.cells.conv_lstm import ConvLSTM
+from rnnjax.cells.diagonal import DiagonalGRU, DiagonalLSTM
 from rnnjax.cells.elman import Elman
 from rnnjax.cells.gru import GRU
 from rnnjax.cells.gru_reset_before import GRUResetBefore
@@ -39,6 +40,8 @@ Kind = TypeVar("Kind", bound=type)
 CELLS: dict[str, Callable[..., Cell]] = {
     "conv_lstm": ConvLSTM,
     "coupled_lstm": CoupledLSTM,
+    "diagonal_gru": DiagonalGRU,
+    "diagonal_lstm": DiagonalLSTM,
     "elman": Elman,
     "gru": GRU,
     "gru_reset_before": GRUResetBefore,

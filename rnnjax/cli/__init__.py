@@ -46,6 +46,9 @@ COMMANDS = {
     "convert": Command(
         "rnnjax.cli.convert", "Convert recurrent weights between files of torch, Keras and rnnjax, exactly."
     ),
+    "card": Command(
+        "rnnjax.cli.card", "Show what a cell computes and costs, and which implementations and borders take it."
+    ),
     "cells": Command(
         "rnnjax.cli.analysis",
         "Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.",

@@ -130,12 +130,15 @@ class Engine:
         fits: ``""`` if it can do this job, else the end of a sentence, "needs resets to be None".
         rank: of the engines that fit a job, the one that ranks highest is the default. ``"scan"`` has 0; what ranks
             below is used only when named.
+        iterative: whether it comes as near as it was told to, so that rounding may differ with what is beside, or comes
+            later in, a sequence; laws that hold to the bit are not asked of it.
     """
 
     name: str
     run: Run
     fits: Callable[[Job], str] = lambda job: ""
     rank: Callable[[Job], float] = lambda job: -1
+    iterative: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,13 +18,14 @@ CELLS = {
     "lstm": cells.LSTM(H),
     "slstm": cells.SLSTM(H),
     "indrnn": cells.IndRNN(H),
+    "diagonal": cells.DiagonalLSTM(H),
     "lru": cells.LRU(H, state_size=3),
     "mingru": cells.MinGRU(H),
     "minlstm": cells.MinLSTM(H),
     "sru": cells.SRU(H),
     "projected": cells.ProjectedLSTM(H),
 }
-ELEMENTWISE = ["indrnn", "lru", "mingru", "minlstm", "sru"]
+ELEMENTWISE = ["indrnn", "diagonal", "lru", "mingru", "minlstm", "sru"]
 DENSE = ["gru", "lstm", "slstm"]
 
 

@@ -106,6 +106,33 @@ def numpy_indrnn(params, state, x, phi):
     return (new,), new
 
 
+def numpy_diagonal_gru(params, state, x):
+    """A GRU whose units see of the state only themselves."""
+    w_ih, b, u = params
+    (h,) = state
+    size = len(h)
+    new = np.empty(size)
+    for k in range(size):
+        of_x = [contribution(x, w_ih, g * size + k) + b[g * size + k] for g in range(3)]
+        r, z = (sigmoid(of_x[g] + u[g * size + k] * h[k]) for g in range(2))
+        new[k] = (1 - z) * np.tanh(of_x[2] + r * u[2 * size + k] * h[k]) + z * h[k]
+    return (new,), new
+
+
+def numpy_diagonal_lstm(params, state, x):
+    """An LSTM whose units see of the state only themselves."""
+    w_ih, b, u = params
+    h, c = state
+    size = len(h)
+    new_h, new_c = np.empty(size), np.empty(size)
+    for k in range(size):
+        columns = [g * size + k for g in range(4)]
+        i, f, g, o = (contribution(x, w_ih, column) + b[column] + u[column] * h[k] for column in columns)
+        new_c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
+        new_h[k] = sigmoid(o) * np.tanh(new_c[k])
+    return (new_h, new_c), new_h
+
+
 def numpy_leaky(params, state, x, phi=np.tanh, alpha=None):
     """A rate network; alpha is learned where none is given."""
     w_ih, w_hh, b, logit_alpha = params
@@ -191,6 +218,10 @@ STEPS = {
     "mgu_without_reset": numpy_mgu,
     "indrnn": partial(numpy_indrnn, phi=relu),
     "indrnn_tanh": partial(numpy_indrnn, phi=np.tanh),
+    "diagonal_gru": numpy_diagonal_gru,
+    "diagonal_gru_biased": numpy_diagonal_gru,
+    "diagonal_lstm": numpy_diagonal_lstm,
+    "diagonal_lstm_chrono": numpy_diagonal_lstm,
     "leaky": numpy_leaky,
     "leaky_fixed": partial(numpy_leaky, alpha=0.2),
     "leaky_relu": partial(numpy_leaky, phi=relu),

@@ -1,0 +1,84 @@
+"""How ``implementation="newton"`` fares on a cell and its data."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cell import AffineCell, cast_like, compute_dtype, widen
+from rnnjax.engines import Newton, NewtonLoops, make_job
+from rnnjax.engines.affine.loops import Operands
+from rnnjax.engines.affine.newton import solve
+from rnnjax.engines.affine.plan import make_plan
+from rnnjax.engines.choice import is_floating
+from rnnjax.network import NO_CONTROLS, start_state
+from rnnjax.unroll import unroll
+
+__all__ = ["NewtonReport", "newton_report"]
+
+
+class NewtonReport(NamedTuple):
+    """What the iteration came to."""
+
+    iterations: int
+    residual: float  # of the last guess but one, the largest of all entries: |S - F(S)| / (1 + |F(S)|)
+    agreement: float  # the largest |ys - ys of "scan"|; nan if either is
+    converged: bool  # if not, "newton" gives what "scan" does
+
+
+def newton_report(
+    cell: Any,
+    params: Any,
+    state: Any,
+    xs: jax.Array,
+    *,
+    options: Newton = Newton(),  # noqa: B008  (a frozen value)
+) -> NewtonReport:
+    """How many iterations ``implementation="newton"`` takes, and how near it comes to ``"scan"``.
+
+    Args:
+        cell: an affine cell whose update treats every unit alone.
+        params: its parameters.
+        state: before the first step; None for the start.
+        xs: ``[T, *batch, I]``, with T of at least one.
+        options: when to stop.
+
+    Raises:
+        ValueError: for a cell that the method does not take.
+
+    >>> import jax, jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.cells.DiagonalGRU(4)
+    >>> params = cell.init(jax.random.key(0), input_size=3)
+    >>> report = newton_report(cell, params, None, jax.random.normal(jax.random.key(1), (100, 3)))
+    >>> report.converged, report.iterations < 10, report.agreement < 1e-5
+    (True, True, True)
+    """
+    if not is_floating(cell, AffineCell):
+        raise ValueError(
+            f"newton_report: cell must be an affine cell with a floating state, got {type(cell).__name__}."
+        )
+    if state is None:
+        state = start_state(cell, params, xs.shape[1:-1])
+    loops = NewtonLoops(options)
+    job = make_job(cell, params, state, xs)
+    plan = make_plan(cell, params, compute_dtype(state.h.dtype))
+    if reason := loops.fits(plan, job):
+        raise ValueError(f"newton_report: 'newton' {reason}.")
+    iterations, residual, agreement, converged = _report(cell, loops, params, state, xs)
+    return NewtonReport(int(iterations), float(residual), float(agreement), bool(converged))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _report(cell: Any, loops: NewtonLoops, params: Any, state: Any, xs: jax.Array) -> Any:
+    plan = make_plan(cell, params, compute_dtype(state.h.dtype))
+    weights = (params.w_ih, getattr(params, "w_hh", None), getattr(params, "b", None))
+    operands = Operands(xs, *weights, plan.own(params), state, NO_CONTROLS)
+    found = solve(plan, operands, loops.options)
+    own = widen(plan.own(params), plan.dtype)
+    zh = () if operands.w_hh is None else plan.project(found.before.h, operands.w_hh)
+    _, ys = plan.update(own, found.before, plan.see(plan.project(xs, operands.w_ih), operands.b, zh))
+    _, wanted = unroll(cell, params, cast_like(state, state), xs, implementation="scan")
+    return found.iterations, found.residual, jnp.max(jnp.abs(ys - wanted)), found.converged
