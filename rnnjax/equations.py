@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from jax.extend.core import Literal
 
 __all__ = ["count_operations", "equations"]
 
-_ATOM, _POWER, _TIMES, _PLUS = 4, 3, 2, 1  # how tightly an expression holds together
+_ATOM, _POWER, _TIMES, _MATMUL, _PLUS = 5, 4, 3, 2, 1  # how tightly an expression holds together
 _INFIX = {"add": ("+", _PLUS), "sub": ("-", _PLUS), "mul": ("*", _TIMES), "div": ("/", _TIMES), "rem": ("%", _TIMES)}
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _SAME = ("convert_element_type", "copy", "broadcast_in_dim", "reshape", "squeeze", "stop_gradient")
@@ -22,7 +23,7 @@ _TRANSCENDENTAL = ("logistic", "tanh", "exp", "exp2", "log", "log1p", "expm1", "
                    "pow", "cbrt", "tan", "atan2")  # fmt: skip
 
 
-_SIMPLE = re.compile(r"[\w'.]+(\[[\d:]+\])?")  # a name, a number, a part
+_SIMPLE = re.compile(r"[\w'.]+(\[[\d:, ]+\])?")  # a name, a number, a part
 
 
 class _Text(NamedTuple):
@@ -52,7 +53,7 @@ def equations(jaxpr: Any, inputs: Sequence[str], outputs: Sequence[str], taken: 
     ['y = tanh(a * (b + 1))']
     """
     known: dict[Any, _Text] = {v: _Text(name) for v, name in zip(jaxpr.invars, inputs, strict=True)}
-    state = _Writer([], set(inputs), set(taken))
+    state = _Writer([], set(inputs), set(taken), {*inputs, *_names(jaxpr)})
     _read(jaxpr, known, state)
     for v, name in zip(jaxpr.outvars, outputs, strict=True):
         found = _value(v, known)
@@ -65,6 +66,7 @@ class _Writer(NamedTuple):
     lines: list[str]
     used: set[str]
     taken: set[str]
+    reserved: set[str]  # that no temporary has
 
     def line(self, name: str, expression: _Text) -> _Text:
         name = f"{name}'" if name in self.taken else name
@@ -76,9 +78,19 @@ class _Writer(NamedTuple):
 
     def temporary(self, expression: _Text) -> _Text:
         n = 1
-        while f"t{n}" in self.used:
+        while f"t{n}" in self.used | self.reserved:
             n += 1
         return self.line(f"t{n}", expression)
+
+
+def _names(jaxpr: Any) -> list[str]:
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "name":
+            found.append(equation.params["name"])
+        elif (inner := _inner(equation.params)) is not None:
+            found += _names(getattr(inner, "jaxpr", inner))
+    return found
 
 
 def _value(v: Any, known: dict[Any, _Text]) -> _Text:
@@ -138,7 +150,7 @@ def _expression(equation: Any, args: list[_Text], writer: _Writer) -> list[_Text
     if kind in _SAME:
         return [args[0]]
     if kind == "dot_general":
-        return [_Text(f"{args[0].within(_TIMES)} @ {args[1].within(_POWER)}", _TIMES)]
+        return [_Text(f"{args[0].within(_POWER)} @ {args[1].within(_POWER)}", _MATMUL)]
     if kind == "neg":
         return [_Text(f"-{args[0].within(_POWER)}", _PLUS)]
     if kind == "integer_pow":
@@ -147,11 +159,16 @@ def _expression(equation: Any, args: list[_Text], writer: _Writer) -> list[_Text
         return [_Text(f"where({args[0].text}, {args[2].text}, {args[1].text})")]
     if kind == "split":
         whole = args[0] if args[0].text.isidentifier() else writer.temporary(args[0])
-        return [_Text(f"{whole.text}[{n}]") for n in range(len(equation.outvars))]
+        sizes = [int(size) for size in parameters["sizes"]]
+        if len(set(sizes)) == 1:
+            return [_Text(f"{whole.text}[{n}]") for n in range(len(sizes))]  # the block of that number
+        ends = list(itertools.accumulate(sizes))
+        return [_Text(f"{whole.text}[{end - size}:{end}]") for size, end in zip(sizes, ends, strict=True)]
     if kind == "slice":
-        axis = len(parameters["start_indices"]) - 1
-        low, high = parameters["start_indices"][axis], parameters["limit_indices"][axis]
-        return [_Text(f"{args[0].within(_ATOM)}[{low}:{high}]")]
+        shape, starts, ends = equation.invars[0].aval.shape, parameters["start_indices"], parameters["limit_indices"]
+        bounds = zip(shape, starts, ends, strict=True)
+        cut = ", ".join(":" if (low, high) == (0, size) else f"{low}:{high}" for size, low, high in bounds)
+        return [_Text(f"{args[0].within(_ATOM)}[{cut}]")]
     name = _SPOKEN.get(kind, kind)
     return [_Text(f"{name}({', '.join(a.text for a in args)})")] * len(equation.outvars)
 
