@@ -167,7 +167,8 @@ def jacobian_class(cell: Any) -> str:
     state = jax.eval_shape(cell.initial_state)
     if isinstance(cell, AffineCell):
         params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 2))
-        program = plan_of(cell, 2, jnp.dtype("float32"), jnp.dtype("float32")).program()
+        known: Any = cell  # hashable, as all cells are
+        program = plan_of(known, 2, jnp.dtype("float32"), jnp.dtype("float32")).program()
         if not isinstance(program, Refusal):
             if getattr(params, "w_hh", None) is not None:
                 return "dense"

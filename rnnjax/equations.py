@@ -24,6 +24,7 @@ _TRANSCENDENTAL = ("logistic", "tanh", "exp", "exp2", "log", "log1p", "expm1", "
 
 
 _SIMPLE = re.compile(r"[\w'.]+(\[[\d:, ]+\])?")  # a name, a number, a part
+_ONE = re.compile(r"(.*)\[(\d+):(\d+)(?:, :)*\]")  # one of the first axis
 
 
 class _Text(NamedTuple):
@@ -147,6 +148,8 @@ def _expression(equation: Any, args: list[_Text], writer: _Writer) -> list[_Text
         return [_Text(f"{args[0].within(tight)} {sign} {args[1].within(right)}", tight)]
     if kind in _COMPARE:
         return [_Text(f"{args[0].within(_PLUS)} {_COMPARE[kind]} {args[1].within(_PLUS)}", 0)]
+    if kind == "squeeze" and (one := _ONE.fullmatch(args[0].text)) and int(one[3]) == int(one[2]) + 1:
+        return [_Text(f"{one[1]}[{one[2]}]")]
     if kind in _SAME:
         return [args[0]]
     if kind == "dot_general":
@@ -162,8 +165,8 @@ def _expression(equation: Any, args: list[_Text], writer: _Writer) -> list[_Text
         sizes = [int(size) for size in parameters["sizes"]]
         if len(set(sizes)) == 1:
             return [_Text(f"{whole.text}[{n}]") for n in range(len(sizes))]  # the block of that number
-        ends = list(itertools.accumulate(sizes))
-        return [_Text(f"{whole.text}[{end - size}:{end}]") for size, end in zip(sizes, ends, strict=True)]
+        ends, before = list(itertools.accumulate(sizes)), ":, " * int(parameters["axis"])
+        return [_Text(f"{whole.text}[{before}{end - size}:{end}]") for size, end in zip(sizes, ends, strict=True)]
     if kind == "slice":
         shape, starts, ends = equation.invars[0].aval.shape, parameters["start_indices"], parameters["limit_indices"]
         bounds = zip(shape, starts, ends, strict=True)

@@ -62,7 +62,7 @@ def test_the_equations_compute_the_step(name):
 
 
 def block(array, n, count):
-    return jnp.split(array, count)[n]
+    return array[n] if array.ndim > 1 else jnp.split(array, count)[n]
 
 
 def text_blocks(page, name):

@@ -17,8 +17,11 @@ def default_implementation(problem: Problem) -> str:
 
 
 def implementation_names(problem: Problem, wanted: list[str]) -> list[str]:
-    """Names for ``default``, ``all`` or names; the default one comes first."""
-    known = list(rnnjax.implementations(problem.cell))
+    """Names for ``default``, ``all`` or names; the default one comes first.
+
+    ``all`` is without "newton", whose time depends on the parameters: name it.
+    """
+    known = [name for name in rnnjax.implementations(problem.cell) if name != "newton"]
     first = default_implementation(problem)
     names: list[str] = []
     for name in wanted:

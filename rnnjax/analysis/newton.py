@@ -74,8 +74,8 @@ def newton_report(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _report(cell: Any, loops: NewtonLoops, params: Any, state: Any, xs: jax.Array) -> Any:
     plan = make_plan(cell, params, compute_dtype(state.h.dtype))
-    weights = (params.w_ih, getattr(params, "w_hh", None), getattr(params, "b", None))
-    operands = Operands(xs, *weights, plan.own(params), state, NO_CONTROLS)
+    w_hh, b = getattr(params, "w_hh", None), getattr(params, "b", jnp.zeros_like(params.w_ih[0]))
+    operands = Operands(xs, params.w_ih, w_hh, b, plan.own(params), state, NO_CONTROLS)
     found = solve(plan, operands, loops.options)
     own = widen(plan.own(params), plan.dtype)
     zh = () if operands.w_hh is None else plan.project(found.before.h, operands.w_hh)

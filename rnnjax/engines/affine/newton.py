@@ -113,7 +113,7 @@ class NewtonLoops:
 
         def one_by_one() -> Any:
             final, ys, kept = _XLA.forward(plan, operands, keep=True)
-            return final, ys, widen(kept.states, plan.dtype)  # type: ignore[union-attr]  (asked for)
+            return final, ys, widen(kept.states, plan.dtype)  # type: ignore[union-attr]  # asked for
 
         final, ys, before = jax.lax.cond(found.converged, at_once, one_by_one)
         return final, ys, Kept(cast_like(before, operands.state), None) if keep else None
@@ -136,12 +136,12 @@ class NewtonLoops:
         start = jax.tree.leaves(widen(d_final, plan.dtype))
         d_before = _linear(transposed, source, start, reverse=not plan.reverse)
         d_after = [_shift(d, s, not plan.reverse) for d, s in zip(d_before, start, strict=True)]
-        d_new = treedef.unflatten(d_after)
+        d_new = jax.tree.unflatten(treedef, d_after)
         if controls.valid is not None:
             d_new = select(controls.valid, d_new, jax.tree.map(jnp.zeros_like, d_new))
         d_own, d_old, d_seen = pull((d_new, d_ys))
         first = -1 if plan.reverse else 0
-        d_state = treedef.unflatten([d[first] for d in d_before])
+        d_state = jax.tree.unflatten(treedef, [d[first] for d in d_before])
         d_fresh = None
         if (restarts := controls.restarts) is not None:
             only = select(restarts, d_old, jax.tree.map(jnp.zeros_like, d_old))
@@ -182,7 +182,7 @@ def solve(plan: Plan, operands: Operands, options: Newton) -> Solution:
         blocks = [[d.at[first].set(0.0) for d in row] for row in blocks]
         source = [b.at[first].set(f[first]) for b, f in zip(source, jax.tree.leaves(new), strict=True)]
         better = _linear(blocks, source, [jnp.zeros_like(b[0]) for b in source], reverse=plan.reverse)
-        return treedef.unflatten(better), functools.reduce(jnp.maximum, jax.tree.leaves(gap))
+        return jax.tree.unflatten(treedef, better), functools.reduce(jnp.maximum, jax.tree.leaves(gap))
 
     def going(carry: Any) -> jax.Array:
         _, residual, n = carry
@@ -214,7 +214,7 @@ def _derivative(plan: Plan, operands: Operands, before: Any, seen: Any, share: f
         diagonals = [jnp.diagonal(w).astype(plan.dtype) for w in jnp.split(operands.w_hh, plan.cell.num_gates, axis=1)]
 
     def moved(leaves: list[jax.Array], seen: Any) -> Any:
-        return plan.update(operands.own, treedef.unflatten(leaves), seen)
+        return plan.update(operands.own, jax.tree.unflatten(treedef, leaves), seen)
 
     columns, out = [], None
     for j in range(len(leaves)):
