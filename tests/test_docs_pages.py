@@ -194,6 +194,10 @@ xs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 3)), jnp.float32)
 _, ys = rnnjax.unroll(net, net_params, None, xs)
 for cell, part, columns in zip(net.cells, net_params.sides, (slice(4), slice(4, None)), strict=True):
     np.testing.assert_allclose(ys[..., columns], rnnjax.unroll(cell, part, None, xs)[1], rtol=1e-6)
+try:
+    rnnjax.unroll(FastGRNN(16), params, None, jnp.ones((513, 2, 3)), implementation="again")
+except ValueError as error:
+    assert "'again' needs 512 steps at the most, got 513" in str(error), error
 rnnjax.testing.check_laws(net, 3, laws=("values", "loop", "valid", "dtypes"), implementations=("scan",))
 plain = SideBySide((rnnjax.LSTM(4), rnnjax.GRU(2)))  # of cells that a file may name
 with tempfile.TemporaryDirectory() as folder:
@@ -205,10 +209,10 @@ with tempfile.TemporaryDirectory() as folder:
 
 @pytest.mark.long
 def test_the_page_of_extensions():
-    """Whole cells and a network, as a stranger writes them; a held gate does what the equation says."""
+    """Whole cells, a network and two engines, as a stranger writes them; a held gate does what the equation says."""
     engines, *others = run_fresh("docs/extending.md", after=AFTER).splitlines()
     assert engines.startswith("('scan', 'fused'")  # and what else the machine offers
-    assert others == ["['z', 'n', 'h'] (2, 16)", "(10, 2, 7) (7, 15)"]
+    assert others == ["['z', 'n', 'h'] (2, 16)", "(10, 2, 7) (7, 15)", "True False"]
 
 
 @pytest.mark.long

@@ -48,9 +48,8 @@ def unroll_scan(
     fresh = controls.fresh
 
     def step(state, inputs):
-        x, valid, reset, noise = inputs
-        if reset is not None:
-            restart = reset if valid is None else reset & valid
+        x, valid, restart, noise = inputs
+        if restart is not None:
             state = select(restart, fresh, state)
         new_state, y = cell.step(params, state, x) if noise is None else cell.step(params, state, x, noise)
         if valid is not None:
@@ -60,7 +59,7 @@ def unroll_scan(
     def run(state, inputs, reverse=False):
         return jax.lax.scan(step, state, inputs, reverse=reverse)
 
-    inputs = (xs, controls.valid, controls.resets, controls.noise)
+    inputs = (xs, controls.valid, controls.restarts, controls.noise)
     segment = segment_length(remat, xs.shape[0])
     if segment is None:
         return run(state, inputs, reverse)

@@ -124,8 +124,8 @@ class CudaLoops:
         given = (w_hh, work.own(operands), flags, work.pack(d_final), d_ys, seen, before, s, broken)
         dz, dx, d_start, d_columns, d_fresh = run(*given)
         d_fresh_state = None
-        if operands.controls.resets is not None and d_fresh is not None:
-            restarts = _restarts(operands.controls.resets, operands.controls.valid)
+        restarts = operands.controls.restarts
+        if restarts is not None and d_fresh is not None:
             restart = restarts[-1 if plan.reverse else 0].reshape(-1, 1)
             d_fresh = d_fresh + jnp.where(restart, d_start, 0)
             d_start = jnp.where(restart, 0, d_start)
@@ -321,22 +321,17 @@ def _recurrent(operands: Operands) -> jax.Array:
     return operands.w_hh
 
 
-def _restarts(resets: jax.Array, valid: jax.Array | None) -> jax.Array:
-    return resets if valid is None else resets & valid
-
-
 def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
     """A byte for every step and row, the state that the first step sees, and that of a restart."""
     controls = operands.controls
-    valid, resets = controls.valid, controls.resets
+    valid, restart = controls.valid, controls.restarts
     start = work.pack(operands.state)
-    if valid is None and resets is None:
+    if valid is None and restart is None:
         return None, start, None
     steps = operands.xs.shape[0]
     flags = jnp.uint8(1) if valid is None else valid.astype(jnp.uint8)
     packed = None
-    if resets is not None:
-        restart = _restarts(resets, valid)
+    if restart is not None:
         flags = flags + 2 * restart.astype(jnp.uint8)
         packed = jnp.broadcast_to(work.pack(controls.fresh), start.shape)
         first = restart[-1 if work.setting.reverse else 0]

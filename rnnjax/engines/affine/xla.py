@@ -54,15 +54,15 @@ class XlaLoops:
 
     def forward(self, plan: Plan, operands: Operands, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
         """All steps; with ``keep`` also the states before every one and, if the plan has it so, what it saw."""
-        xs, w_ih, w_hh, b, own, state, (valid, resets, fresh, *_) = operands
+        xs, w_ih, w_hh, b, own, state, controls = operands
         inside = projects_inside(xs, w_ih, plan.dtype, jax.default_backend())
 
         def step(state: Any, inputs: Any) -> tuple[Any, Any]:
-            zx, valid, reset = inputs
+            zx, valid, restart = inputs
             if inside:
                 zx = split_gates(matmul(zx, w_ih, plan.dtype), plan.cell.num_gates)
-            if reset is not None:
-                state = select(reset if valid is None else reset & valid, fresh, state)
+            if restart is not None:
+                state = select(restart, controls.fresh, state)
             zh = () if w_hh is None else split_gates(matmul(state.h, w_hh, plan.dtype), plan.cell.num_gates)
             seen = plan.see(zx, b, zh)
             wide, y = plan.update(own, widen(state, plan.dtype), seen)
@@ -72,13 +72,13 @@ class XlaLoops:
             kept = (state, seen if plan.keep_gates else None) if keep else None
             return new_state, (y.astype(state.h.dtype), kept)
 
-        inputs = (xs if inside else plan.project(xs, w_ih), valid, resets)
+        inputs = (xs if inside else plan.project(xs, w_ih), controls.valid, controls.restarts)
         final, (ys, kept) = jax.lax.scan(step, state, inputs, reverse=plan.reverse)
         return final, ys, Kept(*kept) if keep else None
 
     def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
         """All steps the other way, each by `jax.vjp` of the update."""
-        xs, w_ih, w_hh, b, own, _, (valid, resets, *_) = operands
+        xs, w_ih, w_hh, b, own, _, controls = operands
         states, seen = kept
         if seen is None:
             seen = plan.see(plan.project(xs, w_ih), b, () if w_hh is None else plan.project(states.h, w_hh))
@@ -86,7 +86,7 @@ class XlaLoops:
 
         def step(carry: Any, inputs: Any) -> tuple[Any, Seen]:
             d_state, d_own, d_fresh = carry
-            state, seen, d_y, valid, reset = inputs
+            state, seen, d_y, valid, restart = inputs
             zeros = jax.tree.map(jnp.zeros_like, d_state)
             d_new = d_state if valid is None else select(valid, d_state, zeros)
             _, pull = jax.vjp(plan.update, own, widen(state, plan.dtype), seen)
@@ -97,15 +97,14 @@ class XlaLoops:
                 d_old = d_old._replace(h=d_old.h + matmul(d_zh, w_back, plan.dtype))
             if valid is not None:
                 d_old = select(valid, d_old, d_state)
-            if reset is not None:
-                restart = reset if valid is None else reset & valid
+            if restart is not None:
                 d_fresh = jax.tree.map(jnp.add, d_fresh, select(restart, d_old, zeros))
                 d_old = select(restart, zeros, d_old)
             return (d_old, d_own, d_fresh), d_seen
 
         d_own = [zeros_of(leaf, plan.dtype) for leaf in own]
-        d_fresh = None if resets is None else jax.tree.map(jnp.zeros_like, d_final)
-        inputs = (states, seen, d_ys, valid, resets)
+        d_fresh = None if controls.resets is None else jax.tree.map(jnp.zeros_like, d_final)
+        inputs = (states, seen, d_ys, controls.valid, controls.restarts)
         (d_state, d_own, d_fresh), d_seen = jax.lax.scan(
             step, (d_final, d_own, d_fresh), inputs, reverse=not plan.reverse
         )
