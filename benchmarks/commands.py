@@ -18,6 +18,7 @@ from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
 from benchmarks.results_file import load_rows, read_json, write_json
 from benchmarks.run_grid import Settings, run_grid
+from benchmarks.scale_command import scale_command
 from benchmarks.settings import setting_costs
 from benchmarks.summary import summary
 from rnnjax.cells import cell_from_name
@@ -291,6 +292,7 @@ def cpu_command(
 
 
 app.command("gpu")(gpu_command)
+app.command("scale")(scale_command)
 
 
 @app.command("graphs")

@@ -38,13 +38,24 @@ def free_port():
         return found.getsockname()[1]
 
 
-def prepare(devices=1, at=None, number=None, pause=0.0):
-    """Before a command: so many devices, no engine that needs the only one; then slow, and a signal at an update."""
+def prepare(devices=1, at=None, number=None, pause=0.0, elsewhere=None, variables=None):
+    """Before a command: so many devices, no engine that needs the only one; then slow, and a signal at an update.
+
+    Where the run folder is looked for is another place if ``elsewhere`` names one.
+    """
+    import pathlib
+
     import jax
 
+    from rnnjax.cli import start
     from rnnjax.fit.processes import Clock
 
     os.environ["RNNJAX_NATIVE"] = "0"
+    os.environ.update(variables or {})
+    start.SEEN = 1.0
+    if elsewhere is not None:
+        shared = start._require_shared
+        start._require_shared = lambda paths: shared(type(paths)(pathlib.Path(elsewhere)))
     jax.config.update("jax_num_cpu_devices", devices)
     counted = Clock.counted
 
@@ -70,9 +81,10 @@ def train(folder, count, *arguments, others=None, wait=60, only=None, **hooks):
     return [process.wait(PATIENCE) for process in running]
 
 
-def one(folder, *arguments, devices=2):
+def one(folder, *arguments, devices=2, stop=None):
     Path(folder).mkdir(parents=True, exist_ok=True)
-    ended = run(Path(folder), ["train", *arguments], functools.partial(prepare, devices), timeout=PATIENCE)
+    hooks = functools.partial(prepare, devices, stop, signal.SIGINT)
+    ended = run(Path(folder), ["train", *arguments], hooks, timeout=PATIENCE)
     assert ended.returncode == 0, ended
     return ended
 
@@ -131,3 +143,97 @@ def test_processes_that_read_different_texts(text, tmp_path):
         said = [line for line in process.stderr.splitlines() if line.startswith(f"rnnjax: [process {index}] ")]
         assert len(said) == 1 and "all processes must have the same text (by its sha256), got " in said[0], process
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.thorough
+def test_without_process_0_the_others_end(text, tmp_path):
+    """It holds the folder, the clock and JAX's own coordination."""
+    port, run = free_port(), tmp_path / "run"
+    processes = []
+    for index, hooks in enumerate(({"at": 45, "number": signal.SIGKILL, "pause": 0.01}, {}, {})):
+        place = tmp_path / f"process{index}"
+        place.mkdir()
+        words = ["train", text, *OPTIONS, "--batch-size", 9, "--out", run, "--wait", 60]
+        words += ["--distributed", f"127.0.0.1:{port}", "--processes", 3, "--process", index]
+        processes.append(Running(place, words, functools.partial(prepare, **hooks)))
+    lead, *others = [process.wait(PATIENCE) for process in processes]
+    assert lead.returncode == -signal.SIGKILL
+    for index, other in enumerate(others, 1):
+        assert other.returncode == 1, other
+        said = [line for line in other.stderr.splitlines() if line.startswith("rnnjax")]
+        assert said == [
+            f"rnnjax: [process {index}] process 0 has ended without a word (killed, or its machine is out of reach)."
+        ], other
+    assert checkpoints.load(checkpoints.find_checkpoints(run / "checkpoints")[-1].path)
+
+
+@pytest.mark.thorough
+def test_a_run_goes_on_with_any_number_of_processes(text, tmp_path):
+    """1, 2, 4 and 1 again: the same losses but for rounding, and four times one device are bits of one process."""
+    run, fields = tmp_path / "run", ("step", "loss", "val_loss")
+    one(tmp_path / "at", text, *OPTIONS, "--devices", 1, "--out", tmp_path / "whole", devices=1)
+    one(tmp_path / "at", text, *OPTIONS, "--devices", 1, "--out", run, devices=1, stop=13)
+    for count, stop in ((2, 25), (4, 37)):
+        ended = train(tmp_path / f"at{count}", count, "--resume", run, at=stop, number=signal.SIGTERM, pause=0.05)
+        assert [process.returncode for process in ended] == [0] * count, ended
+        assert "all is saved; go on with" in ended[0].stdout
+        assert "sums are rounded differently" in " ".join(ended[0].stdout.split())
+    one(tmp_path / "at", "--resume", run, devices=1)
+    rows = [
+        [[row.get(name, 0.0) for name in fields] for row in left(folder)[0]] for folder in (run, tmp_path / "whole")
+    ]
+    np.testing.assert_allclose(*rows, rtol=1e-4)
+
+
+@pytest.mark.thorough
+def test_minutes_are_those_of_process_0(text, tmp_path):
+    """The second process is slow, and its clock says nothing."""
+    options = [*OPTIONS[2:], "--minutes", 0.1]
+    ended = train(tmp_path / "at", 2, text, *options, "--out", tmp_path / "run", pause=0.05)
+    assert [process.returncode for process in ended] == [0, 0], ended
+    rows = left(tmp_path / "run")[0]
+    assert rows[-1]["kind"] == "done" and rows[-1]["reason"] == "budget" and rows[-1]["step"] > 4
+    assert sum(row["kind"] == "eval" for row in rows) >= 1
+
+
+@pytest.mark.thorough
+def test_ctrl_c_on_one_process_stops_all(text, tmp_path):
+    ended = train(tmp_path / "at", 2, text, *OPTIONS, "--out", tmp_path / "run", at=9, number=signal.SIGINT, pause=0.05)
+    assert [process.returncode for process in ended] == [0, 0], ended
+    assert "all is saved; go on with" in ended[0].stdout
+    assert checkpoints.find_checkpoints(tmp_path / "run" / "checkpoints")[-1].step == 12  # at the end of the interval
+
+
+@pytest.mark.thorough
+def test_a_folder_that_one_process_sees(text, tmp_path):
+    folders = tmp_path / "here" / "run", tmp_path / "there" / "run"
+    others = [text, *OPTIONS, "--out", folders[1]]
+    ended = train(tmp_path / "at", 2, text, *OPTIONS, "--out", folders[0], others=others, elsewhere=str(folders[1]))
+    for process in ended:
+        assert process.returncode == 2, process
+        said = [line for line in process.stderr.splitlines() if line.startswith("rnnjax")]
+        assert (
+            len(said) == 1
+            and "must be one that all processes see, and what process 0 wrote there is not here" in (said[0])
+        ), process
+
+
+@pytest.mark.thorough
+def test_a_cluster_that_is_detected(text, tmp_path):
+    """SLURM's variables are enough; without a cluster it is a sentence."""
+    alone = run(tmp_path, ["train", text, "--distributed", "--out", tmp_path / "run"], timeout=PATIENCE)
+    assert alone.returncode == 2 and "JAX detects no cluster here (SLURM, " in alone.stderr, alone
+    job, processes = 20000 + os.getpid() % 20000, []
+    for index in range(2):
+        variables = {
+            "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index), "SLURM_STEP_NUM_NODES": "1",
+        }  # fmt: skip
+        place = tmp_path / f"process{index}"
+        place.mkdir()
+        words = ["train", "--distributed", text, *OPTIONS, "--out", tmp_path / "run"]
+        processes.append(Running(place, words, functools.partial(prepare, variables=variables)))
+    ended = [process.wait(PATIENCE) for process in processes]
+    assert [process.returncode for process in ended] == [0, 0], ended
+    assert "of 2 processes; run folder" in " ".join(ended[0].stdout.split())
+    assert "rnnjax" not in ended[1].stdout + ended[1].stderr
