@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -51,8 +52,23 @@ if not ON_GPU:  # there the speed of what is compiled counts
     os.environ["XLA_FLAGS"] = " ".join([*(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN), _GIVEN]).strip()
 
 import jax  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 from rnnjax.testing import problems  # noqa: E402
+
+# JAX loads all dialects of MLIR into a new context for every program, a twentieth of what the tests compute; here a
+# thread keeps its context. What is lowered is the same.
+if hasattr(mlir, "make_ir_context"):
+    _make, _kept = mlir.make_ir_context, threading.local()
+
+    def _context() -> object:
+        """The context of this thread, a new one after some hundred programs, as it keeps what it has seen."""
+        _kept.count = getattr(_kept, "count", -1) + 1
+        if _kept.count % 300 == 0:
+            _kept.context = _make()
+        return _kept.context
+
+    mlir.make_ir_context = _context
 
 # Tracing makes millions of small objects, nearly none of them in cycles: looking for those costs a tenth of the time.
 gc.set_threshold(100_000, 50, 50)
@@ -100,7 +116,7 @@ def release() -> None:
     maps = Path("/proc/self/maps")
     if maps.exists():
         with maps.open("rb") as lines:
-            if sum(1 for _ in lines) < 30_000:
+            if sum(1 for _ in lines) < 50_000:
                 return
     for cache in (problems._forward, problems._with_gradients, problems._compiled_step):
         cache.cache_clear()

@@ -228,7 +228,7 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
     params = cell.init(jax.random.key(0), input_size)
     shape = (3, batch_size, *input_shape(cell, input_size))
     xs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    result, updated, alone, finite, misnamed = measure(params, cell.initial_state((batch_size,)), jnp.asarray(xs))
+    result, updated, alone, finite, misnamed = measure(params, cell.initial_state((batch_size,)), xs)
     trouble = _difference(updated, result)
     if trouble:
         raise ValueError(

@@ -99,7 +99,7 @@ def make_problem(
         state=state,
         xs=jnp.asarray(rng.normal(0, 1, (seq_len, *batch, *input_shape(cell, input_size))), state_dtype),
         lengths=jnp.asarray(lengths, jnp.int32),
-        resets=jnp.asarray(rng.random((seq_len, *batch)) < 0.3),
+        resets=jnp.asarray(rng.random((seq_len, *batch)) < 0.3, bool),
     )
 
 
@@ -226,7 +226,7 @@ def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, grad
             single, ys[(t, *index)] = step(params, single, xs[(t, *index)])
         _put(final, index, single)
     if not gradients:
-        return Outcome(_arrays(final), jnp.asarray(ys), ((), (), xs))
+        return Outcome(_arrays(final), _arrays(ys), ((), (), xs))
 
     d_final, d_ys = jax.tree.map(np.asarray, _loss_gradient(final, ys))
     d_params = jax.tree.map(np.zeros_like, params)
@@ -237,14 +237,14 @@ def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, grad
             d_here, back, d_xs[(t, *index)] = pullback(params, single, xs[(t, *index)], back, d_ys[(t, *index)])
             d_params = jax.tree.map(lambda total, d: total + np.asarray(d), d_params, d_here)
             if restart:
-                (d_here,) = start_pullback(jax.tree.map(jnp.asarray, back))
+                (d_here,) = start_pullback(_arrays(back))
                 d_params = jax.tree.map(lambda total, d: total + np.asarray(d), d_params, d_here)
                 back = jax.tree.map(np.zeros_like, back)
         _put(d_state, index, back)
-    return Outcome(_arrays(final), jnp.asarray(ys), _arrays((d_params, d_state, d_xs)))
+    return Outcome(_arrays(final), _arrays(ys), _arrays((d_params, d_state, d_xs)))
 
 
-_arrays = functools.partial(jax.tree.map, jnp.asarray)
+_arrays = jax.device_put  # of NumPy's; jnp.asarray compiles a program for every shape
 _loss_gradient = jax.jit(jax.grad(loss_of, argnums=(0, 1)))
 
 
