@@ -6,6 +6,7 @@ that are passed in and handed back. Nothing here is stateful.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -35,10 +36,12 @@ __all__ = [
     "leaf_names",
     "linear_step",
     "pack_state",
+    "param_shapes",
     "project_input",
     "project_state",
     "shapes_of",
     "split_gates",
+    "state_like",
     "unpack_state",
     "wide_dtype",
 ]
@@ -299,11 +302,17 @@ def _key(key: Any) -> str:
     return str(key)
 
 
-def batch_shape(cell: Cell, state: State) -> tuple[int, ...]:
+def batch_shape(cell: Any, state: State) -> tuple[int, ...]:
     """The batch axes of ``state``: what stands before the axes that ``cell.initial_state(())`` has."""
-    single = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state(())))
-    leaves = jax.tree.leaves(state)
-    return tuple(leaves[0].shape[: leaves[0].ndim - single[0].ndim])
+    first, (_, (single, *_)) = jax.tree.leaves(state)[0], state_like(cell)
+    return tuple(first.shape[: first.ndim - len(single.shape)])
+
+
+@functools.lru_cache(maxsize=1024)  # tracing `initial_state` takes longer than many a step
+def state_like(cell: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The structure of a state without batch axes, and its leaves as shapes and dtypes."""
+    like = jax.eval_shape(cell.initial_state)
+    return jax.tree.structure(like), tuple(jax.tree.leaves(like))
 
 
 def batch_axes(batch_shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[int, ...]:
@@ -344,6 +353,16 @@ def input_size_of(cell: Any, arrays: Mapping[str, Any]) -> tuple[int, str]:
                 if found >= 1 and found == int(found):
                     return int(found), name
     return 1, ""
+
+
+def param_shapes(cell: Any, input_size: int, dtype: Any = jnp.float32) -> Any:
+    """The parameters of a cell as shapes and dtypes; found once, since initialisers take long to trace."""
+    return _param_shapes(cell, input_size, jax.dtypes.canonicalize_dtype(dtype))  # float64 is not always enabled
+
+
+@functools.lru_cache(maxsize=1024)
+def _param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
 
 
 def shapes_of(cell: Any, input_size: int) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Params, State
+from rnnjax.cell import Params, State, param_shapes
 from rnnjax.checks import short
 
 __all__ = [
@@ -278,7 +278,7 @@ def output_shape(net: Any, input_size: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _traced_output_shape(net: Any, input_size: int) -> tuple[int, ...]:
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), input_size))
+    params = param_shapes(net, input_size)
     x = jax.ShapeDtypeStruct(input_shape(net, input_size), jnp.float32)
     _, y = jax.eval_shape(functools.partial(walk, _step, net), params, jax.eval_shape(net.initial_state), x)
     return tuple(y.shape)

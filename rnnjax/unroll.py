@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import check_resets, describe, input_size_of, wide_dtype
+from rnnjax.cell import batch_shape, check_resets, describe, input_size_of, param_shapes, state_like, wide_dtype
 from rnnjax.checks import check_ints, short
 from rnnjax.engines import Controls, Job, choose, engines, implementations, make_job, split_over_devices
 from rnnjax.engines.choice import no_such
@@ -110,7 +110,7 @@ def _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implem
         batch = _batch_of(net, xs)
         state = start_state(net, params, batch, wide_dtype(params))
     else:
-        batch = _batch_shape(net, state)
+        batch = batch_shape(net, state)
     if lengths is not None:
         lengths = jnp.clip(lengths.astype(jnp.int32), 0, xs.shape[0])  # traced values could not be checked
         inside = jnp.arange(xs.shape[0]).reshape(-1, *(1,) * len(batch)) < lengths[None]  # [T, *batch]
@@ -180,18 +180,6 @@ def _check_net(net):
         ) from None
 
 
-@functools.lru_cache(maxsize=1024)
-def _state_like(net):
-    """The structure of a state without batch axes, and its leaves as shapes and dtypes."""
-    like = jax.eval_shape(net.initial_state)
-    return jax.tree.structure(like), tuple(jax.tree.leaves(like))
-
-
-def _batch_shape(net, state):
-    first, single = jax.tree.leaves(state)[0], _state_like(net)[1][0]
-    return tuple(first.shape[: first.ndim - len(single.shape)])
-
-
 def _batch_of(net, xs):
     """The batch axes of inputs that come without a state."""
     own = input_shape(net, (xs.shape or (1,))[-1])
@@ -204,14 +192,14 @@ def _batch_of(net, xs):
 def _check_state(net, state):
     """The batch axes of a state that fits."""
     name = type(net).__name__
-    structure, single = _state_like(net)
+    structure, single = state_like(net)
     got = jax.tree.leaves(state)
     if jax.tree.structure(state) != structure:
         raise ValueError(
             f"unroll: state must be what {name}.initial_state makes, got {type(state).__name__}; "
             "start from None, or from initial_state(batch_shape)."
         )
-    batch = _batch_shape(net, state)
+    batch = batch_shape(net, state)
     for want, leaf in zip(single, got, strict=True):
         if leaf.shape != (*batch, *want.shape):
             raise ValueError(
@@ -283,7 +271,7 @@ def _params_of(net, input_size):
     """The structure of the parameters and the shapes of their leaves; None without a number that is a size."""
     if not isinstance(input_size, int) or input_size < 1:
         return None
-    like = jax.eval_shape(lambda: net.init(jax.random.key(0), input_size))
+    like = param_shapes(net, input_size)
     return jax.tree.structure(like), tuple(leaf.shape for leaf in jax.tree.leaves(like))
 
 

@@ -23,9 +23,10 @@ from rnnjax import (
     Regularized,
     Stack,
 )
+from rnnjax.cell import param_shapes
 from rnnjax.cells import SRU, GRUResetBefore, RecurrentHighway
 from rnnjax.initializers import Chrono, Glorot, Identity, Orthogonal, Uniform
-from rnnjax.testing import assert_close, problems
+from rnnjax.testing import assert_close
 from rnnjax.testing.problems import Outcome, Problem, fast_jit, forward, loss_of, plain, with_gradients
 from rnnjax.testing.problems import unroll_problem as unroll
 
@@ -163,7 +164,7 @@ def make_problem(row: Row, *args: Any, **options: Any) -> Problem:
 
 def some_params(cell: Any, input_size: int, dtype: Any = np.float32) -> Any:
     """Random parameters where nobody asks how a cell begins: initialisers take longer to compile than most tests."""
-    rng, shapes = np.random.default_rng(0), problems.param_shapes(cell, input_size, jnp.dtype(dtype))
+    rng, shapes = np.random.default_rng(0), param_shapes(cell, input_size, jnp.dtype(dtype))
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes)
 
 

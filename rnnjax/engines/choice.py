@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import batch_shape
+from rnnjax.cell import batch_shape, state_like
 from rnnjax.checks import did_you_mean
 from rnnjax.engines.stacked import stackable
 from rnnjax.kinds import public
@@ -104,7 +104,7 @@ def is_floating(cell: Any, kind: Any) -> bool:
     """Whether ``cell`` is of that kind, and has a state of floating dtypes."""
     if not isinstance(cell, kind):
         return False
-    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)))
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state_like(cell)[1])
 
 
 def _common_dtype(tree: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import haiku as hk
 import jax
 
-from rnnjax.interop._hosts import feature_axes, floating, param_shapes, run_layer
+from rnnjax.cell import param_shapes
+from rnnjax.interop._hosts import feature_axes, floating, run_layer
 
 __all__ = ["HaikuCore", "HaikuLayer"]
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell
+from rnnjax.cell import Cell, param_shapes
 from rnnjax.checks import check_ints, describe, short
 from rnnjax.network import Network, input_shape, start_state
 from rnnjax.unroll import unroll
 
-__all__ = ["check_host_cell", "feature_axes", "floating", "make_params", "param_shapes", "run_layer", "start"]
+__all__ = ["check_host_cell", "feature_axes", "floating", "make_params", "run_layer", "start"]
 
 
 def check_host_cell(where: str, cell: Any, *, may_learn_start: bool = True) -> None:
@@ -41,16 +40,6 @@ def _learns_start(cell: Any) -> bool:
 def feature_axes(cell: Cell) -> int:
     """How many axes of an input are features: one, but for images and the like."""
     return len(input_shape(cell, 1))
-
-
-def param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
-    """The parameters of a cell as shapes and dtypes; hosts ask for them in every trace."""
-    return _param_shapes(cell, input_size, jax.dtypes.canonicalize_dtype(dtype))  # float64 is not always enabled
-
-
-@functools.lru_cache(maxsize=128)
-def _param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
 
 
 def make_params(where: str, cell: Cell, input_size: int | None, params: Any, key: Any, dtype: Any) -> Any:

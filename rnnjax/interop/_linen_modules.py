@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax.serialization import from_state_dict, to_state_dict
 
-from rnnjax.interop._hosts import feature_axes, floating, param_shapes, run_layer
+from rnnjax.cell import param_shapes
+from rnnjax.interop._hosts import feature_axes, floating, run_layer
 
 __all__ = ["LinenCell", "LinenLayer"]
 

@@ -17,6 +17,7 @@ from rnnjax.cell import (
     batch_shape,
     compute_dtype,
     linear_step,
+    param_shapes,
     project_input,
     project_state,
     widen,
@@ -233,7 +234,7 @@ def _check_local(name: str, cell: Any) -> None:
     units = {leaf.shape[-1] for leaf in jax.tree.leaves(state)}
     if len(units) != 1:
         raise ValueError(f"{name}: all states of {kind} must have one size, got {sorted(units)}; RTRL takes any cell.")
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
+    params = param_shapes(cell, 3)
     if isinstance(cell, AffineCell):
         program = make_plan(cell, params, compute_dtype(state.h.dtype)).program()
         if isinstance(program, Refusal):

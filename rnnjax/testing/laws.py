@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import check_size, describe
+from rnnjax.cell import check_size, describe, param_shapes
 from rnnjax.checks import did_you_mean
 from rnnjax.engines import UnfitError, engines
 from rnnjax.engines import implementations as implementations_of
@@ -30,7 +30,6 @@ from rnnjax.testing.problems import (
     loop_with_gradients,
     loss_of,
     make_problem,
-    param_shapes,
     plain,
     unroll_problem,
     with_gradients,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.cell import param_shapes
 from rnnjax.network import Network, input_shape, network_step, start_state
 from rnnjax.promotion import compute_dtype
 from rnnjax.unroll import unroll
@@ -25,7 +26,6 @@ __all__ = [
     "loop_with_gradients",
     "loss_of",
     "make_problem",
-    "param_shapes",
     "plain",
     "unroll_problem",
     "with_gradients",
@@ -101,12 +101,6 @@ def make_problem(
         lengths=jnp.asarray(lengths, jnp.int32),
         resets=jnp.asarray(rng.random((seq_len, *batch)) < 0.3, bool),
     )
-
-
-@functools.lru_cache(maxsize=32)
-def param_shapes(cell: Any, input_size: int, dtype: Any) -> Any:
-    """Shapes and dtypes of the parameters; the initialisers are not cheap to trace."""
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, dtype))
 
 
 def plain(problem: Problem) -> Problem:

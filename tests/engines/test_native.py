@@ -14,10 +14,11 @@ import pytest
 from jax import export
 
 import rnnjax
+from rnnjax.cell import param_shapes
 from rnnjax.engines import Job, choose, engine
 from rnnjax.engines.affine import native_build
 from rnnjax.engines.affine.native_text import functions_text, layout_of
-from rnnjax.testing.problems import fast_jit, param_shapes
+from rnnjax.testing.problems import fast_jit
 from tests.cells_table import some_params
 from tests.engines.cuda.cells import POINTWISE, Custom
 from tests.engines.cuda.test_emulated import compare

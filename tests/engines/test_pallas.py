@@ -34,8 +34,11 @@ def job_and_plan(cell, **options):
     return job, make_plan(cell, params, jnp.float32)
 
 
+LOWERED = [rnnjax.LSTM(128), rnnjax.GRU(256), rnnjax.cells.MIRNN(128)]
+
+
 @pytest.mark.quick
-@pytest.mark.parametrize("cell", [rnnjax.LSTM(128), rnnjax.GRU(256), rnnjax.Elman(128)], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("cell", LOWERED, ids=lambda c: type(c).__name__)
 def test_kernels_lower_for_a_tpu(cell):
     job, plan = job_and_plan(cell)
     assert PallasLoops().fits(plan, job) == ""

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import cast_like, matmul, split_gates, widen
+from rnnjax.cell import cast_like, matmul, param_shapes, split_gates, widen
 from rnnjax.engines.affine.loops import Cotangents, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.choice import Controls, Job
@@ -246,11 +246,12 @@ def _lowers(loops: PallasLoops, plan: Plan, job: Job) -> str:
 def example(plan: Plan, job: Job) -> Operands:
     """Operands of a job, as shapes and dtypes."""
     shape: Any = jax.ShapeDtypeStruct
-    params = jax.eval_shape(lambda: plan.cell.init(jax.random.key(0), job.input_size, job.param_dtype))
+    params = param_shapes(plan.cell, job.input_size, job.param_dtype)
     state = jax.eval_shape(lambda: plan.cell.initial_state(job.batch, job.dtype))
     masks = shape((job.steps, *job.batch), jnp.bool)
     xs = shape((job.steps, *job.batch, job.input_size), job.input_dtype)
-    return Operands(xs, params.w_ih, params.w_hh, params.b, plan.own(params), state, Controls(masks, masks, state))
+    b = shape(params.w_ih.shape[1:], params.w_ih.dtype)  # also where the cell has none
+    return Operands(xs, params.w_ih, params.w_hh, b, plan.own(params), state, Controls(masks, masks, state))
 
 
 def _slots(plan: Plan) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import AffineCell, matmul, split_gates, widen
+from rnnjax.cell import AffineCell, matmul, param_shapes, split_gates, widen
 from rnnjax.engines.affine.program import Program, Refusal, make_program
 from rnnjax.promotion import promoting
 
@@ -99,8 +99,7 @@ def _program(plan: Plan) -> Program | Refusal:
     z = jax.ShapeDtypeStruct((cell.hidden_size,), dtype)
     seen = tuple((z,) if s else (z, z) for s in plan.summed) or ((z,),) * cell.num_gates
     state = jax.eval_shape(lambda: widen(cell.initial_state(()), dtype))
-    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1))
-    return make_program(plan.update, plan.own(shapes), state, seen)
+    return make_program(plan.update, plan.own(param_shapes(cell, 1)), state, seen)
 
 
 def make_plan(cell: Any, params: Any, dtype: Any, *, reverse: bool = False, keep_gates: bool = True) -> Plan:

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import AffineCell, compute_dtype
+from rnnjax.cell import AffineCell, compute_dtype, param_shapes
 from rnnjax.engines.affine.loops import Loops, Operands
 from rnnjax.engines.affine.plan import Plan, make_plan
 from rnnjax.engines.affine.transforms import recur
@@ -71,8 +71,7 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
 def plan_of(cell: Any, input_size: int, param_dtype: Any, dtype: Any) -> Plan:
     """The plan of a job: see `Job` for the dtypes."""
     wide = jnp.dtype("float32")  # where leaves differ
-    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, param_dtype or wide))
-    return make_plan(cell, shapes, compute_dtype(dtype or wide))
+    return make_plan(cell, param_shapes(cell, input_size, param_dtype or wide), compute_dtype(dtype or wide))
 
 
 def _unroll(

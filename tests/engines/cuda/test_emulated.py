@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import rnnjax
+from rnnjax.cell import param_shapes
 from rnnjax.engines import Controls, engine
 from rnnjax.engines.affine import cuda, cuda_kernels, cuda_rules
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_rules import Card
 from rnnjax.engines.affine.cuda_trial import passes_trial
 from rnnjax.engines.affine.recurrence import affine_engine
-from rnnjax.testing.problems import param_shapes
 from tests.cells_table import some_params
 from tests.engines.cuda import emulator
 from tests.engines.cuda.cells import Custom
