@@ -38,6 +38,9 @@ def unroll(
 ) -> tuple[Any, jax.Array]:
     r"""Runs a cell or a network over a sequence: ``state[t+1], ys[t] = net.step(params, state[t], xs[t])``.
 
+    The states of all steps, an LSTM's ``c`` too: ``states, ys = rnnjax.analysis.trajectory(cell, params, state, xs)``;
+    gates and whatever else a cell names: `rnnjax.traced.observe`.
+
     Args:
         net: any cell, or a network of cells: `Stack`, `Bidirectional`, `LearnedState`, `Regularized` or your own, see
             `Network`. A network that needs the future has no ``step``, and runs all the same.

@@ -24,6 +24,7 @@ from rnnjax.cli.output import echo, echo_json, echo_table
 from rnnjax.files import first_line
 from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.printer import duration
+from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import (
@@ -179,13 +180,22 @@ def eval(
             "has an unknown symbol, else skipped; they are counted."
         ),
     ] = None,
+    dynamic: Annotated[
+        bool,
+        typer.Option("--dynamic", help="Also with parameters that follow the text they have read; much slower."),
+    ] = False,
+    dynamic_lr: Annotated[float, typer.Option(help="Of --dynamic: the step of a parameter a window.")] = Dynamic.lr,
+    dynamic_decay: Annotated[
+        float, typer.Option(help="Of --dynamic: the share of the way back to what was trained, a window.")
+    ] = Dynamic.decay,
     checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure how well a trained run predicts text: mean loss a symbol in nats, bits and perplexity.
 
-    Carried: the state goes through the whole text. Cold: every window starts from the initial state.
+    Carried: the state goes through the whole text. Cold: every window starts from the initial state. Dynamic: carried,
+    and after every 32 symbols the parameters take a step towards what they have read (Krause et al., 2018).
 
     [bold]rnnjax eval runs/book[/bold]                    validation and test text of the run
     [bold]rnnjax eval runs/book other.txt --json[/bold]   a text of your own
@@ -195,12 +205,16 @@ def eval(
         unknown = "skip" if opened.vocabulary.unknown is None else "replace"
     parts, missing = _read_foreign(opened, tuple(text), unknown) if text else _read_own(opened, unknown)
     window = opened.config.train.chunk_len if window is None else window
+    follow = Dynamic(dynamic_lr, dynamic_decay)
     results: list[dict[str, Any]] = []
     for name, (ids, starts) in parts.items():
         carried = evaluate(opened.model, opened.params, ids, streams=streams, warmup=warmup, starts=starts)
         cold = evaluate_windows(opened.model, opened.params, ids, window=window)
         results.append({"text": name, "state": "carried", **_numbers(carried)})
         results.append({"text": name, "state": f"cold, windows of {window}", **_numbers(cold)})
+        if dynamic:
+            found = evaluate_dynamic(opened.model, opened.params, ids, options=follow, starts=starts)
+            results.append({"text": name, "state": "dynamic", **_numbers(found)})
     if as_json:
         step = opened.meta.get("step")
         echo_json({"run": str(run), "step": step, "unknown_symbols": missing, "results": results})
