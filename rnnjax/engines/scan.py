@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rnnjax.engines.choice import Controls, Job
 
-__all__ = ["checkpointed", "in_segments", "no_named_remat", "segment_length", "select", "unroll_scan"]
+__all__ = ["checkpointed", "in_segments", "no_named_remat", "select", "unroll_scan"]
 
 
 def select(mask: jax.Array, new: Any, old: Any) -> Any:
@@ -60,10 +60,7 @@ def unroll_scan(
         return jax.lax.scan(step, state, inputs, reverse=reverse)
 
     inputs = (xs, controls.valid, controls.restarts, controls.noise)
-    segment = segment_length(remat, xs.shape[0])
-    if segment is None:
-        return run(state, inputs, reverse)
-    return checkpointed(run, state, inputs, segment, reverse)
+    return checkpointed(run, state, inputs, remat, reverse)
 
 
 def no_named_remat(job: Job) -> str:
@@ -71,17 +68,14 @@ def no_named_remat(job: Job) -> str:
     return f"needs remat to be None, True or an int, got {job.remat!r}" if isinstance(job.remat, str) else ""
 
 
-def segment_length(remat: bool | int | None, length: int) -> int | None:
-    """The distance of the states kept over ``length`` steps; None if there is nothing to compute again."""
-    if not remat or length < 2:
-        return None
-    return math.isqrt(length - 1) + 1 if remat is True else min(remat, length)
-
-
 def checkpointed(
-    run: Callable[..., tuple[Any, jax.Array]], state: Any, inputs: Any, segment: int, reverse: bool
+    run: Callable[..., tuple[Any, jax.Array]], state: Any, inputs: Any, remat: bool | int | str | None, reverse: bool
 ) -> tuple[Any, jax.Array]:
-    """``run(state, inputs, reverse)`` by segments, each of which keeps only the state it starts from."""
+    """``run(state, inputs, reverse)``, with ``remat`` by segments that keep only the state they start from."""
+    length = inputs[0].shape[0]
+    if not remat or isinstance(remat, str) or length < 2:  # a name is the engine's own affair
+        return run(state, inputs, reverse)
+    segment = math.isqrt(length - 1) + 1 if remat is True else min(remat, length)
     run = jax.checkpoint(functools.partial(run, reverse=reverse), prevent_cse=False)
     return in_segments(run, state, inputs, segment, reverse)
 

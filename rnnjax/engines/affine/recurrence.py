@@ -38,7 +38,7 @@ from rnnjax.engines.affine.loops import Loops, Operands
 from rnnjax.engines.affine.plan import Plan, make_plan
 from rnnjax.engines.affine.transforms import recur
 from rnnjax.engines.choice import Controls, Engine, Job, is_floating
-from rnnjax.engines.scan import checkpointed, segment_length
+from rnnjax.engines.scan import checkpointed
 
 __all__ = ["affine_engine"]
 
@@ -97,8 +97,4 @@ def _unroll(
         operands = Operands(xs, *weights, own, state, Controls(valid, resets, fresh))
         return recur(loops, whole.directed(reverse), operands)
 
-    inputs = (xs, controls.valid, controls.resets)
-    segment = None if isinstance(remat, str) else segment_length(remat, xs.shape[0])
-    if segment is None:
-        return run(state, inputs, reverse)
-    return checkpointed(run, state, inputs, segment, reverse)
+    return checkpointed(run, state, (xs, controls.valid, controls.resets), remat, reverse)

@@ -35,7 +35,7 @@ from rnnjax.cell import LinearCell, cast_like, compute_dtype, pack_state, unpack
 from rnnjax.engines.choice import Controls, Engine, Job, is_floating
 from rnnjax.engines.linear.scans import Associative, Recurrence, first
 from rnnjax.engines.operation import Axes, Flat, Operation, apply, wanted
-from rnnjax.engines.scan import checkpointed, no_named_remat, segment_length, select
+from rnnjax.engines.scan import checkpointed, no_named_remat, select
 from rnnjax.promotion import promoting
 
 __all__ = ["all_states", "linear_engine", "linear_pass"]
@@ -81,11 +81,7 @@ def _unroll(
         last = 0 if reverse else -1
         return (cast_like(jax.tree.map(lambda s: s[last], states), state) if xs.shape[0] else state), ys
 
-    inputs = (xs, controls.valid, controls.resets)
-    segment = segment_length(remat, xs.shape[0])
-    if segment is None:
-        return run(state, inputs, reverse)
-    return checkpointed(run, state, inputs, segment, reverse)
+    return checkpointed(run, state, (xs, controls.valid, controls.resets), remat, reverse)
 
 
 def linear_pass(
