@@ -102,6 +102,8 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
     described = metadata.get("cell", "an unknown cell")
     if "DeepStack(" in described:
         arrays, metadata = _unpacked(arrays, metadata)
+    if re.search(r"\b(LayerNormLSTM|LayerNormGRU|MILSTM|MIRNN)\(", described):
+        arrays = _renamed(arrays)
     if cell is None:
         if described.count("hidden_size=") > len(arrays):
             raise CheckpointError(f"{where} describes more cells than it holds arrays; it is no file of rnnjax.save.")
@@ -244,6 +246,17 @@ def _unpacked(
     except (SyntaxError, KeyError, ValueError, RecursionError):
         text = metadata["cell"]  # `_described_cell` says that it cannot be read
     return found, {**metadata, "cell": text}
+
+
+def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What older files call ``b`` in a cell that adds it elsewhere than to ``x @ w_ih`` is its ``bias``."""
+
+    def name(old: str) -> str:
+        match = re.fullmatch(r"(|.*\.)b", old)
+        apart = match and {f"{match[1]}gain_x", f"{match[1]}beta_x"} & arrays.keys()
+        return f"{old}ias" if apart else old
+
+    return {name(old): array for old, array in arrays.items()}
 
 
 def _rebuilds(cell: Any) -> bool:

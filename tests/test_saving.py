@@ -335,6 +335,18 @@ def test_a_file_is_replaced_in_one_move(tmp_path, monkeypatch):
     assert path.read_bytes() == b"new"
 
 
+def test_older_files_of_cells_that_add_their_bias_elsewhere(tmp_path):
+    """It was called as that of any other cell."""
+    cell = Stack((GRU(3), rnnjax.cells.MILSTM(2), rnnjax.cells.LayerNormGRU(2)))
+    params = random_params(cell, 3)
+    arrays = {name.replace("bias", "b"): array for name, array in named_arrays(params).items()}
+    assert sum(name.endswith(".b") for name in arrays) == 3
+    metadata = {"rnnjax.format": "1", "cell": repr(cell), "rebuild": "yes", "input_size": "3"}
+    write_atomic(tmp_path / "old.safetensors", arrays_file.encode(arrays, metadata))
+    with pytest.warns(FileWarning):
+        assert_same(rnnjax.load(tmp_path / "old.safetensors")[1], params)
+
+
 def test_a_file_of_an_older_deep_stack_is_a_stack(tmp_path):
     """Files that were written when equal layers lay on top of each other; here one of them within another network."""
     rng = np.random.default_rng(0)
