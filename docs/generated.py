@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 from pathlib import Path
+from typing import Any
+
+import jax
+from drawing import drawing
 
 import rnnjax
 
@@ -67,9 +72,102 @@ def reference() -> None:
     write(MADE / "reference" / "index.md", "\n".join(lines))
 
 
+SPECIAL = {"conv_lstm": {"spatial_shape": (8, 8)}}
+FAMILIES = (
+    ("Affine", "two affine maps and a pointwise update: every engine of loops", rnnjax.AffineCell),
+    ("Linear", "linear in the state, so that time can be parallel", rnnjax.LinearCell),
+    ("Plain", "any other step", rnnjax.Cell),
+)
+
+
+def parameters(cell: Any, input_size: int) -> str:
+    """A table of the parameters and their shapes."""
+    params = jax.eval_shape(lambda key: cell.init(key, input_size), jax.random.key(0))
+    lines, total = ["| parameter | shape | numbers |", "|---|---|---|"], 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        lines.append(f"| `{jax.tree_util.keystr(path).lstrip('.')}` | `{list(leaf.shape)}` | {leaf.size:,} |")
+        total += leaf.size
+    return "\n".join([*lines, f"| all | | {total:,} |"])
+
+
+def conversions(cell: Any) -> str:
+    """Where the cell's weights can go, by trying."""
+    from rnnjax import interop
+
+    params = cell.init(jax.random.key(0), 3)
+    tries = {
+        "PyTorch": lambda: interop.to_torch(cell, params, as_numpy=True),
+        "Keras": lambda: interop.to_keras(cell, params),
+        "flax": lambda: interop.to_flax(cell, params),
+        "cuDNN": lambda: interop.to_cudnn(cell, params),
+    }
+    names = []
+    for name, convert in tries.items():
+        try:
+            convert()
+        except (ValueError, TypeError):
+            continue
+        names.append(name)
+    files = "[Files of rnnjax](../../interop.md) hold any cell."
+    return f"Weights go to and come from {', '.join(names)}. {files}" if names else f"No other framework has it. {files}"
+
+
+def equations(cell: Any) -> tuple[str, str]:
+    """The equations of a docstring as they stand there, and the sentences before its arguments without them."""
+    words, formulas = [], []
+    for line in (inspect.getdoc(type(cell)) or "").split("\nArgs:")[0].split("\n>>>")[0].splitlines():
+        (formulas if line.startswith("    ") else words).append(line[4:] if line.startswith("    ") else line)
+    return "\n".join(formulas), "\n".join(words).replace("``", "`")
+
+
+def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
+    options = SPECIAL.get(name, {})
+    cell, small = make_cell(64, **options), make_cell(4, **options)
+    kind = type(cell).__name__
+    formulas, words = equations(cell)
+    summary, _, rest = words.partition("\n\n")
+    picture = drawing(small)
+    shown = f"rnnjax.{kind}" if kind in rnnjax.__all__ else f"rnnjax.cells.{kind}"
+    text = f"# {kind}\n\n{summary}\n\n"
+    if picture:
+        text += f"```{{raw}} html\n{picture}\n```\n\n"
+        text += "What every value of a step is computed from; a prime marks the new state, and σ or tanh what made a value.\n\n"
+    text += f"## Equations\n\n```text\n{formulas.strip(chr(10))}\n```\n\n{rest.strip()}\n\n" if formulas.strip() else f"{rest}\n\n"
+    text += f"## Parameters\n\nWith 32 inputs and 64 units:\n\n{parameters(cell, 32)}\n\n"
+    engines = ", ".join(f'`"{one}"`' for one in rnnjax.implementations(small))
+    text += f"## Engines\n\n{engines} where this page was built; see [Engines](../../engines.md).\n\n"
+    text += f"## Other frameworks\n\n{conversions(small)}\n\n"
+    room = "rnnjax" if kind in rnnjax.__all__ else "rnnjax.cells"
+    text += f"## Use\n\n```text\n{shown}{inspect.signature(type(cell))}\nrnnjax train --cell {name}\n```\n\n"
+    text += f"The arguments are in the [reference](../reference/{room}.md).\n"
+    return text, summary
+
+
+def cell_pages() -> None:
+    """One page a cell, and a table of all."""
+    groups: dict[str, list[str]] = {family: [] for family, *_ in FAMILIES}
+    for name, make_cell in rnnjax.cells.CELLS.items():
+        text, summary = cell_page(name, make_cell)
+        write(MADE / "cells" / f"{name}.md", text)
+        cell = make_cell(4, **SPECIAL.get(name, {}))
+        family = next(family for family, _, kind in FAMILIES if isinstance(cell, kind))
+        groups[family].append(f"| [{type(cell).__name__}]({name}.md) | `{name}` | {' '.join(summary.split())} |")
+    lines = ["# Cells", "", "Drawings and tables are made of the code.", ""]
+    for family, words, _ in FAMILIES:
+        lines += [f"## {family}", "", f"{words[0].upper()}{words[1:]}.", "", "| cell | name | |", "|---|---|---|", *groups[family], ""]
+    lines += ["```{toctree}", ":hidden:", "", *rnnjax.cells.CELLS, "```", ""]
+    write(MADE / "cells" / "index.md", "\n".join(lines))
+
+
 def make(app) -> None:
-    reference()
-    write(MADE / "cells" / "index.md", "# Cells\n")
+    """All of them, unless they are of the code as it is now."""
+    sources = sorted((*HERE.glob("*.py"), *(HERE.parent / "rnnjax").rglob("*.py")))
+    stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    kept = MADE / "stamp"
+    if not kept.exists() or kept.read_text() != stamp:
+        reference()
+        cell_pages()
+        kept.write_text(stamp)
 
 
 def setup(app):

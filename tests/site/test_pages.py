@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.pages import ROOT
+from tests.pages import ROOT, run_fresh
 
 DOCS = ROOT / "docs"
 COURSE = sorted((DOCS / "course").glob("[0-9]*.md"))
@@ -64,3 +64,16 @@ def test_no_page_asks_a_network_for_anything():
         if path.suffix in (".js", ".css", ".html"):
             text = path.read_text(encoding="utf-8").replace("http://www.w3.org/", "")
             assert not re.search(r"https?://|fetch\(|XMLHttpRequest|import\(", text), path.name
+
+
+@pytest.mark.long
+def test_recipes_run():
+    """Every row of a training has a kind, and the evaluation is among them."""
+    out = run_fresh("docs/how-to.md", after="assert outcome.metrics['right'] > 0.5 and y.shape == (4, 16)")
+    assert "eval ['right'" in out
+
+
+@pytest.mark.long
+def test_the_same_layer_in_other_frameworks():
+    pytest.importorskip("torch")
+    run_fresh("docs/coming-from.md")
