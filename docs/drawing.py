@@ -15,9 +15,25 @@ from jax.extend.core import Literal
 
 __all__ = ["drawing"]
 
-_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "checkpoint", "remat2")
-_COLOURS = {"logistic": "#d55e00", "tanh": "#cc79a7", "exp": "#8a6d00", "state": "#0072b2", "x": "#5a5f69", "": "#009e73"}
-_SIGNS = {"logistic": "σ", "tanh": "tanh", "exp": "exp", "max": "relu"}
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "checkpoint",
+    "remat2",
+)
+_COLOURS = {
+    "logistic": "#d55e00",
+    "tanh": "#cc79a7",
+    "exp": "#8a6d00",
+    "state": "#0072b2",
+    "x": "#5a5f69",
+    "": "#009e73",
+}
+_SIGNS = {"logistic": "\N{GREEK SMALL LETTER SIGMA}", "tanh": "tanh", "exp": "exp", "max": "relu"}
 
 
 def _trace(cell: Any, input_size: int) -> tuple[list[tuple[str, str, set[str], bool]], list[str]]:
@@ -49,7 +65,11 @@ def _trace(cell: Any, input_size: int) -> tuple[list[tuple[str, str, set[str], b
             if kind == "name":
                 continue
             if kind in _CALLS:
-                inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
+                inner = (
+                    equation.params.get("jaxpr")
+                    or equation.params.get("call_jaxpr")
+                    or equation.params.get("fun_jaxpr")
+                )
                 inner = getattr(inner, "jaxpr", inner)
             if inner is not None:
                 for v, outer in zip(inner.invars, equation.invars):
@@ -99,7 +119,8 @@ def drawing(cell: Any, input_size: int = 3) -> str:
         for k, name in enumerate(names):
             place[name] = (55 + 110 * c, height * (k + 1) / (len(names) + 1))
     parts = [
-        f'<svg class="drawing" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg class="drawing" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" '
+        'xmlns="http://www.w3.org/2000/svg" '
         f'aria-label="What each value of a step of {type(cell).__name__} is computed from" '
         'font-family="system-ui, sans-serif">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -121,10 +142,14 @@ def drawing(cell: Any, input_size: int = 3) -> str:
         by = "x" if name == "x" else "state" if name in fields or name.endswith("'") else kinds.get(name, "")
         colour = _COLOURS.get(by, _COLOURS[""])
         parts.append(
-            f'<rect x="{x - 26}" y="{y - 16:.0f}" width="52" height="32" rx="8" fill="#fff" stroke="{colour}" stroke-width="2"/>'
-            f'<text x="{x}" y="{y + 5:.0f}" text-anchor="middle" font-size="14" fill="#1b1d21">{html.escape(name)}</text>'
+            f'<rect x="{x - 26}" y="{y - 16:.0f}" width="52" height="32" rx="8" fill="#fff" '
+            f'stroke="{colour}" stroke-width="2"/>'
+            f'<text x="{x}" y="{y + 5:.0f}" text-anchor="middle" font-size="14" '
+            f'fill="#1b1d21">{html.escape(name)}</text>'
         )
         sign = _SIGNS.get(kinds.get(name, ""), "")
         if sign:
-            parts.append(f'<text x="{x}" y="{y - 20:.0f}" text-anchor="middle" font-size="10" fill="{colour}">{sign}</text>')
+            parts.append(
+                f'<text x="{x}" y="{y - 20:.0f}" text-anchor="middle" font-size="10" fill="{colour}">{sign}</text>'
+            )
     return "".join(parts) + "</svg>"

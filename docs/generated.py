@@ -109,7 +109,9 @@ def conversions(cell: Any) -> str:
             continue
         names.append(name)
     files = "[Files of rnnjax](../../interop.md) hold any cell."
-    return f"Weights go to and come from {', '.join(names)}. {files}" if names else f"No other framework has it. {files}"
+    return (
+        f"Weights go to and come from {', '.join(names)}. {files}" if names else f"No other framework has it. {files}"
+    )
 
 
 def equations(cell: Any) -> tuple[str, str]:
@@ -131,8 +133,13 @@ def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
     text = f"# {kind}\n\n{summary}\n\n"
     if picture:
         text += f"```{{raw}} html\n{picture}\n```\n\n"
-        text += "What every value of a step is computed from; a prime marks the new state, and σ or tanh what made a value.\n\n"
-    text += f"## Equations\n\n```text\n{formulas.strip(chr(10))}\n```\n\n{rest.strip()}\n\n" if formulas.strip() else f"{rest}\n\n"
+        text += "What every value of a step is computed from; a prime marks the new state, and a sigmoid (orange)\n"
+        text += "or tanh (pink) says what made a value.\n\n"
+    text += (
+        f"## Equations\n\n```text\n{formulas.strip(chr(10))}\n```\n\n{rest.strip()}\n\n"
+        if formulas.strip()
+        else f"{rest}\n\n"
+    )
     text += f"## Parameters\n\nWith 32 inputs and 64 units:\n\n{parameters(cell, 32)}\n\n"
     engines = ", ".join(f'`"{one}"`' for one in rnnjax.implementations(small))
     text += f"## Engines\n\n{engines} where this page was built; see [Engines](../../engines.md).\n\n"
@@ -154,7 +161,16 @@ def cell_pages() -> None:
         groups[family].append(f"| [{type(cell).__name__}]({name}.md) | `{name}` | {' '.join(summary.split())} |")
     lines = ["# Cells", "", "Drawings and tables are made of the code.", ""]
     for family, words, _ in FAMILIES:
-        lines += [f"## {family}", "", f"{words[0].upper()}{words[1:]}.", "", "| cell | name | |", "|---|---|---|", *groups[family], ""]
+        lines += [
+            f"## {family}",
+            "",
+            f"{words[0].upper()}{words[1:]}.",
+            "",
+            "| cell | name | |",
+            "|---|---|---|",
+            *groups[family],
+            "",
+        ]
     lines += ["```{toctree}", ":hidden:", "", *rnnjax.cells.CELLS, "```", ""]
     write(MADE / "cells" / "index.md", "\n".join(lines))
 
