@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,6 +242,8 @@ def _hints(function: Any) -> dict[str, Any]:
 
 def _check_of(name: str, annotation: Any) -> Callable[[str, str, Any], Any] | None:
     """The check of one argument; None where any value will do."""
+    if annotation == str | os.PathLike[str]:
+        return lambda where, name, value: _instance(where, name, value, (str, os.PathLike), "a path")
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         members = [m for m in typing.get_args(annotation) if m is not type(None)]
         optional = len(members) < len(typing.get_args(annotation))

@@ -22,6 +22,7 @@ from rnnjax.arrays import ArraysFile, seal, write_arrays
 from rnnjax.cell import describe, input_size_of, shapes_of
 from rnnjax.cells.registry import cell_from_repr
 from rnnjax.files import CheckpointError, FileWarning, open_regular
+from rnnjax.kinds import public
 
 __all__ = [
     "CheckpointError",
@@ -35,6 +36,7 @@ _FORMAT = "2"  # of the metadata, with digests
 _UNSEALED = "1"  # without digests
 
 
+@public(but=("cell",))
 def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     """Writes a cell and its parameters to a safetensors file, in one move: what stood there stays whole until then.
 
@@ -75,6 +77,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     write_arrays(pathlib.Path(path), arrays, seal(arrays, metadata))
 
 
+@public(but=("cell",))
 def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
     """The cell and the parameters that `save` wrote; nothing in the file is executed.
 

@@ -63,7 +63,7 @@ def convert(
         bool | None, typer.Option("--reset-after/--reset-before", help="Of a GRU in a .weights.h5 file without bias.")
     ] = None,
     merge: Annotated[
-        str | None, typer.Option(help="concat or sum, of Bidirectional layers in a .weights.h5 file.")
+        str | None, typer.Option(help="concat, sum, mean or product, of Bidirectional layers in a .weights.h5 file.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,7 @@ def _parts(where: str, net: Network, tree: Any) -> tuple[tuple[str, Any, Any], .
         raise ValueError(f"{where}: {error}") from error
 
 
-def join_layers(layers: Sequence[Layer], merge: Literal["concat", "sum"] = "concat") -> tuple[Any, Any]:
+def join_layers(layers: Sequence[Layer], merge: Any = "concat") -> tuple[Any, Any]:
     """The opposite of `layers_of`: the cell or network, and its parameters.
 
     One direction gives the cell itself for one layer and else a `Stack`, two directions a `Bidirectional`.

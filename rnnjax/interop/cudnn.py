@@ -20,11 +20,13 @@ from rnnjax.cell import check_size
 from rnnjax.cells.lstm import LSTM
 from rnnjax.engines.cudnn import pack, unpack
 from rnnjax.interop._common import as_array, check_shape, join_layers, layers_of, refuse
+from rnnjax.kinds import public
 from rnnjax.networks import Bidirectional
 
 __all__ = ["from_cudnn", "to_cudnn"]
 
 
+@public
 def from_cudnn(
     flat: Any, input_size: int, hidden_size: int, *, num_layers: int = 1, bidirectional: bool = False
 ) -> tuple[Any, Any]:
@@ -67,6 +69,7 @@ def from_cudnn(
     return join_layers([tuple(parts[k : k + directions]) for k in range(0, len(parts), directions)])
 
 
+@public
 def to_cudnn(cell: Any, params: Any) -> jax.Array:
     """The flat vector of an LSTM, or of a network of equally wide ones.
 

@@ -13,6 +13,7 @@ from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import short
 from rnnjax.interop._common import refuse, require
 from rnnjax.interop._hosts import check_host_cell, make_params
+from rnnjax.kinds import public
 
 __all__ = ["equinox_cell", "equinox_layer", "from_equinox", "to_equinox"]
 
@@ -44,6 +45,7 @@ def from_equinox(module: Any) -> tuple[Any, Any]:
     return GRU(size), GRUParams(w_ih, w_hh, b, b_hn)
 
 
+@public
 def to_equinox(cell: Any, params: Any) -> Any:
     """A cell of rnnjax as the cell of Equinox with the same outputs, states and gradients; see `from_equinox`.
 

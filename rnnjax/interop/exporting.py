@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from rnnjax.cell import input_size_of
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import require
+from rnnjax.kinds import public
 from rnnjax.network import input_shape, start_state
 from rnnjax.saving import named_arrays
 from rnnjax.unroll import unroll
@@ -32,6 +33,7 @@ __all__ = ["SUFFIX", "export_cell", "export_functions"]
 SUFFIX = ".jaxexport"
 
 
+@public
 def export_cell(
     folder: str | os.PathLike[str],
     cell: Any,

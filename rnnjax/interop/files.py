@@ -12,12 +12,14 @@ from rnnjax.files import write_atomic
 from rnnjax.interop._common import layers_of, require
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import from_torch, to_torch
+from rnnjax.kinds import public
 from rnnjax.networks import Bidirectional
 from rnnjax.networks.bidirectional import BidirectionalParams, Directions
 
 __all__ = ["load_torch", "save_keras", "save_torch"]
 
 
+@public
 def load_torch(
     path: str | os.PathLike[str],
     *,
@@ -52,6 +54,7 @@ def load_torch(
     return from_torch(arrays, kind=kind, nonlinearity=nonlinearity, prefix=prefix)
 
 
+@public
 def save_torch(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     """Writes the ``state_dict`` that `to_torch` makes to a safetensors file, in one move.
 
@@ -70,6 +73,7 @@ def save_torch(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     write_arrays(pathlib.Path(path), arrays, {"format": "pt"})
 
 
+@public
 def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     """Writes a Keras model of these layers to a ``.keras`` file, or its weights to a ``.weights.h5`` file, in one move.
 

@@ -17,6 +17,7 @@ from rnnjax.cells.mgu import MGUParams
 from rnnjax.interop._common import check_shape, refuse, reorder_gates, require
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual, image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
+from rnnjax.kinds import public
 
 __all__ = ["from_flax", "linen_cell", "linen_layer", "to_flax"]
 
@@ -97,6 +98,7 @@ def from_flax(
     return LSTM(size), LSTMParams(w_ih, w_hh, b)
 
 
+@public
 def to_flax(cell: Any, params: Any, *, optimized: bool = True) -> tuple[Any, dict[str, Any]]:
     """A cell of rnnjax as the cell of flax.linen with the same outputs, states and gradients; see `from_flax`.
 

@@ -16,6 +16,7 @@ from rnnjax.checks import short
 from rnnjax.interop._common import refuse, require
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual
 from rnnjax.interop._hosts import check_host_cell, make_params
+from rnnjax.kinds import public
 
 __all__ = ["from_nnx", "nnx_cell", "nnx_layer", "to_nnx"]
 
@@ -75,6 +76,7 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
     return LSTM(size), LSTMParams(w_ih, w_hh, b)
 
 
+@public
 def to_nnx(cell: Any, params: Any, *, optimized: bool = True) -> Any:
     """A cell of rnnjax as the cell of flax.nnx with the same outputs, states and gradients; see `from_nnx`.
 

@@ -17,6 +17,7 @@ from rnnjax.cells.lstm import LSTMParams
 from rnnjax.interop._common import check_shape, refuse, reorder_gates, require
 from rnnjax.interop._flax import image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
+from rnnjax.kinds import public
 
 __all__ = ["from_haiku", "haiku_core", "haiku_layer", "to_haiku"]
 
@@ -95,6 +96,7 @@ def from_haiku(
     return cell, ConvLSTMParams(w_ih, w_hh, shift_forget(reorder_gates(b, _SWAP_FG), 1.0))
 
 
+@public
 def to_haiku(cell: Any, params: Any, *, name: str | None = None) -> tuple[Callable[[], Any], dict[str, Any]]:
     """A cell of rnnjax as the core of Haiku with the same outputs, states and gradients; see `from_haiku`.
 

@@ -39,21 +39,24 @@ from rnnjax.interop._common import (
     require,
 )
 from rnnjax.interop._keras_files import GATES, Direction, Found, read_model, read_weights, settings
+from rnnjax.kinds import public
 from rnnjax.networks import Bidirectional
 
 __all__ = ["from_keras", "to_keras", "to_keras_layer"]
 
 _KINDS: dict[type, str] = {Elman: "SimpleRNN", LSTM: "LSTM", GRU: "GRU", GRUResetBefore: "GRU"}
+_MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}  # of Keras, and what they are here
 _SWAP = (1, 0, 2)  # r, z, n to z, r, h, and back
 
 
+@public
 def from_keras(
     source: Any,
     *,
     name: str | Sequence[str] | None = None,
     activation: Literal["tanh", "relu"] | None = None,
     reset_after: bool | None = None,
-    merge: Literal["concat", "sum"] | None = None,
+    merge: Literal["concat", "sum", "mean", "product"] | None = None,
 ) -> tuple[Any, Any]:
     """A cell or network with the weights of recurrent layers of Keras.
 
@@ -65,7 +68,7 @@ def from_keras(
         activation: of a ``SimpleRNN`` in a ``.weights.h5`` file, which holds no configuration. Other layers in such a
             file are taken to have tanh and sigmoid, as Keras makes them unless it is told otherwise.
         reset_after: of a GRU without bias in such a file; a bias tells it by its shape.
-        merge: of a `Bidirectional` in such a file, its ``merge_mode``.
+        merge: of a `Bidirectional` in such a file, its ``merge_mode`` as `rnnjax.Bidirectional` calls it.
 
     Returns:
         ``(cell, params)``: `Elman`, `LSTM`, `GRU` or `GRUResetBefore`; for several names a `Stack` of them; from
@@ -98,17 +101,22 @@ def from_keras(
         )
     for mode in merges:
         if mode is None and bare:
-            raise ValueError(
-                f"{where}: the file does not tell the merge_mode of {chosen[0].name!r}; give merge='concat' or 'sum'."
-            )
-        if mode not in ("concat", "sum"):
-            refuse(where, f"the merge_mode {mode!r} of {chosen[0].name!r}", "here it is 'concat' or 'sum'")
+            known = "'concat', 'sum', 'mean' or 'product'"
+            name = chosen[0].name
+            raise ValueError(f"{where}: the file does not tell the merge_mode of {name!r}; give merge={known}.")
+        if mode not in _MERGES.values() if bare else mode not in _MERGES:
+            refuse(where, f"the merge_mode {mode!r} of {chosen[0].name!r}", "here the directions are merged into one")
     layers = []
     for layer in chosen:
         pair = zip(layer.directions, (False, True), strict=False)
         layers.append(tuple(_convert(where, layer.name, d, backward, told) for d, backward in pair))
     merged: Any = next(iter(merges), "concat")
-    return join_layers(layers, merged)
+    return join_layers(layers, merged if bare else _MERGES[merged])
+
+
+def _mode(merge: str) -> str:
+    """What Keras calls a merge of ours."""
+    return next(mode for mode, ours in _MERGES.items() if ours == merge)
 
 
 def _choose(where: str, found: list[Found], name: str | Sequence[str] | None) -> list[Found]:
@@ -220,6 +228,7 @@ def _check_config(where: str, name: str, kind: str, layer: Direction, backward: 
     return activation
 
 
+@public
 def to_keras(cell: Any, params: Any, *, use_bias: bool = True) -> list[jax.Array]:
     """The weights for ``set_weights`` of the Keras layer that computes what ``cell`` does.
 
@@ -265,6 +274,7 @@ def _weights(cell: Any, p: Any, use_bias: bool) -> list[jax.Array]:
     return arrays
 
 
+@public
 def to_keras_layer(cell: Any, params: Any, *, use_bias: bool = True, **options: Any) -> Any:
     """A built Keras layer that computes what ``cell`` does; see `to_keras`.
 
@@ -297,7 +307,7 @@ def to_keras_layer(cell: Any, params: Any, *, use_bias: bool = True, **options: 
     layer = made[0]
     if isinstance(cell, Bidirectional):
         outer = {key: options[key] for key in ("name",) if key in options}
-        layer = keras.layers.Bidirectional(made[0], cell.merge, backward_layer=made[1], **outer)
+        layer = keras.layers.Bidirectional(made[0], _mode(cell.merge), backward_layer=made[1], **outer)
     layer.build((None, None, layers[0][0][1].w_ih.shape[0]))
     layer.set_weights([np.asarray(w) for w in weights])
     return layer

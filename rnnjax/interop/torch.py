@@ -25,7 +25,7 @@ from rnnjax.cells.elman import Elman, ElmanParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.lstm import LSTM, LSTMParams
 from rnnjax.cells.projected_lstm import ProjectedLSTM, ProjectedLSTMParams
-from rnnjax.checks import check_choice, short
+from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
     check_shape,
@@ -36,6 +36,7 @@ from rnnjax.interop._common import (
     refuse,
     require,
 )
+from rnnjax.kinds import public
 from rnnjax.networks import Bidirectional
 
 __all__ = ["from_torch", "from_torch_state", "to_torch", "to_torch_module", "to_torch_state"]
@@ -58,6 +59,7 @@ class _Weights(NamedTuple):
 _FIELDS = _Weights("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
+@public
 def from_torch(
     source: Any,
     *,
@@ -98,10 +100,6 @@ def from_torch(
             raise ValueError(f"{where}: kind, nonlinearity and prefix are for a state_dict; a module says them itself.")
         kind, nonlinearity = _describe_module(where, source)
         source, prefix = source.state_dict(), ""
-    if kind is not None:
-        check_choice(where, "kind", kind, tuple(_GATES))
-    if nonlinearity is not None:
-        check_choice(where, "nonlinearity", nonlinearity, ("tanh", "relu"))
     named, suffixes = _gather(where, source, prefix)
     layers: list[Any] = []
     for depth, directions in enumerate(suffixes):
@@ -224,6 +222,7 @@ def _convert(
     return cell, ProjectedLSTMParams(*map(jnp.array, (w_ih.T, w_hh.T, b, w_hr.T)))
 
 
+@public
 def to_torch(
     cell: Any, params: Any, *, bias: bool = True, as_cell: bool = False, as_numpy: bool = False
 ) -> dict[str, Any]:
@@ -266,6 +265,7 @@ def to_torch(
     return named if as_numpy else {name: _tensor(where, array) for name, array in named.items()}
 
 
+@public
 def to_torch_module(cell: Any, params: Any, *, bias: bool = True, as_cell: bool = False, **options: Any) -> Any:
     """A torch module that computes what ``cell`` does, time-major unless the options say ``batch_first=True``.
 
@@ -339,6 +339,7 @@ def _tensor(where: str, array: np.ndarray) -> Any:
     return torch.tensor(array)
 
 
+@public
 def from_torch_state(cell: Any, state: Any) -> Any:
     """Our state from torch's ``h`` or ``(h, c)``, each ``[num_layers * num_directions, *batch, H]``.
 
@@ -371,6 +372,7 @@ def from_torch_state(cell: Any, state: Any) -> Any:
     return join_states(cell, states)
 
 
+@public
 def to_torch_state(cell: Any, state: Any, *, as_numpy: bool = False) -> Any:
     """The opposite of `from_torch_state`: ``h``, or ``(h, c)`` for the LSTMs.
 

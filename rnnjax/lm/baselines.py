@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnjax.kinds import public
 from rnnjax.text.corpus import Corpus
 from rnnjax.text.vocabulary import Vocabulary
 
@@ -40,6 +41,7 @@ class Baselines(NamedTuple):
     train_symbols: int
 
 
+@public
 def compute_baselines(corpus: Corpus, *, order: int = 5, max_symbols: int = MAX_SYMBOLS) -> Baselines:
     """All of them; `xz` takes seconds per megabyte, so call the others alone for a first answer at once."""
     vocab_size = len(corpus.vocabulary)
@@ -52,6 +54,7 @@ def compute_baselines(corpus: Corpus, *, order: int = 5, max_symbols: int = MAX_
     )
 
 
+@public
 def unigram(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> float:
     r"""Cross-entropy of the symbol frequencies, each counted once more than it occurs.
 
@@ -76,6 +79,7 @@ def unigram(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> float:
     return float(-(_counts(valid, vocab_size) @ log_p) / len(valid))
 
 
+@public
 def witten_bell(
     train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int = 5, *, max_symbols: int = MAX_SYMBOLS
 ) -> float:
@@ -83,6 +87,7 @@ def witten_bell(
     return float(-witten_bell_log_probs(train[-max_symbols:], valid, vocab_size, order).mean())
 
 
+@public
 def witten_bell_log_probs(train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int = 5) -> np.ndarray:
     r"""Log-probabilities under an interpolated Witten-Bell n-gram model.
 
@@ -145,6 +150,7 @@ def witten_bell_log_probs(train: np.ndarray, valid: np.ndarray, vocab_size: int,
     return np.log(probs)
 
 
+@public
 def xz(train: np.ndarray, valid: np.ndarray, vocabulary: Vocabulary) -> float:
     r"""What `xz -9e` needs for the validation text once it has seen the training text, in nats per symbol.
 

@@ -43,7 +43,7 @@ class Bidirectional:
 
         forward_l[t]  = y of cells_l.forward  at y_{l-1}[t], from the state after step t - 1
         backward_l[t] = y of cells_l.backward at y_{l-1}[t], from the state after step t + 1
-        y_l[t] = concat(forward_l[t], backward_l[t]),  or their sum;   y_0 = x,   y = y_L
+        y_l[t] = concat(forward_l[t], backward_l[t]),  or their sum, mean or product;   y_0 = x,   y = y_L
 
     It needs the future, so it is no cell and cannot step; `rnnjax.unroll` runs it. With `concat` and one kind of cell
     it is what ``torch.nn.LSTM(bidirectional=True)`` computes.
@@ -60,7 +60,7 @@ class Bidirectional:
     Args:
         layers: for each layer a cell for both directions, or a pair of cells ``(forward, backward)``. The directions
             never share parameters.
-        merge: ``"concat"`` or ``"sum"``; the latter needs both directions to be equally wide.
+        merge: ``"concat"``, or ``"sum"``, ``"mean"`` or ``"product"``, which need both directions to be equally wide.
         dropout: the share of each layer's outputs that the next layer does not see, new for every step.
 
     Raises:
@@ -78,7 +78,7 @@ class Bidirectional:
 
     layers: tuple[Any, ...]  # pairs of cells, once it is made
     _: dataclasses.KW_ONLY
-    merge: Literal["concat", "sum"] = "concat"
+    merge: Literal["concat", "sum", "mean", "product"] = "concat"
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -95,9 +95,9 @@ class Bidirectional:
                     f"Bidirectional: layers[{depth}] must be a cell or a pair of cells, got {self.layers[depth]!r}."
                 )
             sizes = [cell.hidden_size for cell in pair]
-            if self.merge == "sum" and sizes[0] != sizes[1]:
+            if self.merge != "concat" and sizes[0] != sizes[1]:
                 raise ValueError(
-                    f"Bidirectional: with merge='sum' both directions of layers[{depth}] must have the same "
+                    f"Bidirectional: with merge={self.merge!r} both directions of layers[{depth}] must have the same "
                     f"hidden_size, got {sizes[0]} and {sizes[1]}; take merge='concat'."
                 )
         object.__setattr__(self, "layers", tuple(pairs))
@@ -110,6 +110,15 @@ class Bidirectional:
     def _width(self, pair: tuple[Cell, Cell]) -> int:
         forward, backward = pair
         return forward.hidden_size + (backward.hidden_size if self.merge == "concat" else 0)
+
+    def merged(self, forward: jax.Array, backward: jax.Array) -> jax.Array:
+        """What the two directions say together."""
+        if self.merge == "concat":
+            return jnp.concatenate([forward, backward], axis=-1)
+        if self.merge == "product":
+            return forward * backward
+        total = forward + backward
+        return total if self.merge == "sum" else total / 2
 
     @public
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> BidirectionalParams:
@@ -164,7 +173,7 @@ class Bidirectional:
                 s, ys = visit(cell, p, s, xs, control, reverse=reverse != bool(way), key=within)
                 states.append(s)
                 merged.append(ys)
-            xs = merged[0] + merged[1] if self.merge == "sum" else jnp.concatenate(merged, axis=-1)
+            xs = self.merged(*merged)
         return self.join(states), xs
 
     initial_state = network_initial_state

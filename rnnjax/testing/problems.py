@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import param_shapes
+from rnnjax.kinds import public
 from rnnjax.network import Network, input_shape, network_step, start_state
 from rnnjax.promotion import compute_dtype
 from rnnjax.unroll import unroll
@@ -60,6 +61,7 @@ class Outcome(NamedTuple):
     gradients: tuple[Any, Any, jax.Array]  # of params, state and xs
 
 
+@public
 def make_problem(
     cell: Any,
     input_size: int = 3,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnjax.checks import check_choice, check_real, check_size, short
+from rnnjax.kinds import public
 from rnnjax.options import option
 from rnnjax.text.documents import DocumentFinder
 from rnnjax.text.sources import Tally, open_sources, read_symbols
@@ -165,6 +166,7 @@ class Chunk(NamedTuple):
     resets: Any = None
 
 
+@public
 def load_corpus(
     options: TextOptions | None = None, *, vocabulary: Vocabulary | None = None, unknown: str = "replace"
 ) -> Corpus:

@@ -164,7 +164,7 @@ class ManyToOne:
 def _ends(network: Bidirectional, params: BidirectionalParams, xs: jax.Array, options: dict[str, Any]) -> jax.Array:
     """What each direction of the top layer puts out once it has read all, ``[*batch, F]``."""
     top = network
-    if network.merge == "sum":  # the directions are needed one by one, so the top layer runs by itself
+    if network.merge != "concat":  # the directions are needed one by one, so the top layer runs by itself
         keys = split_key("ManyToOne", options["key"], 3)
         if len(network.layers) > 1:
             below = dataclasses.replace(network, layers=network.layers[:-1])
@@ -183,10 +183,7 @@ def _ends(network: Bidirectional, params: BidirectionalParams, xs: jax.Array, op
         backward = pool(jnp.flip(ys[..., width:], 0), "last", valid=jnp.flip(valid, 0))
     else:
         backward = ys[0, ..., width:] if ys.shape[0] else jnp.zeros((*ys.shape[1:-1], shape[-1] - width), ys.dtype)
-    if network.merge == "sum":
-        pooled = forward + backward
-    else:
-        pooled = jnp.concatenate([forward, backward], axis=-1)
+    pooled = network.merged(forward, backward)
     batch = pooled.shape[: pooled.ndim - len(shape)]
     return pooled.reshape(*batch, math.prod(pooled.shape[len(batch) :]))
 

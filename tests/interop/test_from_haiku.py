@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnjax import GRU, LSTM, ConvLSTM, Elman
-from rnnjax.cells import GRUResetBefore
+from rnnjax.cells import MGU, GRUResetBefore
 from rnnjax.interop import from_haiku, haiku_core, to_haiku
 from tests.interop.conversions import TOLERANCES, check_conversion, fill
 
@@ -114,7 +114,7 @@ def test_vanilla_rnn_with_one_bias(hk):
         (lambda: from_haiku("LSTM", {"gru": {}}), r"must hold 'w' of 'lstm/linear', got \['gru'\]"),
         (lambda: to_haiku(Elman(4), None), "VanillaRNN of Haiku has ReLU alone"),
         (lambda: to_haiku(GRU(4), None), "its GRU has the reset before the matmul; haiku_core makes a module"),
-        (lambda: to_haiku(None, None), "Haiku has no such core"),
+        (lambda: to_haiku(MGU(4), None), "Haiku has no such core"),
     ],
 )
 def test_refusals(hk, call, message):

@@ -27,6 +27,8 @@ CASES = {  # the layer, its options, and the cell or network that it is here
     "GRU (reset before)": ("GRU", {"reset_after": False}, GRUResetBefore(H)),
     "Bidirectional (concat) of LSTM": ("LSTM", {}, Bidirectional((LSTM(H),))),
     "Bidirectional (sum) of GRU": ("GRU", {}, Bidirectional((GRU(H),), merge="sum")),
+    "Bidirectional (ave) of GRU": ("GRU", {}, Bidirectional((GRU(H),), merge="mean")),
+    "Bidirectional (mul) of SimpleRNN": ("SimpleRNN", {}, Bidirectional((Elman(H),), merge="product")),
 }
 
 
@@ -51,7 +53,9 @@ def make(keras, name):
     kind, options, cell = CASES[name]
     layer = getattr(keras.layers, kind)(H, return_sequences=True, return_state=True, **options)
     if isinstance(cell, Bidirectional):
-        layer = keras.layers.Bidirectional(layer, merge_mode=cell.merge)
+        layer = keras.layers.Bidirectional(
+            layer, merge_mode={"mean": "ave", "product": "mul"}.get(cell.merge, cell.merge)
+        )
     layer.build((None, None, I))
     fill(layer)
     return layer
@@ -302,15 +306,14 @@ def test_classes_of_others_in_a_file_are_left_alone(model, tmp_path):
             "recurrent_activation='hard_sigmoid' of .*the gates here have",
         ),
         ("LSTM", {"go_backwards": True}, "go_backwards=True of .*run unroll\\(reverse=True\\)"),
-        ("LSTM", {"merge_mode": "ave"}, "the merge_mode 'ave' of .* here it is 'concat' or 'sum'"),
+        ("LSTM", {"merge_mode": None}, "the merge_mode None of .* here the directions are merged"),
         ("ConvLSTM1D", {"kernel_size": 3}, "a ConvLSTM1D layer has no exact counterpart"),
     ],
 )
 def test_what_is_no_cell_here(keras, kind, options, message):
-    merge = options.get("merge_mode")
     layer = getattr(keras.layers, kind)(H, **{key: value for key, value in options.items() if key != "merge_mode"})
-    if merge:
-        layer = keras.layers.Bidirectional(layer, merge_mode=merge)
+    if "merge_mode" in options:
+        layer = keras.layers.Bidirectional(layer, merge_mode=options["merge_mode"])
     layer.build((None, None, I) if kind != "ConvLSTM1D" else (None, None, 6, I))
     with pytest.raises(ValueError, match=rf"^from_keras: .*{message}"):
         from_keras(layer)

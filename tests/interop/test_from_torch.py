@@ -223,7 +223,7 @@ REFUSED = {
     "bias": (weights(bias_hh_l1=(12,)), {}, r"bias_hh_l1 must have shape \[16\] .*, got f32\[12\]"),
     "axes": (weights(bias_hh_l1=(16, 1)), {}, r"bias_hh_l1 must have 1 axes, got f32\[16,1\]"),
     "relu": (weights("rnn"), {}, "do not tell its nonlinearity; give nonlinearity='tanh' or 'relu'"),
-    "name": (weights(), {"kind": "sru"}, "kind must be 'rnn', 'gru' or 'lstm', got 'sru'"),
+    "name": (weights(), {"kind": "sru"}, "kind must be 'rnn', 'lstm' or 'gru', got 'sru'"),
     "activation": (weights("rnn"), {"nonlinearity": "elu"}, "nonlinearity must be 'tanh' or 'relu', got 'elu'"),
 }
 

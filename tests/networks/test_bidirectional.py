@@ -78,6 +78,14 @@ def test_two_layers_over_packed_sequences_are_those_of_torch(torch, name, x64):
             close(getattr(ours, field), value)
 
 
+MERGES = {
+    "concat": lambda a, z: np.concatenate([a, z]),
+    "sum": lambda a, z: a + z,
+    "mean": lambda a, z: (a + z) / 2,
+    "product": lambda a, z: a * z,
+}
+
+
 def direction(step, params, state, xs, restarts, order):
     """One direction over one row in NumPy; before a step in `restarts` the state is zero."""
     ys = {}
@@ -89,7 +97,8 @@ def direction(step, params, state, xs, restarts, order):
 
 
 @pytest.mark.parametrize(
-    ("merge", "implementation", "gaps"), [("concat", None, False), ("sum", "scan", False), ("concat", "scan", True)]
+    ("merge", "implementation", "gaps"),
+    [("concat", None, False), ("sum", "scan", False), ("product", "scan", True), ("mean", None, True)],
 )
 def test_ragged_documents_are_a_numpy_loop(merge, implementation, gaps, x64):
     """Two unlike layers: the backward direction restarts where it enters an earlier document, and nowhere else.
@@ -128,7 +137,7 @@ def test_ragged_documents_are_a_numpy_loop(merge, implementation, gaps, x64):
             p, s = params.layers[depth], jax.tree.map(lambda leaf, b=b: leaf[b], state.layers[depth])
             forward, a = direction(up, p.forward, s.forward, ys, starts[b], order)
             backward, z = direction(down, p.backward, s.backward, ys, ends, reversed(order))
-            ys = {t: a[t] + z[t] if merge == "sum" else np.concatenate([a[t], z[t]]) for t in order}
+            ys = {t: MERGES[merge](a[t], z[t]) for t in order}
             final = jax.tree.map(lambda leaf, b=b: leaf[b], got_state.layers[depth])
             np.testing.assert_allclose(final.forward.h, forward[0], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(final.backward.h, backward[0], rtol=1e-12, atol=1e-12)
@@ -207,7 +216,7 @@ def test_bidirectional_networks_are_values():
         ((GRU(4), 3), "concat", TypeError, "Bidirectional: layers[1] must be a cell or a pair of cells, got 3."),
         (((GRU(4),),), "concat", TypeError, "Bidirectional: layers[0] must be a cell or a pair of cells, got (GRU("),
         ((GRU,), "concat", TypeError, "Bidirectional: layers[0] must be a cell or a pair of cells, got <class "),
-        ((GRU(4),), "mean", ValueError, "Bidirectional: merge must be 'concat' or 'sum', got 'mean'."),
+        ((GRU(4),), "max", ValueError, "Bidirectional: merge must be 'concat', 'sum', 'mean' or 'product', got 'max'."),
         (
             ((GRU(4), GRU(3)),),
             "sum",
