@@ -81,8 +81,8 @@ def _fan(ax: Any, times: Any, found: np.ndarray, levels: Sequence[float], color:
     for k in range(pairs):
         low, high = found[k], found[len(levels) - 1 - k]
         ax.fill_between(times, low, high, color=color, alpha=0.12 + 0.1 * k, linewidth=0)
-    outer = f"{100 * (levels[-1] - levels[0]):.0f} %"
-    ax.plot(times, found[pairs], color=color, linewidth=1.6, label=f"{label} (median, bands to {outer})")
+    outer = f", bands to {100 * (levels[-1] - levels[0]):.0f} %" if pairs else ""
+    ax.plot(times, found[pairs], color=color, linewidth=1.6, label=f"{label} (median{outer})")
 
 
 def _figure(count: int, height: float) -> tuple[Any, Any]:

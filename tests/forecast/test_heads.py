@@ -44,11 +44,11 @@ def test_counts_are_those_of_scipy() -> None:
 @pytest.mark.parametrize("head", [Normal(), StudentT(), NegativeBinomial(), Quantiles()])
 def test_draws_have_the_probabilities_of_the_head(head) -> None:
     found = distribution(head, shift=0.0)
-    many = jax.tree.map(lambda a: jnp.broadcast_to(a, (20_000, *a.shape)), found)
+    many = jax.tree.map(lambda a: jnp.broadcast_to(a, (4000, *a.shape)), found)
     drawn = np.asarray(head.draw(jax.random.key(1), many))
     for value in np.quantile(drawn, [0.01, 0.3, 0.5, 0.9, 0.995], axis=0).round(3):
         value = np.float32(value)
-        np.testing.assert_allclose((drawn <= value).mean(0), head.cdf(found, value), atol=0.02)
+        np.testing.assert_allclose((drawn <= value).mean(0), head.cdf(found, value), atol=0.04)
 
 
 def test_quantiles_rise_and_invert() -> None:

@@ -43,8 +43,12 @@ def params_of(forecaster, data, horizon=3):
     return params._replace(spread=jnp.abs(params.spread), holdout=jnp.zeros(()))
 
 
+WAYS = [(HEADS[0], False), (HEADS[2], False), (HEADS[3], True)]
+
+
 def ways(test):
-    return pytest.mark.parametrize("direct", [False, True])(pytest.mark.parametrize("head", HEADS)(test))
+    """Step by step with two heads, and all at once: what is tried is of the windows, and no matter of the head."""
+    return pytest.mark.parametrize(("head", "direct"), WAYS)(test)
 
 
 @ways
@@ -119,7 +123,7 @@ def test_untrained_model_is_near_seasonal_naive() -> None:
         assert np.corrcoef(found, row[:8])[0, 1] > 0.8
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [HEADS[0], HEADS[3]])
 def test_drawn_paths_are_those_of_a_loop_of_one_step(head) -> None:
     """`sample` against the model run by hand: every step a window of its own, which ends in what was drawn so far."""
     data = series(count=2)
