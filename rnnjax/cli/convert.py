@@ -14,7 +14,6 @@ import numpy as np
 import typer
 
 from rnnjax.arrays import read_arrays
-from rnnjax.checks import did_you_mean
 from rnnjax.cli.output import echo
 from rnnjax.interop._common import layers_of
 from rnnjax.interop._keras_files import read_model, read_weights
@@ -145,7 +144,7 @@ def _kind_of_source(path: pathlib.Path) -> str:
 
 def _kind_of_target(path: pathlib.Path, to: str, origin: str) -> str:
     if to and to not in _KINDS:
-        raise ValueError(f"--to: must be one of {', '.join(_KINDS)}, got {to!r}{did_you_mean(to, _KINDS) or '.'}")
+        raise ValueError(f"--to: must be one of {', '.join(_KINDS)}, got {to!r}.")
     is_keras = path.name.endswith((".keras", ".weights.h5"))
     if (to and (to == "keras") != is_keras) or not (is_keras or path.suffix == ".safetensors"):
         raise ValueError(
