@@ -55,7 +55,7 @@ class Settings(NamedTuple):
     names: tuple[str, ...] = tuple(COLOURS)
 
 
-QUICK = Settings((2,), 20, 1, 6, 12, (8,), 64, 20_000, 0.1, ("minGRU",), ("copy",), ("cut", "SnAp-1"))
+QUICK = Settings((2,), 20, 1, 6, 12, (8,), 64, 20_000, 0.1, ("minGRU",), ("copy",), ("SnAp-1",))
 
 
 def train(cell: Any, task: str, stream: Any, outputs: int, border: Any, chunk: int, keys: jax.Array) -> Any:

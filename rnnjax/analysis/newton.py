@@ -81,4 +81,10 @@ def _report(cell: Any, loops: NewtonLoops, params: Any, state: Any, xs: jax.Arra
     zh = () if operands.w_hh is None else plan.project(found.before.h, operands.w_hh)
     _, ys = plan.update(own, found.before, plan.see(plan.project(xs, operands.w_ih), operands.b, zh))
     _, wanted = unroll(cell, params, cast_like(state, state), xs, implementation="scan")
-    return found.iterations, found.residual, jnp.max(jnp.abs(ys - wanted)), found.converged
+    gap = jnp.abs(ys - wanted)
+    return (
+        found.iterations,
+        found.residual,
+        jnp.where(jnp.all(jnp.isfinite(gap)), jnp.max(gap), jnp.nan),
+        found.converged,
+    )

@@ -170,7 +170,11 @@ def solve(plan: Plan, operands: Operands, options: Newton) -> Solution:
         seen = _see(plan, operands, old, zx)
         (new, _), blocks = _derivative(plan, operands, old, seen, 1.0 - options.damping)
         new = new if controls.valid is None else select(controls.valid, new, old)
-        gap = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b) / (1 + jnp.abs(b)), initial=0.0), guess, new)
+        gap = [
+            jnp.abs(a - b) / (1 + jnp.abs(b)) for a, b in zip(jax.tree.leaves(guess), jax.tree.leaves(new), strict=True)
+        ]
+        worst = functools.reduce(jnp.maximum, [jnp.max(g, initial=0.0) for g in gap])
+        known = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(g)) for g in gap])  # a maximum may lose a NaN
         olds = jax.tree.leaves(old)
         source = [
             f - sum(d * s for d, s in zip(row, olds, strict=True))
@@ -182,7 +186,7 @@ def solve(plan: Plan, operands: Operands, options: Newton) -> Solution:
         blocks = [[d.at[first].set(0.0) for d in row] for row in blocks]
         source = [b.at[first].set(f[first]) for b, f in zip(source, jax.tree.leaves(new), strict=True)]
         better = _linear(blocks, source, [jnp.zeros_like(b[0]) for b in source], reverse=plan.reverse)
-        return jax.tree.unflatten(treedef, better), functools.reduce(jnp.maximum, jax.tree.leaves(gap))
+        return jax.tree.unflatten(treedef, better), jnp.where(known, worst, jnp.inf)
 
     def going(carry: Any) -> jax.Array:
         _, residual, n = carry
