@@ -7,7 +7,6 @@ import functools
 import inspect
 import pathlib
 import platform
-import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ import typer
 
 import rnnjax
 
-__all__ = ["Checkpoint", "Json", "RunArgument", "TrustCode", "common_options", "options_command", "spoken"]
+__all__ = ["Checkpoint", "Json", "RunArgument", "TrustCode", "common_options", "options_command"]
 
 RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
@@ -89,32 +88,3 @@ def options_command(
         return run
 
     return decorate
-
-
-# `ModelOptions: hidden must ...` is `--hidden must ...` on the command line.
-_FIELD = re.compile(r"\b(?:Model|Optimizer|Train|Budget|Text|Forecast)Options: (\w+)( must )")
-_KEYWORDS = {
-    "batch_size": "--batch-size",
-    "chunk_len": "--chunk-len",
-    "BudgetOptions: exactly one of steps, epochs and minutes": "exactly one of --steps, --epochs and --minutes",
-}
-
-# `encoding='utf-16'` is `--encoding utf-16`, and `force=True` is `--force`.
-_ARGUMENT = re.compile(
-    r"(?<![\w.])(trust_code|encoding|level|unknown|glob|force|megabytes|symbols)=(?:'([^']*)'|True\b|(?=[.,;]))"
-)
-
-
-def spoken(sentence: str) -> str:
-    """A sentence of the library with its fields as options.
-
-    >>> spoken("TrainOptions: batch_size must be at least 1, got -2.")
-    '--batch-size must be at least 1, got -2.'
-    >>> spoken("load_corpus: pass encoding='utf-16', or read any bytes with level='byte'.")
-    'load_corpus: pass --encoding utf-16, or read any bytes with --level byte.'
-    """
-    found = _FIELD.sub(lambda match: f"--{match[1].replace('_', '-')}{match[2]}", sentence)
-    found = _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')} {match[2] or ''}".rstrip(), found)
-    for word, option in _KEYWORDS.items():
-        found = re.sub(rf"(?<![\w/\\-]){re.escape(word)}(?![\w(]|\.\w)", option, found)
-    return found

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from rnnjax.cli.display import Display, nats
 from rnnjax.cli.distributed import processes as several
-from rnnjax.cli.options import TrustCode, options_command, spoken
+from rnnjax.cli.options import TrustCode, options_command
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
 from rnnjax.cli.stopping import stop_on_signal
+from rnnjax.cli.verdicts import spoken
 from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from rnnjax._start import INTERRUPTED
 from rnnjax.text.shown import shown
 from rnnjax.user_code import user_line
 
-__all__ = ["Verdict", "complain", "speak_as", "verdict"]
+__all__ = ["Verdict", "complain", "speak_as", "spoken", "verdict"]
 
 _speaker: list[str] = []  # stands before what is said, where several processes speak
 
@@ -65,9 +66,36 @@ def speak_as(name: str) -> None:
 
 def complain(sentence: str) -> None:
     """Says a sentence on standard error, in the words of the command."""
-    from rnnjax.cli.options import spoken
-
     words = " ".join(spoken(sentence).split())
     end = "" if words.endswith((".", "?", "...")) else "."
     who = "".join(f"[{name}] " for name in _speaker)
     print(f"rnnjax: {who}{shown(words)}{end}", file=sys.stderr)
+
+
+# `ModelOptions: hidden must ...` is `--hidden must ...` on the command line.
+_FIELD = re.compile(r"\b(?:Model|Optimizer|Train|Budget|Text|Forecast)Options: (\w+)( must )")
+_KEYWORDS = {
+    "batch_size": "--batch-size",
+    "chunk_len": "--chunk-len",
+    "BudgetOptions: exactly one of steps, epochs and minutes": "exactly one of --steps, --epochs and --minutes",
+}
+
+# `encoding='utf-16'` is `--encoding utf-16`, and `force=True` is `--force`.
+_ARGUMENT = re.compile(
+    r"(?<![\w.])(trust_code|encoding|level|unknown|glob|force|megabytes|symbols)=(?:'([^']*)'|True\b|(?=[.,;]))"
+)
+
+
+def spoken(sentence: str) -> str:
+    """A sentence of the library with its fields as options.
+
+    >>> spoken("TrainOptions: batch_size must be at least 1, got -2.")
+    '--batch-size must be at least 1, got -2.'
+    >>> spoken("load_corpus: pass encoding='utf-16', or read any bytes with level='byte'.")
+    'load_corpus: pass --encoding utf-16, or read any bytes with --level byte.'
+    """
+    found = _FIELD.sub(lambda match: f"--{match[1].replace('_', '-')}{match[2]}", sentence)
+    found = _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')} {match[2] or ''}".rstrip(), found)
+    for word, option in _KEYWORDS.items():
+        found = re.sub(rf"(?<![\w/\\-]){re.escape(word)}(?![\w(]|\.\w)", option, found)
+    return found

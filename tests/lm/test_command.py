@@ -15,7 +15,7 @@ import rnnjax
 from rnnjax.analysis.labels import label_from_name
 from rnnjax.cells import cell_from_name
 from rnnjax.cli import COMMANDS, language_model, main
-from rnnjax.cli.options import spoken
+from rnnjax.cli.verdicts import spoken
 from rnnjax.lm.options import ModelOptions
 from rnnjax.text.corpus import TextOptions, load_corpus
 from rnnjax.text.shown import shown
