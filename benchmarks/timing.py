@@ -18,7 +18,7 @@ __all__ = ["Stats", "clear_caches", "compile_all", "flops", "interleave", "matmu
 
 Stats = dict[str, float]
 
-_REST_SECONDS = 0.02  # between two turns
+_SETTLING = 0.02  # seconds between the end of a turn and the first call that counts
 
 
 def stats(values: list[float]) -> Stats:
@@ -81,7 +81,8 @@ def interleave(
     """Seconds a call.
 
     Threads of some libraries (OpenMP's, which torch uses) go on spinning for some milliseconds after their last piece
-    of work, on a core that the next contestant needs: before every turn the process sleeps.
+    of work, on a core that the next contestant needs. So a turn begins with calls that do not count, or, where a single
+    call takes long, with a rest.
 
     Args:
         calls: the contestants; each call waits for its result.
@@ -101,7 +102,11 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            time.sleep(_REST_SECONDS)
+            settling = round(repeats[name] * _SETTLING / burst_seconds) if burst_seconds else 0
+            for _ in range(settling):
+                call()
+            if not settling:
+                time.sleep(_SETTLING)
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
