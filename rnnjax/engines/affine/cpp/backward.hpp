@@ -51,7 +51,7 @@ struct Backward : Sizes {
     constexpr int64_t PANELS = 128 / PW > 0 ? 128 / PW : 1;  // a block of weights in the first-level cache
     const int64_t jump = positions * B * PW;
     static const vf zeros[BU] = {};
-    const int n = BU > WIDEST || count <= MOST ? 2 : BU;
+    const int n = BU > WIDEST || (count > rows_of(BU) && count <= MOST) ? 2 : BU;  // 7 or 8 rows at once
     const Groups groups(count, n);
     for (int g = 0; g < G; g++)
       for (int64_t p0 = 0; p0 < NT; p0 += PANELS) {
