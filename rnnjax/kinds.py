@@ -242,6 +242,8 @@ def _hints(function: Any) -> dict[str, Any]:
 
 def _check_of(name: str, annotation: Any) -> Callable[[str, str, Any], Any] | None:
     """The check of one argument; None where any value will do."""
+    if annotation == str | bytes:
+        return lambda where, name, value: _instance(where, name, value, (str, bytes), "a string or bytes")
     if annotation == str | os.PathLike[str]:
         return lambda where, name, value: _instance(where, name, value, (str, os.PathLike), "a path")
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:

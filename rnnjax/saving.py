@@ -197,7 +197,7 @@ def restore(
 
 def _check_cell(where: str, cell: Any) -> None:
     if isinstance(cell, type) or not callable(getattr(cell, "init", None)):
-        raise TypeError(f"{where}: cell must be a cell, as rnnjax.LSTM(8), got {cell!r}.")
+        raise TypeError(f"{where}: cell must be a cell, as rnnjax.LSTM(8), got {describe(cell)}.")
 
 
 def _described_cell(where: str, metadata: Mapping[str, str]) -> Any:

@@ -98,6 +98,12 @@ def reorder_gates(array: Any, order: Sequence[int], axis: int = -1) -> Any:
     return xp.concatenate([blocks[k] for k in order], axis=axis)
 
 
+def check_params(where: str, cell: Any, params: Any) -> None:
+    """Raises TypeError unless parameters, or a state, have fields, as all have that cells and networks make."""
+    if params is None or not hasattr(params, "_fields"):
+        raise TypeError(f"{where}: it takes what {type(cell).__name__} makes, got {describe(params)}.")
+
+
 def layers_of(where: str, cell: Any, tree: Any) -> list[Layer]:
     """The layers of a cell or network from the bottom up, each with ``(cell, part of tree)`` of its directions.
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from rnnjax.cell import check_size
 from rnnjax.cells.lstm import LSTM
 from rnnjax.engines.cudnn import pack, unpack
-from rnnjax.interop._common import as_array, check_shape, join_layers, layers_of, refuse
+from rnnjax.interop._common import as_array, check_params, check_shape, join_layers, layers_of, refuse
 from rnnjax.kinds import public
 from rnnjax.networks import Bidirectional
 
@@ -86,6 +86,7 @@ def to_cudnn(cell: Any, params: Any) -> jax.Array:
     (56,)
     """
     where = "to_cudnn"
+    check_params(where, cell, params)
     if isinstance(cell, Bidirectional) and cell.merge != "concat":
         refuse(where, repr(cell), "cuDNN concatenates the two directions")
     parts = [part for layer in layers_of(where, cell, params) for part in layer]

@@ -14,7 +14,7 @@ from rnnjax.cells.elman import ElmanParams
 from rnnjax.cells.gru import GRUParams
 from rnnjax.cells.lstm import LSTMParams
 from rnnjax.cells.mgu import MGUParams
-from rnnjax.interop._common import check_shape, refuse, reorder_gates, require
+from rnnjax.interop._common import check_params, check_shape, refuse, reorder_gates, require
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual, image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
@@ -31,6 +31,7 @@ _GATES = {  # what the names of a gate's two layers have behind i and h, in our 
 _SWAP_FG = (0, 2, 1, 3)  # gates i, g, f, o there and i, f, g, o here
 
 
+@public
 def from_flax(
     module: Any, params: Mapping[str, Any], *, spatial_shape: tuple[int, ...] | None = None
 ) -> tuple[Any, Any]:
@@ -120,6 +121,8 @@ def to_flax(cell: Any, params: Any, *, optimized: bool = True) -> tuple[Any, dic
     ('OptimizedLSTMCell', [1.0, 1.0, 1.0, 1.0])
     """
     where = "to_flax"
+    if params is not None:
+        check_params(where, cell, params)
     linen = require("flax.linen", "flax", where)
     if type(cell) is ConvLSTM:
         options = {"kernel_size": cell.kernel_shape, "param_dtype": params.w_ih.dtype}

@@ -30,6 +30,7 @@ from rnnjax.cells.lstm import LSTM, LSTMParams
 from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
+    check_params,
     check_shape,
     concatenate,
     join_layers,
@@ -257,6 +258,7 @@ def _weights(cell: Any, p: Any, use_bias: bool) -> list[jax.Array]:
     where = "to_keras"
     if type(cell) not in _KINDS:
         refuse(where, type(cell).__name__, "Keras has only Elman, LSTM, GRU and GRUResetBefore")
+    check_params(where, cell, p)
     gates, size = GATES[_KINDS[type(cell)]], cell.hidden_size
     check_shape(where, "w_hh", p.w_hh, (size, gates * size), f"from {cell!r}")
     check_shape(where, "w_ih", p.w_ih, (p.w_ih.shape[0], gates * size), f"from {cell!r}")
@@ -289,6 +291,7 @@ def to_keras_layer(cell: Any, params: Any, *, use_bias: bool = True, **options: 
         ModuleNotFoundError: where keras is not installed.
     """
     where = "to_keras_layer"
+    check_params(where, cell, params)
     keras = require("keras", "keras", where)
     layers = layers_of(where, cell, params)
     if len(layers) > 1:

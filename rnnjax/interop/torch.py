@@ -28,6 +28,7 @@ from rnnjax.cells.projected_lstm import ProjectedLSTM, ProjectedLSTMParams
 from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
+    check_params,
     check_shape,
     concatenate,
     join_layers,
@@ -386,6 +387,7 @@ def to_torch_state(cell: Any, state: Any, *, as_numpy: bool = False) -> Any:
         ModuleNotFoundError: where torch is not installed, unless ``as_numpy`` is True.
     """
     where = "to_torch_state"
+    check_params(where, cell, state)
     states = [s for layer in _check_network(where, cell, state) for _, s in layer]
     arrays = [np.stack(leaves) for leaves in zip(*states, strict=True)]
     tensors = tuple(arrays if as_numpy else [_tensor(where, array) for array in arrays])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnjax.checks import check_ids
 from rnnjax.kinds import public
 from rnnjax.text.corpus import Corpus
 from rnnjax.text.vocabulary import Vocabulary
@@ -74,6 +75,7 @@ def unigram(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> float:
     >>> round(unigram(np.array([0, 0, 1]), np.array([0]), 2), 4)  # -ln(3/5)
     0.5108
     """
+    train, valid = check_ids("unigram", train, vocab_size, "train"), check_ids("unigram", valid, vocab_size, "valid")
     _require_both(train, valid, "unigram")
     log_p = np.log((_counts(train, vocab_size) + 1) / (len(train) + vocab_size))
     return float(-(_counts(valid, vocab_size) @ log_p) / len(valid))
@@ -113,6 +115,7 @@ def witten_bell_log_probs(train: np.ndarray, valid: np.ndarray, vocab_size: int,
 
     Source: Witten and Bell (1991), The zero-frequency problem; Chen and Goodman (1998) for the recursion.
     """
+    train, valid = (check_ids("witten_bell", ids, vocab_size, n) for ids, n in ((train, "train"), (valid, "valid")))
     _require_both(train, valid, "witten_bell")
     if order < 1:
         raise ValueError(f"witten_bell: order must be at least 1, got {order}; use 5 for four symbols of context.")

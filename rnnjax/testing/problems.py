@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import param_shapes
+from rnnjax.checks import check_dtype, check_size
 from rnnjax.kinds import public
 from rnnjax.network import Network, input_shape, network_step, start_state
 from rnnjax.promotion import compute_dtype
@@ -82,6 +83,10 @@ def make_problem(
         state_dtype: of state and inputs; None is ``dtype``.
         seed: of all numbers.
     """
+    for name, given in (("dtype", dtype), ("state_dtype", state_dtype)):
+        if given is not None:
+            check_dtype("make_problem", given, name)
+    batch = tuple(check_size("make_problem", "every size of batch", size, least=0) for size in batch)
     rng = np.random.default_rng(seed)
     dtype = dtype or jnp.zeros(()).dtype
     state_dtype = state_dtype or dtype

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rnnjax.kinds import public
+
 __all__ = [
     "LEVELS",
     "UNKNOWN",
@@ -151,6 +153,7 @@ class Vocabulary:
                 "level."
             )
 
+    @public
     def encode(self, text: str | bytes, unknown: str = "replace") -> np.ndarray:
         r"""The ids of a text.
 
