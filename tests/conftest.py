@@ -62,7 +62,12 @@ if hasattr(mlir, "make_ir_context"):
     _make, _kept = mlir.make_ir_context, threading.local()
 
     def _context() -> object:
-        """The context of this thread, a new one after some hundred programs, as it keeps what it has seen."""
+        """The context of this thread, a new one after some hundred programs, as it keeps what it has seen.
+
+        And one of its own for a program within another: what a pass clones would land in the outer one.
+        """
+        if mlir.ir.Context.current is not None:
+            return _make()
         _kept.count = getattr(_kept, "count", -1) + 1
         if _kept.count % 300 == 0:
             _kept.context = _make()
