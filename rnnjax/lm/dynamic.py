@@ -82,7 +82,7 @@ def evaluate_dynamic(
     >>> import jax, rnnjax
     >>> model = LanguageModel(vocab_size=3, stack=rnnjax.Stack((rnnjax.GRU(4),)))
     >>> text = np.tile(np.array([0, 1, 2, 1], np.uint8), 100)
-    >>> found = evaluate_dynamic(model, model.init(jax.random.key(0)), text, options=Dynamic(lr=1e-2))
+    >>> found = evaluate_dynamic(model, model.init(jax.random.key(0)), text, options=Dynamic(lr=1e-1))
     >>> found.count, found.loss < 1
     (399, True)
     """
