@@ -268,7 +268,8 @@ def check_ids(where: str, ids: Any, size: int | None = None, name: str = "ids") 
         TypeError: if they are not integers.
         ValueError: if they are not one axis, or one lies outside.
     """
-    array = np.asarray(ids)
+    key = isinstance(ids, jax.Array) and jnp.issubdtype(ids.dtype, jax.dtypes.prng_key)
+    array = np.zeros(1, object) if key else np.asarray(ids)
     if not np.issubdtype(array.dtype, np.integer) and array.size:
         raise TypeError(
             f"{where}: {name} must be integers, got {describe(array) if array.dtype != object else short(ids)}."

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rnnjax.checks import check_ids
 from rnnjax.kinds import public
 
 __all__ = [
@@ -187,7 +188,7 @@ class Vocabulary:
         """The text of ids `[N]`; bytes that are not UTF-8 become U+FFFD."""
         if self.level == "byte":
             return self.decode_bytes(ids).decode("utf-8", "replace")
-        array = self._check(ids)
+        array = check_ids("Vocabulary.decode", ids, len(self))
         if self.level == "char":
             return self._codes[array].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
         return "".join(map(self.symbols.__getitem__, array.tolist()))
@@ -195,19 +196,8 @@ class Vocabulary:
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         """The text of ids `[N]` in UTF-8; at the byte level the very bytes."""
         if self.level == "byte":
-            return self._check(ids).astype(np.uint8).tobytes()
+            return check_ids("Vocabulary.decode", ids, len(self)).astype(np.uint8).tobytes()
         return self.decode(ids).encode("utf-8", "surrogatepass")
-
-    def _check(self, ids: npt.ArrayLike) -> np.ndarray:
-        array = np.asarray(ids)
-        if array.size == 0:
-            return np.zeros(0, np.int32)
-        if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(self):
-            raise ValueError(
-                f"Vocabulary.decode: ids must be whole numbers [N] from 0 to {len(self) - 1}, got "
-                f"{array.dtype}{list(array.shape)} from {array.min()} to {array.max()}; use ids of this one."
-            )
-        return array
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for `json.dump`; `from_json` is the inverse."""

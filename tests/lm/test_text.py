@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -146,10 +147,25 @@ def test_vocabularies_that_cannot_be(arguments, message):
         Vocabulary(*arguments)
 
 
-@pytest.mark.parametrize("ids", [[-1], [2], [0.5], [[0]]])
-def test_ids_that_cannot_be(ids):
-    with pytest.raises(ValueError, match=r"ids must be whole numbers \[N\] from 0 to 1"):
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([-1], ValueError, r"must be from 0 to 1, got values from -1 to -1"),
+        ([2], ValueError, r"must be from 0 to 1, got values from 2 to 2"),
+        ([[0]], ValueError, r"must have shape \[n\], got i64\[1,1\]"),
+        ([0.5], TypeError, r"must be integers, got f64\[1\]"),
+        ([True], TypeError, r"must be integers, got bool\[1\]"),
+        (None, TypeError, "must be integers, got None"),
+    ],
+)
+def test_ids_that_cannot_be(ids, error, message):
+    with pytest.raises(error, match=f"^Vocabulary.decode: ids {message}"):
         Vocabulary("char", ("a", "b")).decode(ids)
+
+
+def test_a_key_is_no_ids():
+    with pytest.raises(TypeError, match=r"^Vocabulary.decode: ids must be integers, got key<fry>\[\]"):
+        Vocabulary("char", ("a", "b")).decode(jax.random.key(0))
 
 
 def test_json_without_symbols():
