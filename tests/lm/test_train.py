@@ -253,9 +253,10 @@ def test_optimizers_follow_their_equations(name, clip_by):
         for k, g in grad.items():
             g = np.clip(g, -0.5, 0.5) if clip_by == "value" else g * min(1.0, 0.5 / norm)
             m, v = memory[k]
-            if name == "adamw":
-                m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
-                step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+            if name in ("adam", "adamw"):
+                b2 = {"adam": 0.999, "adamw": 0.99}[name]
+                m, v = 0.9 * m + 0.1 * g, b2 * v + (1 - b2) * g**2
+                step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - b2**t)) + 1e-8)
             elif name == "rmsprop":
                 v = 0.95 * v + 0.05 * g**2
                 step = g / np.sqrt(v + 1e-8)
