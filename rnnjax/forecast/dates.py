@@ -37,9 +37,10 @@ class Clock(NamedTuple):
             return start + steps.astype("timedelta64[s]")
         day = start.astype("datetime64[D]")
         months = start.astype("datetime64[M]") + steps.astype("timedelta64[M]")
-        last = ((months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")).astype(np.int64) - 1
+        following = (months + np.timedelta64(1, "M")).astype("datetime64[D]")
+        last = (following - months.astype("datetime64[D]")).astype(np.int64) - 1
         number = int((day - start.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64))
-        if (day + 1).astype("datetime64[M]") != start.astype("datetime64[M]") and number >= 27:
+        if (day + np.timedelta64(1, "D")).astype("datetime64[M]") != start.astype("datetime64[M]") and number >= 27:
             number = 31  # month ends stay month ends
         days = months.astype("datetime64[D]") + np.minimum(number, last).astype("timedelta64[D]")
         return days.astype("datetime64[s]") + (start - day.astype("datetime64[s]"))

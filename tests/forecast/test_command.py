@@ -22,7 +22,7 @@ def write_demand(path, meters=("east", "west")):
     for m, meter in enumerate(meters):
         for k in range(64):
             value = 10 + 4 * np.sin(2 * np.pi * k / 8) * (m + 1) + 0.3 * draw.normal()
-            time = np.datetime64("2024-01-01T00") + k
+            time = np.datetime64("2024-01-01T00") + np.timedelta64(k, "h")
             if k == 40 and m == 0:
                 value = 90.0
             if k != 30:

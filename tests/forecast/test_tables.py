@@ -11,7 +11,7 @@ from rnnjax.forecast.files import read_series
 from rnnjax.forecast.tables import Columns
 from tests.lm import tiny_run
 
-HOURS = np.datetime_as_string(np.datetime64("2024-03-01T00", "h") + np.arange(60), unit="m")
+HOURS = np.datetime_as_string(np.datetime64("2024-03-01T00", "h") + np.arange(60).astype("timedelta64[h]"), unit="m")
 
 
 def write(tmp_path, text, name="d.csv"):
