@@ -87,15 +87,15 @@ def test_halves_are_widened(x64):
     compare(RUN, rnnjax.GRU(21), 6, (3,), "float16", valid=True)
 
 
-def rows(members):
+def rows(members, batch=2):
     cell = rnnjax.LSTM(6)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(size=(*members, *p.shape)), param_shapes(cell, 4, jnp.dtype(float)))
-    xs = rng.normal(size=(3, 5, 2, 4))
+    xs = rng.normal(size=(3, 5, batch, 4))
 
     def loss(implementation, params, xs):
-        state = cell.initial_state((2,), float)
-        options = {"lengths": jnp.array([3, 5]), "implementation": implementation}
+        state = cell.initial_state((batch,), float)
+        options = {"lengths": jnp.arange(3, 3 + batch) % 6, "implementation": implementation}
         state, ys = rnnjax.unroll(cell, params, state, xs, **options)
         return jnp.sum(jnp.sin(ys)) + jnp.sum(state.c**2)
 
@@ -114,6 +114,9 @@ def test_vmap_over_sequences_and_over_parameters(x64):
     grad = lambda name: jax.grad(lambda p, x: loss(name, p, x), argnums=(0, 1))  # noqa: E731
     same(lambda name, p, xs: jax.vmap(grad(name), in_axes=(None, 0))(p, xs), params, xs)
     same(lambda name, p, xs: jax.grad(lambda p: jax.vmap(lambda x: loss(name, p, x))(xs).sum())(p), params, xs)
+    of_four, _, four = rows((), 4)  # so many rows that every member's gradient is taken by itself
+    each = lambda name: jax.grad(lambda p, x: of_four(name, p, x), argnums=(0, 1))  # noqa: E731
+    same(lambda name, p, xs: jax.vmap(each(name), in_axes=(None, 0))(p, xs), params, four)
     _, own, _ = rows((3,))
     same(lambda name, p, xs: jax.vmap(grad(name))(p, xs), own, xs)
     same(lambda name, p, xs: jax.vmap(lambda x: jax.vmap(lambda p: loss(name, p, x))(p))(xs), own, xs)
