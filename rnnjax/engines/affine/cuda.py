@@ -4,7 +4,8 @@ A `jax.lax.scan` on a GPU launches a few kernels at every step, and that is its 
 launch runs all steps: blocks keep their part of ``w_hh`` in registers and shared memory, and hand ``h`` (backward: the
 cotangents of the gates) to each other through memory, with no other barrier than the arrival of the numbers. The
 pointwise update and its pull are made of the cell by `cuda_cell`; NVRTC compiles the text when a call is traced, and
-XLA launches it. What multiplies many steps at once, projections and the gradients of weights, stays with XLA.
+XLA launches it. What multiplies many steps at once, projections and the gradients of weights, stays with XLA. A cell
+without ``w_hh`` has kernels without a matmul, whose threads wait for nobody.
 
 Where matmuls may round (`jax.default_matmul_precision`), float32 is multiplied in TF32; with ``"highest"`` three
 products in TF32 are added, which is as exact as float32 is. bfloat16 and float16 are accumulated in float32, and all
@@ -28,13 +29,14 @@ import jax.numpy as jnp
 from rnnjax.cell import matmul
 from rnnjax.engines.affine import cuda_kernels, nvrtc
 from rnnjax.engines.affine.cuda_cell import CellText, cell_text
-from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it
+from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it, unit_tiles
 from rnnjax.engines.affine.cuda_sharding import by_rows
 from rnnjax.engines.affine.cuda_trial import passes_trial
 from rnnjax.engines.affine.gradient import weight_cotangent
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program, Refusal
+from rnnjax.engines.affine.recurrence import plan_of
 from rnnjax.engines.choice import Job
 
 __all__ = ["CudaLoops", "rank"]
@@ -104,7 +106,7 @@ class CudaLoops:
         H, dtype = plan.cell.hidden_size, plan.dtype
         if 0 in (steps, *batch):
             return _nothing(plan, operands, d_final)
-        work, w_hh = _work(self, plan, operands), _recurrent(operands)
+        work, w_hh = _work(self, plan, operands), operands.w_hh
         before = kept.states.h.reshape(steps, -1, H)
         seen, s, broken = kept.rest
         if seen is None:
@@ -134,7 +136,7 @@ class CudaLoops:
         d_zx, d_zh = (d.reshape(steps, *batch, -1) for d in (d_zx, dz))
         finished = Finished(
             weight_cotangent(operands.xs, (d_zx,), operands.w_ih, dtype),
-            weight_cotangent(kept.states.h, (d_zh,), w_hh, dtype),
+            None if w_hh is None else weight_cotangent(kept.states.h, (d_zh,), w_hh, dtype),
             jnp.sum(d_zx.astype(dtype), axis=range(d_zx.ndim - 1)),
             matmul(d_zx, operands.w_ih.T, dtype),
         )
@@ -159,6 +161,8 @@ def _rank(job: Job, exact: bool) -> float:
     card, cell = _card(), job.cell
     if isinstance(card, str):
         return -1
+    if not plan_of(cell, 1, job.param_dtype, job.dtype).summed:  # no w_hh: a thread waits for nobody, whatever the size
+        return 40
     leaves = len(jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state(()))))
     form = _format(str(job.param_dtype), exact)
     facts = Facts(cell.num_gates, cell.num_gates, leaves - 1, 0, cell.hidden_size, math.prod(job.batch), form)
@@ -208,8 +212,6 @@ def _prepare(
     plan: Plan, card: Card, rows: int, param_dtype: str, dtype: str, valid: bool, resets: bool, exact: bool
 ) -> _Work | str:
     """All that depends on neither arrays nor T, or why there is nothing: the end of a sentence."""
-    if not plan.summed:
-        return "needs a cell with a recurrent matrix w_hh"
     if dtype not in _STORED or param_dtype not in _STORED:
         return f"needs bfloat16, float16 or float32, got parameters of {param_dtype} and a state of {dtype}"
     program = plan.program()
@@ -218,15 +220,16 @@ def _prepare(
     leaves = jax.tree.leaves(state := jax.eval_shape(lambda: plan.cell.initial_state(())))
     h = next(i for i, leaf in enumerate(leaves) if leaf is state.h)
     order = (h, *(i for i in range(len(leaves)) if i != h))
-    text = cell_text(program, plan.summed, h)
+    dense = bool(plan.summed)
+    text = cell_text(program, plan.summed or (True,) * plan.cell.num_gates, h)  # of one without w_hh, zh is 0
     form = _format(param_dtype, exact)
     H = plan.cell.hidden_size
     facts = Facts(text.gates, text.seen, text.states, text.own, H, max(rows, 1), form)
-    forward, backward = forward_tiles(facts, card), backward_tiles(facts, card)
+    forward, backward = (forward_tiles(facts, card), backward_tiles(facts, card)) if dense else (unit_tiles(facts),) * 2
     if forward is None or backward is None:
         size = f"H = {H} with {text.gates} gates in {param_dtype}"
         return f"needs recurrent weights that fit into the processors of the GPU, got {size}"
-    setting = cuda_kernels.Setting(text, H, form, dtype, valid, resets, plan.reverse, card)
+    setting = cuda_kernels.Setting(text, dense, H, form, dtype, valid, resets, plan.reverse, card)
     return _Work(program, text, setting, forward, backward, order)
 
 
@@ -239,7 +242,7 @@ def _work(loops: CudaLoops, plan: Plan, operands: Operands, rows: int | None = N
         dataclasses.replace(plan, keep_gates=True),
         card,
         math.prod(operands.xs.shape[1:-1]) if rows is None else rows,
-        str(_recurrent(operands).dtype),
+        str(operands.w_ih.dtype),
         str(operands.state.h.dtype),
         controls.valid is not None,
         controls.resets is not None,
@@ -315,12 +318,6 @@ def _project(plan: Plan, operands: Operands) -> jax.Array:
     return matmul(operands.xs, operands.w_ih, plan.dtype) + operands.b.astype(plan.dtype)
 
 
-def _recurrent(operands: Operands) -> jax.Array:
-    if operands.w_hh is None:
-        raise ValueError("unroll: 'cuda' needs a cell with a recurrent matrix w_hh; take implementation=None.")
-    return operands.w_hh
-
-
 def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
     """A byte for every step and row, the state that the first step sees, and that of a restart."""
     controls = operands.controls
@@ -339,9 +336,9 @@ def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array
     return flags.reshape(steps, -1), start, packed
 
 
-def _see(work: _Work, zx: jax.Array, h: jax.Array, w_hh: jax.Array) -> jax.Array:
+def _see(work: _Work, zx: jax.Array, h: jax.Array, w_hh: jax.Array | None) -> jax.Array:
     """What the update saw, from the states: ``[T, B, NS, H]``."""
-    zh = matmul(h, w_hh, jnp.float32)
+    zh = jnp.zeros_like(zx) if w_hh is None else matmul(h, w_hh, jnp.float32)
     G, H = work.text.gates, work.setting.hidden_size
     zx, zh = (z.reshape(*z.shape[:-1], G, H) for z in (zx, zh))
     seen: list[jax.Array] = []
@@ -368,8 +365,8 @@ def _kept(operands: Operands, kept: cuda_kernels.Kept | None) -> Kept:
 
 def _nothing(plan: Plan, operands: Operands, d_final: Any) -> Cotangents:
     """Of no steps."""
-    weights = (operands.w_ih, _recurrent(operands), operands.b, operands.xs)
-    zeros = [jnp.zeros(leaf.shape, plan.dtype) for leaf in weights]
+    finished = Finished(operands.w_ih, operands.w_hh, operands.b, operands.xs)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, plan.dtype), finished)
     d_own = [jnp.zeros(leaf.shape, plan.dtype) for leaf in operands.own]
     fresh = None if operands.controls.resets is None else jax.tree.map(jnp.zeros_like, d_final)
-    return Cotangents(d_final, d_own, fresh, Finished(*zeros))
+    return Cotangents(d_final, d_own, fresh, zeros)

@@ -30,6 +30,7 @@ class Setting:
 
     Attributes:
         text: the cell.
+        dense: whether it has a ``w_hh``. The kernels of one without have no matmul and nothing to exchange.
         hidden_size: H.
         format: what is multiplied: ``"bf16"``, ``"f16"``, ``"tf32"`` or ``"tf32x3"``.
         state_dtype: of ``h``, ``y`` and their cotangents in memory.
@@ -40,6 +41,7 @@ class Setting:
     """
 
     text: CellText
+    dense: bool
     hidden_size: int
     format: str
     state_dtype: str
@@ -105,7 +107,7 @@ def make_kernel(setting: Setting, tiles: Tiles, *, backward: bool, keep: bool = 
     }
     head = setting.text.macros + "".join(f"#define {name} {value}\n" for name, value in macros.items())
     part = "backward" if backward else "forward"
-    source = head + _text("common.cu") + setting.text.functions + _text(f"{part}.cu")
+    source = head + _text("common.cu") + setting.text.functions + _text(f"{part}.cu" if setting.dense else "units.cu")
     capability = setting.card.capability
     return Kernel(source, f"rnn_{part}", capability, tiles.blocks, 32 * tiles.warps, tiles.shared_bytes, tiles.cluster)
 
@@ -140,7 +142,7 @@ def launch(
 def run_forward(
     setting: Setting,
     tiles: Tiles,
-    w_hh: jax.Array,
+    w_hh: jax.Array | None,
     zx: jax.Array,
     state: jax.Array,
     own: jax.Array,
@@ -156,7 +158,7 @@ def run_forward(
     Args:
         setting: of the kernel.
         tiles: of the kernel.
-        w_hh: ``[H, G H]``.
+        w_hh: ``[H, G H]``; None for a cell without.
         zx: ``[T, B, G H]`` in float32, with the bias.
         state: ``[1 + S, B, H]`` in float32, ``h`` first; a restart before the first step has been done.
         own: ``[NP, H]`` in float32.
@@ -172,8 +174,12 @@ def run_forward(
     text, H, dtype = setting.text, setting.hidden_size, setting.dtype
     steps, rows = zx.shape[:2]
     store = jnp.dtype(setting.state_dtype)
-    wt = _padded_weights(w_hh, text.gates, H, tiles.padded, dtype).transpose(1, 2, 0)  # [G, HP, HP]
-    exchange = (steps, *_exchange_shape(tiles, tiles.padded, dtype))
+    wt = first = jnp.zeros((1,), dtype)
+    exchange: tuple[int, ...] = (1,)
+    if w_hh is not None:
+        wt = _padded_weights(w_hh, text.gates, H, tiles.padded, dtype).transpose(1, 2, 0)  # [G, HP, HP]
+        exchange = (steps, *_exchange_shape(tiles, tiles.padded, dtype))
+        first = _to_exchange(state[0], tiles, dtype)
     keep_seen = keep and keep_seen
     outs = [
         jax.ShapeDtypeStruct(exchange, dtype),
@@ -188,7 +194,7 @@ def run_forward(
         jnp.array([steps, rows], jnp.int32),
         wt,
         zx,
-        _to_exchange(state[0], tiles, dtype),
+        first,
         state,
         _not_empty(own),
         _none() if flags is None else flags,
@@ -205,7 +211,7 @@ def run_forward(
 def run_backward(
     setting: Setting,
     tiles: Tiles,
-    w_hh: jax.Array,
+    w_hh: jax.Array | None,
     own: jax.Array,
     flags: jax.Array | None,
     kept: Kept,
@@ -219,7 +225,7 @@ def run_backward(
     Args:
         setting: of the kernel.
         tiles: of the kernel.
-        w_hh: ``[H, G H]``.
+        w_hh: ``[H, G H]``; None for a cell without.
         own: ``[NP, H]`` in float32.
         flags: as in `run_forward`.
         kept: of the forward pass.
@@ -235,7 +241,11 @@ def run_backward(
     text, H, dtype = setting.text, setting.hidden_size, setting.dtype
     steps, rows = d_ys.shape[:2]
     apart = text.seen - text.gates
-    exchange = (steps, *_exchange_shape(tiles, text.gates * tiles.padded, dtype))
+    w = jnp.zeros((1,), dtype)
+    exchange: tuple[int, ...] = (1,)
+    if w_hh is not None:
+        w = _padded_weights(w_hh, text.gates, H, tiles.padded, dtype)
+        exchange = (steps, *_exchange_shape(tiles, text.gates * tiles.padded, dtype))
     leaves = (1 + text.states, rows, H)
     outs = [
         jax.ShapeDtypeStruct(exchange, dtype),
@@ -248,7 +258,7 @@ def run_backward(
     ]
     args = [
         jnp.array([steps, rows], jnp.int32),
-        _padded_weights(w_hh, text.gates, H, tiles.padded, dtype),
+        w,
         kept.seen,
         kept.h,
         _not_empty(kept.s),

@@ -16,6 +16,7 @@ All times are microseconds a step on one H200 (132 processors), T = 1024, LSTM, 
 * Large blocks are slower than that (H=768 B=16, an early version: 24 units 1.62, 32 2.28), hence a surcharge.
 * 8 warps a block; 6 and 12 are within 5 %, 4 spill (1.74 against 1.34). As many weights as registers hold stay there;
   three products in TF32 need room for their parts (H=768: with 2 chunks in registers 2.65, with 4 3.70, which spilled).
+* A cell without ``w_hh`` has a thread a unit and row. Not measured yet: an estimate from the bytes that steps read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-__all__ = ["Card", "Facts", "Tiles", "backward_tiles", "forward_tiles", "is_worth_it"]
+__all__ = ["Card", "Facts", "Tiles", "backward_tiles", "forward_tiles", "is_worth_it", "unit_tiles"]
 
 _WARPS = 8
 _REGISTERS = 250  # of a thread, at 8 warps
@@ -122,6 +123,14 @@ def forward_tiles(facts: Facts, card: Card) -> Tiles | None:
 def backward_tiles(facts: Facts, card: Card) -> Tiles | None:
     """The backward kernel's tiles; None where a group does not fit on the card."""
     return min(_candidates(facts, card, backward=True), key=lambda tiles: tiles.cost, default=None)
+
+
+def unit_tiles(facts: Facts) -> Tiles:
+    """The tiles of both kernels of a cell without ``w_hh``: a thread has a unit of a row."""
+    threads = 128
+    pairs = _ceil(facts.hidden_size * facts.rows, threads) * threads
+    numbers = facts.hidden_size * facts.rows * (2 * facts.seen + facts.states + 2)
+    return Tiles(pairs, threads, 8, threads // 32, 1, 1, 1, 0, 0.1 + 4 * numbers / 3e6)
 
 
 def is_worth_it(facts: Facts, card: Card) -> bool:

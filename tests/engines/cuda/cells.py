@@ -70,14 +70,13 @@ def text_of(cell: Any) -> Any:
     assert not isinstance(program, Refusal), program
     state = jax.eval_shape(lambda: cell.initial_state(()))
     h = next(i for i, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.h)
-    return cell_text(program, plan.summed, h)
+    return cell_text(program, plan.summed or (True,) * cell.num_gates, h)
 
 
 def _runs(cell: Any) -> bool:
     if not isinstance(cell, rnnjax.AffineCell):
         return False
-    plan = plan_of(cell)
-    return bool(plan.summed) and not isinstance(plan.program(), Refusal)
+    return not isinstance(plan_of(cell).program(), Refusal)
 
 
 def _of_page(page: str, name: str) -> Any:

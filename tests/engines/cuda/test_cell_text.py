@@ -69,10 +69,14 @@ def expected(cell, text, rng):
     if hasattr(state, "n"):
         state = state._replace(n=jnp.abs(state.n) + 1)
     zx, zh = (tuple(draw(H) for _ in range(G)) for _ in range(2))
-    (new, y), pull = jax.vjp(cell.update, params, state, zx, zh)
+    dense = bool(plan_of(cell).summed)
+    if not dense:  # the kernels add a zh, which is 0
+        zh = tuple(0 * z for z in zh)
+    (new, y), pull = jax.vjp(cell.update, params, state, zx, zh if dense else ())
     d_new, d_y = jax.tree.map(lambda leaf: draw(H), (new, y))
     d_params, d_state, d_zx, d_zh = pull((d_new, d_y))
 
+    d_zh = d_zh if dense else d_zx
     leaves = jax.tree.leaves(state)
     h = next(i for i, leaf in enumerate(leaves) if leaf is state.h)
     order = [h, *(i for i in range(len(leaves)) if i != h)]
@@ -81,7 +85,11 @@ def expected(cell, text, rng):
     names = [f for f in params._fields if getattr(params, f) is not None and next(read)]
     own = [c for f in names for c in columns(getattr(params, f), H)]
     # The cotangent of a scalar is the sum over units; its share of one unit is that of a scalar of its own.
-    d_own = [c for f in names for c in shares(cell, params, f, state, zx, zh, (d_new, d_y), H, getattr(d_params, f))]
+    d_own = [
+        c
+        for f in names
+        for c in shares(cell, params, f, state, zx, zh if dense else (), (d_new, d_y), H, getattr(d_params, f))
+    ]
     apart = [d for d, together in zip(d_zx, text.summed) if not together]
     assert len(own) == text.own
     inputs = np.stack([*own, *zx, *zh, *sort(state), *sort(d_new), d_y], axis=1)

@@ -88,6 +88,9 @@ CASES = {
     # A gate seen apart, a bias within the update, gates computed again, no batch axis.
     "gru": (rnnjax.GRU(18), 5, (), "float32", dict(resets=True, remat="gates")),
     "custom": (Custom(35), 5, (9,), "bfloat16", dict(valid=True, resets=True)),
+    # No w_hh: a thread a unit, more steps than are read ahead.
+    "units": (rnnjax.cells.DiagonalLSTM(35), 7, (3, 2), "float32", dict(valid=True, resets=True, reverse=True)),
+    "unit states": (rnnjax.cells.IndRNN(150), 5, (), "bfloat16", dict(resets=True, remat="gates")),
     "wide state": (rnnjax.GRU(20), 4, (2,), "bfloat16", dict(resets=True, state_dtype="float32")),
     "one step": (rnnjax.Elman(8), 1, (2,), "float16", dict(resets=True)),
     "no step": (rnnjax.GRU(8), 0, (2,), "float32", dict(resets=True)),

@@ -14,9 +14,9 @@ from rnnjax.engines import Controls
 from rnnjax.engines.affine import cuda_kernels, nvrtc
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_kernels import Setting, make_kernel
-from rnnjax.engines.affine.cuda_rules import Card, Facts, backward_tiles, forward_tiles
+from rnnjax.engines.affine.cuda_rules import Card, Facts, backward_tiles, forward_tiles, unit_tiles
 from rnnjax.engines.affine.recurrence import affine_engine
-from tests.engines.cuda.cells import POINTWISE, text_of
+from tests.engines.cuda.cells import POINTWISE, plan_of, text_of
 
 pytestmark = pytest.mark.skipif(nvrtc.version() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 CARDS = {80: Card(80, 108), 86: Card(86, 84), 90: Card(90, 132), 100: Card(100, 148)}
@@ -24,13 +24,15 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32", "tf32x3": "fl
 VERSIONS = {80: "7.8", 86: "7.8", 90: "8.1", 100: "8.6"}
 EVERYTHING = list(itertools.product(POINTWISE, DTYPES, (80, 90, 100)))
 SOME = [("lstm", "bf16", 90), ("gru", "tf32x3", 80), ("custom", "f16", 100), ("elman", "tf32", 86)]
+SOME += [("indrnn", "bf16", 80)]
 
 
 def kernels(name, form, card, size, rows, masks=True):
-    text = text_of(POINTWISE[name])
+    text, dense = text_of(POINTWISE[name]), bool(plan_of(POINTWISE[name]).summed)
     facts = Facts(text.gates, text.seen, text.states, text.own, size, rows, form)
-    setting = Setting(text, size, form, DTYPES[form], masks, masks, masks, card)
-    for backward, tiles in ((False, forward_tiles(facts, card)), (True, backward_tiles(facts, card))):
+    setting = Setting(text, dense, size, form, DTYPES[form], masks, masks, masks, card)
+    tiles_of = (forward_tiles(facts, card), backward_tiles(facts, card)) if dense else (unit_tiles(facts),) * 2
+    for backward, tiles in zip((False, True), tiles_of):
         assert tiles is not None
         assert tiles.shared_bytes <= card.shared_bytes
         yield make_kernel(setting, tiles, backward=backward)
