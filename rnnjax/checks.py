@@ -25,6 +25,7 @@ __all__ = [
     "check_ints",
     "check_key",
     "check_kind",
+    "check_optimizer",
     "check_real",
     "check_size",
     "check_starts",
@@ -373,3 +374,12 @@ def check_init(cell: Any, key: Any, input_size: Any, dtype: Any, name: str = "in
     check_key(where, key)
     check_dtype(where, dtype)
     return check_size(where, name, input_size)
+
+
+def check_optimizer(where: str, optimizer: Any) -> None:
+    """Raises unless ``optimizer`` is an optax optimizer, rather than the function that makes one."""
+    if not isinstance(optimizer, type) and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        return
+    name = getattr(optimizer, "__name__", None)
+    got = f"the function {name}; call it, as in optax.{name}(1e-3)" if name else f"{optimizer!r:.60}; see optax"
+    raise TypeError(f"{where}: optimizer must be an optax optimizer such as optax.adam(1e-3), got {got}.")

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rnnjax.checks import check_key, check_size, is_traced
+from rnnjax.checks import check_key, check_optimizer, check_size, is_traced
 from rnnjax.online import Border, Cut
 from rnnjax.online.across import AnyBorder, across, begin, check_border
 from rnnjax.programs import kept
@@ -21,7 +21,6 @@ from rnnjax.update import (
     Info,
     check_arrays,
     check_opt_state,
-    check_optimizer,
     gradient_step,
     vary,
 )

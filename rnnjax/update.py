@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnnjax.averaging import AveragedState
 from rnnjax.checks import describe
 from rnnjax.promotion import promoting
 
@@ -18,7 +19,6 @@ __all__ = [
     "Info",
     "check_arrays",
     "check_opt_state",
-    "check_optimizer",
     "check_trainable",
     "gradient_step",
     "loss_parts",
@@ -99,10 +99,12 @@ def gradient_step(
     if axis_name is not None:
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), axis_name)
         new_state = vary(new_state, axis_name)
+    averaging = isinstance(opt_state, AveragedState)  # of what the parameters become, scale and all
+    more = {"scale": scale} if averaging else {}
     updates, opt_state = promoting(optax.with_extra_args_support(optimizer).update)(
-        grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn
+        grads, opt_state, params, value=loss, grad=grads, value_fn=value_fn, **more
     )
-    if scale is not None:
+    if scale is not None and not averaging:
         updates = jax.tree.map(lambda update: update * jnp.asarray(scale, update.dtype), updates)
     params = optax.apply_updates(params, updates)
     return Carry(params, opt_state, new_state), Info(loss, optax.tree.norm(grads), metrics)
@@ -195,15 +197,6 @@ def check_trainable(where: str, params: Any) -> None:
                 f"{where}: params must be floating-point numbers, which have a gradient, got {describe(leaf)}{place}; "
                 "make it one, or keep it outside of params."
             )
-
-
-def check_optimizer(where: str, optimizer: Any) -> None:
-    """Raises unless ``optimizer`` is an optax optimizer, rather than the function that makes one."""
-    if not isinstance(optimizer, type) and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        return
-    name = getattr(optimizer, "__name__", None)
-    got = f"the function {name}; call it, as in optax.{name}(1e-3)" if name else f"{optimizer!r:.60}; see optax"
-    raise TypeError(f"{where}: optimizer must be an optax optimizer such as optax.adam(1e-3), got {got}.")
 
 
 def check_opt_state(where: str, optimizer: optax.GradientTransformation, params: Any, opt_state: Any) -> None:

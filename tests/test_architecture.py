@@ -33,6 +33,7 @@ FLOORS = {
     "networks": 1.5,  # of cells, and run by unroll
     "unroll": 2,
     "engines": 2,
+    "averaging": 2.1,
     "update": 2.2,
     "online": 2.5,  # of unroll and update, under tbptt
     "tbptt": 3,

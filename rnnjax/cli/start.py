@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rnnjax.cells import cell_file, cell_from_name
+from rnnjax.cli.origin import begin_with, describe_origin, take_up
 from rnnjax.cli.presets import preset_options
 from rnnjax.cpu import devices_are_set, reuse_memory
 from rnnjax.engines.affine.native import compiles
@@ -25,8 +26,10 @@ from rnnjax.fit.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
 from rnnjax.fit.optimizers import learning_rate
 from rnnjax.fit.processes import crew
+from rnnjax.lm.model import LMParams
 from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
 from rnnjax.lm.run import (
+    Run,
     RunPaths,
     check_code,
     compare_identity,
@@ -58,6 +61,7 @@ class Started(NamedTuple):
     provenance: dict[str, Any]
     replaced: Replacement | None = None  # the run before it, until this one has its first checkpoint
     notes: tuple[str, ...] = ()  # to be said
+    params: LMParams | None = None  # to begin with
 
 
 def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Started:
@@ -74,6 +78,8 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         values |= dict.fromkeys(BUDGETS - given)
     elif all(values[name] is None for name in BUDGETS):
         values["minutes"] = DEFAULT_MINUTES
+    values["cell"] = _absolute_cell(values["cell"])
+    origin = None if values["init_from"] is None else take_up(values, given)
     config = _with_devices(_config(values))
     claimed: list[Replacement] = []
     root = pathlib.Path(crew().by_lead(lambda: str(_claim(values, config, stack, claimed))))
@@ -83,10 +89,15 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
         provenance["code"] = code_digest(file)
     _compare(config, provenance.get("code"))
-    corpus = crew().together(lambda: _text(config))
+    corpus = crew().together(lambda: _text(config, origin))
     crew().compare("train", {"text (by its sha256)": corpus.sha256}, "give all of them the same files")
     paths = RunPaths(root)
     provenance = _provenance(corpus) | provenance
+    params, notes = None, ()
+    if origin is not None:
+        params = begin_with(origin, config.model, corpus, config.train.seed)
+        provenance["init_from"], note = describe_origin(origin, corpus)
+        notes = (note,)
 
     def write() -> None:
         if replaced is not None:
@@ -99,12 +110,12 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
 
     crew().by_lead(write)
     _require_shared(paths)
-    return Started(paths, config, corpus, provenance, replaced)
+    return Started(paths, config, corpus, provenance, replaced, notes, params)
 
 
-def _text(config: RunConfig) -> Corpus:
-    """The text, if it is long enough and the model can be made for it."""
-    corpus = load_corpus(config.text)
+def _text(config: RunConfig, origin: Run | None) -> Corpus:
+    """The text, if it is long enough and the model can be made for it; the symbols of the origin keep their ids."""
+    corpus = load_corpus(config.text, vocabulary=origin and origin.vocabulary, unknown="add")
     corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
     make_model(config.model, len(corpus.vocabulary))
     return corpus
@@ -178,8 +189,9 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
         given: names of those on the command line.
         stack: holds the folder as long as it lasts.
     """
-    for name in sorted(given & {"out", "force", "preset"}):
-        raise ValueError(f"--{name}: does not go together with --resume, which stays in its folder; leave it out.")
+    for name in sorted(given & {"out", "force", "preset", "init_from"}):
+        flag = name.replace("_", "-")
+        raise ValueError(f"--{flag}: does not go together with --resume, which stays in its folder; leave it out.")
 
     def own() -> None:
         read_config(root)  # before anything is written there, also the lock
@@ -192,6 +204,11 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
         with open_checkpoint(saved[-1].path) as stored_checkpoint:
             identity = run_identity(old, provenance, vocabulary)
             compare_identity(stored_checkpoint.meta, identity, paths.root, saved[-1].path)
+    elif "init_from" in provenance:
+        raise ValueError(
+            f"--resume: {root} was to begin with the parameters of another run, and ended before they were saved; "
+            "start it again with --init-from and --force."
+        )
     check_code(old, provenance, root, values["trust_code"])
     stored = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(old, group)).items()}
     asked = {k: values[k] for k in given & stored.keys()}
@@ -214,7 +231,8 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
     else:
         own_text(config, f"--resume {root}")
     _compare(config, None)
-    corpus = crew().together(lambda: load_corpus(config.text))
+    known = vocabulary if "init_from" in provenance else None
+    corpus = crew().together(lambda: load_corpus(config.text, vocabulary=known, unknown="add"))
     if corpus.sha256 != provenance["sha256"] or corpus.vocabulary != vocabulary:
         raise ValueError(
             f"--resume: the text has changed since {root} was started ({provenance['sources']}, "

@@ -72,6 +72,14 @@ def train(
             "learning rate over the whole.",
         ),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the parameters of this run, on TEXT or, without one, on its own; symbols that it does not "
+            "know get new rows.",
+        ),
+    ] = None,
     trust_code: TrustCode = False,
     preset: Annotated[str | None, typer.Option(metavar="|".join(PRESETS), help="Start from these options.")] = None,
     distributed: Annotated[
@@ -105,8 +113,10 @@ def train(
     [bold]rnnjax train[/bold]                                  five minutes on Python's standard library
     [bold]rnnjax train book.txt --out runs/book --minutes 30[/bold]
     [bold]rnnjax train --resume runs/book --minutes 60[/bold]
+    [bold]rnnjax train other.txt --init-from runs/book[/bold]       begins with its parameters
     """
-    own = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
+    own: dict[str, Any] = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
+    own["init_from"] = init_from
     values = own | options
     given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
     if values["document_separator"] is not None:
@@ -123,7 +133,10 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
     paths, config, corpus, provenance = started[:4]
     if not crew().is_lead:
         with stop_on_signal() as should_stop:
-            run_training(config, paths, corpus, resume=resume, should_stop=should_stop, code=provenance.get("code"))
+            run_training(
+                config, paths, corpus, resume=resume, should_stop=should_stop, code=provenance.get("code"),
+                params=started.params,
+            )  # fmt: skip
         return
     model = make_model(config.model, len(corpus.vocabulary))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
@@ -168,6 +181,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
                 report=report,
                 should_stop=should_stop,
                 code=provenance.get("code"),
+                params=started.params,
             )
         if thread is not None and outcome.reason != "stopped":
             thread.join()

@@ -3,6 +3,7 @@ r"""One training loop for any loss: evaluations, early stopping, roll-backs, che
 `fit` is what one calls. The language model's training is another task of the same `rnnjax.fit.loop.Loop`.
 """
 
+from rnnjax.averaging import averaged
 from rnnjax.fit.optimizers import OptimizerOptions, learning_rate, make_optimizer, schedule
 from rnnjax.fit.printer import Printer
 from rnnjax.fit.progress import Outcome, TrainingFailedError
@@ -15,6 +16,7 @@ __all__ = [
     "Outcome",
     "Printer",
     "TrainingFailedError",
+    "averaged",
     "fit",
     "learning_rate",
     "make_optimizer",

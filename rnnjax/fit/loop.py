@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.averaging import judged, judged_prefix
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.checkpoint import CheckpointError
 from rnnjax.fit.folder import own_folder, remember, written
@@ -235,16 +236,9 @@ class Loop:
         carry, progress = self.safe if now.rollbacks == 0 else self.anchor
         self.carry = jax.tree.map(jnp.copy, carry)
         self.progress = dataclasses.replace(progress, rollbacks=now.rollbacks + 1, lr_scale=now.lr_scale / 2)
-        self.record(
-            {
-                "kind": "rollback",
-                "step": interval.step,
-                "to_step": self.progress.step,
-                "lr_scale": self.progress.lr_scale,
-                "reason": trouble.sentence(interval.step),
-                "seconds": round(interval.seconds, 3),
-            }
-        )
+        row = {"kind": "rollback", "step": interval.step, "to_step": self.progress.step}
+        row |= {"lr_scale": self.progress.lr_scale, "reason": trouble.sentence(interval.step)}
+        self.record({**row, "seconds": round(interval.seconds, 3)})
         if self.progress.rollbacks >= MAX_ROLLBACKS:
             self.save(math.nan)
             saved = "" if self.folder is None else f" The last good state is saved in {self.folder}."
@@ -255,8 +249,10 @@ class Loop:
 
     def evaluate_and_save(self) -> Trouble | None:
         """Saves a checkpoint with its metrics, unless they show trouble, which is returned."""
-        progress, params = self.progress, self.carry.params
-        if not finite(params):  # a loss is taken before its update: this is the first to see what the last one broke
+        progress, params = self.progress, judged(self.carry.params, self.carry.opt_state)
+        if not finite(
+            self.carry.params
+        ):  # a loss precedes its update: this is the first to see what the last one broke
             return Trouble("parameters that are not finite", progress.step, self.task.remedy)
         if what := self.task.bad_params(self.carry, progress):
             return Trouble(what, progress.step, self.task.remedy)
@@ -276,6 +272,7 @@ class Loop:
             row = self.task.eval_row(metrics, progress, better) | {"seconds": round(self.seconds(), 3)}
             self.history.append(row)
             self.record(row)
+            self.carry = self.task.judged(self.carry, progress)
         progress.rollbacks = 0
         self.crew.by_lead(self.after_evaluation)
         self.save(score)
@@ -283,7 +280,7 @@ class Loop:
 
     def after_evaluation(self) -> None:
         """Samples and the like."""
-        for found in self.task.evaluated(self.carry, self.progress.step):
+        for found in self.task.evaluated(judged(self.carry.params, self.carry.opt_state), self.progress.step):
             if isinstance(found, dict):
                 self.report(found)
             else:
@@ -292,8 +289,9 @@ class Loop:
     def best(self) -> tuple[Any, int]:
         """The parameters of the best evaluation and their step; the newest where nothing was measured."""
         step, measured = self.progress.best_step, math.isfinite(self.progress.best_loss)
+        now = judged(self.carry.params, self.carry.opt_state)
         if self.folder is None:
-            return (self.kept, step) if measured else (self.carry.params, self.progress.step)
+            return (self.kept, step) if measured else (now, self.progress.step)
         folder, like = self.folder / "checkpoints", self.carry.params
 
         def choose() -> tuple[str, int] | None:
@@ -303,9 +301,9 @@ class Loop:
             return chosen.path.name, chosen.step
 
         if (chosen := self.crew.by_lead(choose)) is None:
-            return like, self.progress.step
+            return now, self.progress.step
         with checkpoints.open_checkpoint(folder / chosen[0]) as stored:
-            return placed(stored.tree(like, "params"), like), chosen[1]
+            return placed(stored.tree(like, judged_prefix(stored.shapes)), like), chosen[1]
 
     def record(self, row: dict[str, Any]) -> None:
         """Writes a row to the metrics and reports it."""
@@ -341,6 +339,8 @@ class Loop:
         if newest is not None:
             marks = self.crew.together(lambda: self.load(folder / "checkpoints" / newest))
         self.history = self.crew.by_lead(lambda: self.begin_logs(folder, marks))
+        if newest is None and self.task.saves_start:
+            self.save(math.nan)
 
     def newest(self, folder: pathlib.Path, resume: bool) -> str | None:
         """The name of the checkpoint to go on with, if there is one."""

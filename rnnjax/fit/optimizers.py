@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import optax
 
+from rnnjax.averaging import averaged
 from rnnjax.checks import check_choice, check_real, check_size
 from rnnjax.fit.progress import Place
 from rnnjax.kinds import public
@@ -46,6 +47,10 @@ class OptimizerOptions:
         clip: bound on the gradient; 0 for none.
         clip_by: ``norm``, the global norm, or ``value``, every element by itself.
         weight_decay: decoupled decay of the matrices (not of the biases), times the learning rate.
+        average: the ``decay`` of `rnnjax.fit.averaged`, whose mean of the parameters is evaluated and kept; 0 for none.
+        average_after: evaluations without a new best, in all, after which averaging begins; 0 begins with the first
+            update. With ``average=1`` and ``sgd`` it is averaged SGD with a trigger that is not monotonic (Merity et
+            al., 2018).
 
     Raises:
         ValueError: for an unknown name or a number out of range.
@@ -60,13 +65,18 @@ class OptimizerOptions:
     clip: float = option(1.0, "Bound on the gradient; 0: none.", "BOUND")
     clip_by: str = option("norm", "The global norm, or the value of each element.", "norm|value")
     weight_decay: float = option(0.0, "Decoupled decay of the matrices.", "RATE")
+    average: float = option(
+        0.0, "Evaluate and keep a mean of the parameters: 1: of all, 0.999: exponential; 0: none.", "DECAY"
+    )
+    average_after: int = option(0, "Evaluations without a new best after which it begins.", "EVALUATIONS")
 
     def __post_init__(self) -> None:
         where = "OptimizerOptions"
         check_choice(where, "optimizer", self.optimizer, tuple(OPTIMIZERS))
         check_choice(where, "schedule", self.schedule, SCHEDULES)
         check_choice(where, "clip_by", self.clip_by, ("norm", "value"))
-        object.__setattr__(self, "decay_from", check_size(where, "decay_from", self.decay_from, least=0))
+        for name in ("decay_from", "average_after"):
+            object.__setattr__(self, name, check_size(where, name, getattr(self, name), least=0))
         for name, bounds in _BOUNDS.items():
             object.__setattr__(self, name, check_real(where, name, getattr(self, name), **bounds))
 
@@ -77,14 +87,15 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "decay": {"above": 0.0, "most": 1.0},
     "clip": {"least": 0.0},
     "weight_decay": {"least": 0.0},
+    "average": {"least": 0.0, "most": 1.0},
 }
 
 
 @public
 def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
-    """The optax chain; its learning rate is ``opt_state.hyperparams["learning_rate"]``, set by the caller.
+    """The optax chain; its learning rate is the hyperparameter ``learning_rate``, set by the caller.
 
-    clip -> direction -> + weight_decay * matrices -> * -learning_rate
+    clip -> direction -> + weight_decay * matrices -> * -learning_rate, and around it the mean of the parameters
     """
 
     def chain(learning_rate: float) -> optax.GradientTransformation:
@@ -98,7 +109,8 @@ def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformationExt
         parts.append(optax.scale_by_learning_rate(learning_rate))
         return optax.chain(*parts)
 
-    return optax.inject_hyperparams(chain)(learning_rate=options.lr)
+    whole = optax.inject_hyperparams(chain)(learning_rate=options.lr)
+    return averaged(whole, options.average, begun=not options.average_after) if options.average else whole
 
 
 def _matrices(params: Any) -> Any:

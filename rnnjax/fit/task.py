@@ -46,6 +46,7 @@ class Task(abc.ABC):
         calm_loss: a loss that is no explosion, from the start.
         logs: files beside the metrics, for the texts of `evaluated`; a resumed run cuts them off at its checkpoint.
         crew: the processes that train together.
+        saves_start: whether the carry before the first step is saved at once, as it cannot be made again.
         identity: what JSON can hold and a resumed run must have in common with the checkpoint.
     """
 
@@ -55,6 +56,7 @@ class Task(abc.ABC):
     programs: int = 1
     calm_loss: float = math.inf
     crew: Crew = ALONE
+    saves_start: bool = False
     logs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -90,8 +92,12 @@ class Task(abc.ABC):
         """The metrics of these parameters; None where nothing is measured."""
         return None
 
-    def evaluated(self, carry: Carry, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
-        """After an evaluation: texts for the logs, as ``(name, text)``, and rows to report, samples and the like."""
+    def judged(self, carry: Carry, progress: Progress) -> Carry:
+        """The carry after an evaluation, where how it went changes what comes."""
+        return carry
+
+    def evaluated(self, params: Any, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
+        """After an evaluation of these: texts for the logs, as ``(name, text)``, and rows to report, as samples."""
         return ()
 
     def explosion(self, loss: float, progress: Progress) -> str:

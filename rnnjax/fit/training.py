@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from rnnjax.checks import check_key, check_size
+from rnnjax.checks import check_key, check_optimizer, check_size
 from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
 from rnnjax.fit.devices import check_mesh
@@ -23,7 +23,7 @@ from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.progress import Outcome, Place
 from rnnjax.online import Cut, Lookback
 from rnnjax.online.across import AnyBorder, check_border
-from rnnjax.update import check_arrays, check_optimizer, check_trainable
+from rnnjax.update import check_arrays, check_trainable
 
 __all__ = ["fit"]
 

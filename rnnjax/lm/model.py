@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,10 +11,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnjax.checks import check_kind, short
+from rnnjax.checks import check_kind, check_real, short
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
-from rnnjax.networks import Stack, dropout
+from rnnjax.networks import (
+    Stack,
+    activation_regularization,
+    drop_connect,
+    dropout,
+    locked_dropout,
+    temporal_activation_regularization,
+)
+from rnnjax.networks.masks import check_rate
 from rnnjax.networks.stack import StackParams, StackState
 from rnnjax.online import Read
 from rnnjax.promotion import promoting
@@ -40,21 +49,32 @@ class LanguageModel:
     r"""A stack of recurrent cells that predicts the next symbol (Mikolov et al., 2010; Graves, 2013).
 
         x_t          = one_hot(s_t)  or  embedding[s_t]
-        state_t, y_t = stack.step(params.stack, state_{t-1}, dropout(x_t))
+        state_t, y_t = stack.step(drop_connect(params.stack), state_{t-1}, dropout(x_t))
         logits_t     = dropout(y_t) @ w_out + b_out         (w_out = embedding.T when tied)
-        loss         = mean_t -log softmax(logits_t)[s_{t+1}]      in nats a symbol
+        nats         = mean_t -log softmax(logits_t)[s_{t+1}]
+        loss         = nats + ar * mean dropout(y_t)^2 + tar * mean (y_t - y_{t-1})^2
+
+    With ``tie``, ``locked``, ``weight_dropout``, ``ar`` and ``tar`` it is the AWD-LSTM (Merity et al., 2018), which
+    `rnnjax.fit.averaged` trains.
 
     Args:
         vocab_size: V.
         stack: the recurrent layers.
         embed_size: E, or 0 for one-hot inputs.
         tie: whether the output weights are the embedding's (Press and Wolf, 2017); E must equal the top layer's H.
-        dropout: rate on the embedding, between the layers (of a stack whose own rate is zero) and on the output, new
-            for every step. Only where a key is passed: without one the model is evaluated, and nothing dropped.
+        dropout: rate on the embedding, between the layers (of a stack whose own rate is zero) and on the output. Only
+            where a key is passed: without one the model is evaluated, and nothing dropped.
+        embed_dropout: another rate on the embedding; None for the same.
+        locked: False draws masks anew for every step; True one a call and example, see `rnnjax.networks.locked_dropout`
+            (Gal and Ghahramani, 2016).
+        weight_dropout: rate on the matrices ``w_hh`` of all layers, one mask a call, where a key is passed.
+        ar: factor of `rnnjax.networks.activation_regularization`, of the outputs after their dropout.
+        tar: factor of `rnnjax.networks.temporal_activation_regularization`, of the outputs before it.
         dtype: of the matmuls: ``"float32"``, or ``"bfloat16"`` with float32 parameters, accumulation and state.
 
     Raises:
-        ValueError: for sizes below one, rates outside [0, 1), a tie without a fitting embedding, or another dtype.
+        ValueError: for sizes below one, rates outside [0, 1), factors below zero, a tie without a fitting embedding,
+            ``weight_dropout`` for layers of which none has a ``w_hh``, or another dtype.
 
     >>> import jax, rnnjax
     >>> model = LanguageModel(vocab_size=5, stack=rnnjax.Stack((rnnjax.LSTM(8),)))
@@ -70,10 +90,22 @@ class LanguageModel:
     tie: bool = False
     dropout: float = 0.0
     dtype: str = "float32"
+    embed_dropout: float | None = None
+    locked: bool = False
+    weight_dropout: float = 0.0
+    ar: float = 0.0
+    tar: float = 0.0
 
     def __post_init__(self) -> None:
         check_kind("LanguageModel", "stack", self.stack, Stack, "a Stack")
-        check_fields(self, least={"embed_size": 0}, rates=("dropout",))
+        check_fields(self, least={"embed_size": 0}, rates=("dropout", "weight_dropout"))
+        if (rate := self.embed_dropout) is not None:
+            object.__setattr__(self, "embed_dropout", check_rate("LanguageModel", "embed_dropout", rate))
+        for name in ("ar", "tar"):
+            check_real("LanguageModel", name, getattr(self, name), least=0.0)
+        if self.weight_dropout:
+            shapes = jax.eval_shape(lambda: self.stack.init(jax.random.key(0), self.embed_size or self.vocab_size))
+            drop_connect(None, shapes, self.weight_dropout)  # raises where there is nothing to drop
         if self.tie and self.embed_size != self.stack.hidden_size:
             raise ValueError(
                 f"LanguageModel: tied weights need embed_size = hidden_size = {self.stack.hidden_size}, "
@@ -81,6 +113,11 @@ class LanguageModel:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"LanguageModel: dtype must be 'float32' or 'bfloat16', got {short(self.dtype)}.")
+
+    @property
+    def random(self) -> bool:
+        """Whether a key changes anything."""
+        return bool(self.dropout or self.embed_dropout or self.weight_dropout)
 
     def init(self, key: jax.Array) -> LMParams:
         """New float32 parameters; the output starts near the uniform distribution."""
@@ -124,18 +161,36 @@ class LanguageModel:
         Returns:
             The state after the last symbol, and logits ``[T, *batch, V]``.
         """
-        keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+        state, _, _, logits = self._run(params, state, symbols, resets, key, implementation)
+        return state, logits
+
+    def _run(
+        self,
+        params: LMParams,
+        state: StackState,
+        symbols: jax.Array,
+        resets: jax.Array | None,
+        key: jax.Array | None,
+        implementation: str | None = None,
+    ) -> tuple[StackState, jax.Array, jax.Array, jax.Array]:
+        """The state, what the layers return before and after its dropout, and the logits."""
+        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+        drop: Any = functools.partial(locked_dropout, resets=resets) if self.locked else dropout
         low = self._low(params)
         xs = self._inputs(low, symbols)
         if self.embed_size:
-            xs = dropout(keys[0], xs, self.dropout)
-        stack = self.stack if key is None else with_dropout(self.stack, self.dropout)
-        state, ys = unroll(stack, low.stack, state, xs, resets=resets, key=keys[1], implementation=implementation)
+            xs = drop(keys[0], xs, self.dropout if self.embed_dropout is None else self.embed_dropout)
+        stack, layers = self.stack, low.stack
+        if key is not None:
+            if self.locked and not stack.dropout:
+                stack = dataclasses.replace(stack, locked=True)
+            stack = with_dropout(stack, self.dropout)
+            layers = drop_connect(keys[3], layers, self.weight_dropout) if self.weight_dropout else layers
+        state, ys = unroll(stack, layers, state, xs, resets=resets, key=keys[1], implementation=implementation)
         w_out = low.embedding.T if self.tie else low.w_out
-        ys = dropout(keys[2], ys, self.dropout).astype(self.dtype)
-        logits = jnp.matmul(ys, w_out, preferred_element_type=jnp.float32)
-        logits = promoting(jnp.add)(logits, params.b_out)
-        return state, logits
+        dropped = drop(keys[2], ys, self.dropout)
+        logits = jnp.matmul(dropped.astype(self.dtype), w_out, preferred_element_type=jnp.float32)
+        return state, ys, dropped, promoting(jnp.add)(logits, params.b_out)
 
     def map_logits(
         self,
@@ -194,8 +249,16 @@ class LanguageModel:
 
     def loss(
         self, params: LMParams, state: StackState, chunk: Chunk, *, key: jax.Array | None = None
-    ) -> tuple[jax.Array, StackState]:
-        """Mean cross-entropy of a chunk in nats a symbol, and the state at its end; fits `rnnjax.tbptt`."""
-        state, logits = self.logits(params, state, chunk.inputs, resets=chunk.resets, key=key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, chunk.targets)
-        return losses.mean(), state
+    ) -> tuple[jax.Array, StackState, dict[str, jax.Array]]:
+        """What is minimised on a chunk, the state at its end, and ``nats``, the mean cross-entropy; for `rnnjax.tbptt`.
+
+        The loss is ``nats`` a symbol, and the penalties ``ar`` and ``tar`` where there are any.
+        """
+        state, ys, dropped, logits = self._run(params, state, chunk.inputs, chunk.resets, key)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, chunk.targets).mean()
+        loss = nats
+        if self.ar:
+            loss += self.ar * activation_regularization(dropped)
+        if self.tar:
+            loss += self.tar * temporal_activation_regularization(ys, resets=chunk.resets)
+        return loss, state, {"nats": nats}

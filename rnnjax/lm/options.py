@@ -19,8 +19,18 @@ __all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "
 RESUMABLE = frozenset(
     "steps epochs minutes evals eval_symbols patience sample_length log_every baselines devices".split()
 )
-NEW_OPTIONS = frozenset({"devices", "baselines", "border"})  # that folders of older versions lack
-_LATER = {"border": "cut"}  # of these, what makes no other run
+# Of later versions, with what makes no other run.
+_LATER = {
+    "border": "cut",
+    "embed_dropout": -1.0,
+    "locked": False,
+    "weight_dropout": 0.0,
+    "ar": 0.0,
+    "tar": 0.0,
+    "average": 0.0,
+    "average_after": 0,
+}
+NEW_OPTIONS = frozenset({"devices", "baselines", *_LATER})  # that folders of older versions lack
 MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
 _LOOKED = "What is looked at"
 MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
@@ -38,7 +48,8 @@ class ModelOptions:
             and 256 above. One-hot inputs learn much slower: a vector of norm 1 through a Glorot matrix hardly moves
             a gate at first.
         tie: whether the output uses the embedding's weights.
-        dropout: rate, see `LanguageModel`.
+        dropout, embed_dropout, locked, weight_dropout, ar, tar: see `LanguageModel`; an ``embed_dropout`` of -1 is the
+            same as ``dropout``.
         dtype: of the matmuls, ``float32`` or ``bfloat16``.
     """
 
@@ -52,6 +63,11 @@ class ModelOptions:
     embed: int = option(-1, "Size of the embedding; 0: one-hot; -1: 128, or 256 from 257 symbols on.", "SIZE")
     tie: bool = option(False, "Use the embedding's weights for the output too.")
     dropout: float = option(0.0, "Dropout rate on embedding, between layers and on the output.", "RATE")
+    embed_dropout: float = option(-1.0, "Another rate on the embedding; -1: the same.", "RATE")
+    locked: bool = option(False, "One dropout mask a chunk instead of one a step (variational dropout).")
+    weight_dropout: float = option(0.0, "Dropout rate on the recurrent weights.", "RATE")
+    ar: float = option(0.0, "Factor of the squares of the outputs, in the loss.", "FACTOR")
+    tar: float = option(0.0, "Factor of the squares of their changes from step to step.", "FACTOR")
     dtype: str = option("float32", "Of the matmuls.", "float32|bfloat16")
 
     def __post_init__(self) -> None:
@@ -62,7 +78,14 @@ class ModelOptions:
                 raise ValueError(f"{where}: {name} must be at most {most:,}, got {size:,}.")
             object.__setattr__(self, name, size)
         object.__setattr__(self, "tie", check_flag(where, "tie", self.tie))
-        object.__setattr__(self, "dropout", check_real(where, "dropout", self.dropout, least=0.0, below=1.0))
+        object.__setattr__(self, "locked", check_flag(where, "locked", self.locked))
+        for name in ("dropout", "weight_dropout", "embed_dropout"):
+            least = -1.0 if name == "embed_dropout" else 0.0
+            object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=least, below=1.0))
+        if -1 < self.embed_dropout < 0:
+            raise ValueError(f"{where}: embed_dropout must be -1 or lie in [0, 1), got {self.embed_dropout:g}.")
+        for name in ("ar", "tar"):
+            object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=0.0))
         check_choice(where, "dtype", self.dtype, ("float32", "bfloat16"))
         if not isinstance(self.cell, str):
             raise TypeError(f"{where}: cell must be the name of a cell, got {self.cell!r:.80}.")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rnnjax.averaging import judged_prefix
 from rnnjax.cells import cell_file, cell_from_name
 from rnnjax.files import CheckpointError, check_kind, digest, read_json, write_json
 from rnnjax.fit.checkpoint import Checkpoint, best, find_checkpoints, open_checkpoint
@@ -27,6 +28,7 @@ __all__ = [
     "check_code",
     "check_layers",
     "compare_identity",
+    "grown",
     "make_model",
     "open_run",
     "own_text",
@@ -127,7 +129,28 @@ def make_model(options: ModelOptions, vocab_size: int) -> LanguageModel:
         embed = options.hidden
     elif embed == -1:
         embed = 128 if vocab_size <= 256 else 256
-    return LanguageModel(vocab_size, Stack(cells), embed, options.tie, options.dropout, options.dtype)
+    return LanguageModel(
+        vocab_size,
+        Stack(cells),
+        embed,
+        options.tie,
+        options.dropout,
+        options.dtype,
+        None if options.embed_dropout == -1 else options.embed_dropout,
+        options.locked,
+        options.weight_dropout,
+        options.ar,
+        options.tar,
+    )
+
+
+def grown(params: LMParams, fresh: LMParams) -> LMParams:
+    """Trained parameters for more symbols, whose rows and columns come from ``fresh``; old symbols keep their ids."""
+
+    def larger(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old if old.shape == new.shape else new.at[tuple(map(slice, old.shape))].set(old)
+
+    return jax.tree.map(larger, params, fresh)
 
 
 def write_config(paths: RunPaths, config: RunConfig, provenance: dict[str, Any]) -> None:
@@ -283,7 +306,7 @@ def _open(
         check_code(config, provenance, paths.root, trust_code)
         check_layers(stored.shapes, config.model, chosen.path)
         model = make_model(config.model, len(vocabulary))
-        params = stored.tree(jax.eval_shape(model.init, jax.random.key(0)), "params")
+        params = stored.tree(jax.eval_shape(model.init, jax.random.key(0)), judged_prefix(stored.shapes))
         meta = stored.meta
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         raise CheckpointError(f"run: the parameters in {chosen.path} are not finite; remove that file.")

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from rnnjax.averaging import AveragedState
 from rnnjax.fit import devices
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.optimizers import make_optimizer, schedule
@@ -24,7 +25,7 @@ from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
 from rnnjax.lm.evaluate import evaluate
-from rnnjax.lm.model import LanguageModel
+from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import RunConfig
 from rnnjax.lm.run import RunPaths, make_model, run_identity
 from rnnjax.lm.sample import default_prime, generate
@@ -69,7 +70,7 @@ def update(
     carry is what `rnnjax.online.across.begin` makes. The carry is given up. The compiled update
     lives as long as ``model`` and ``optimizer``: the same objects find it again.
     """
-    compiled = kept(_update, model.loss, optimizer, options=(mesh, bool(model.dropout), border), donate_argnums=(0,))
+    compiled = kept(_update, model.loss, optimizer, options=(mesh, model.random, border), donate_argnums=(0,))
     found: tuple[Carry, Info] = compiled(carry, chunk, rate, key, step)
     return found
 
@@ -116,6 +117,7 @@ def train(
     report: Report = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
     code: str | None = None,
+    params: LMParams | None = None,
 ) -> Outcome:
     """Trains until the budget is used up, and leaves metrics, samples and checkpoints in the run's folder.
 
@@ -127,13 +129,14 @@ def train(
         report: gets every row of the metrics, samples besides, as they come.
         should_stop: asked at every line of metrics; True saves a checkpoint and returns.
         code: the digest of the file that the cell's code is in, if it is in one.
+        params: to begin with, which are saved at once; None for new ones.
 
     Raises:
         ValueError: if the text is too short, the budget too large, or a checkpoint does not fit the model.
         CheckpointError: if a checkpoint cannot be written or read.
         TrainingFailedError: if the loss exploded `rnnjax.fit.loop.MAX_ROLLBACKS` times in a row.
     """
-    task, options, budget = _text_task(config, paths, corpus, code), config.train, config.budget
+    task, options, budget = _text_task(config, paths, corpus, code, params), config.train, config.budget
     steps = budget.steps
     if budget.epochs is not None:
         steps = max(1, round(budget.epochs * task.steps_per_epoch))
@@ -153,7 +156,7 @@ def train(
         return Outcome(reason, loop.progress, best_step, valid, test)
 
 
-def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | None) -> _Text:
+def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | None, params: LMParams | None) -> _Text:
     options = config.train
     corpora.require_length(len(corpus.train), options.batch_size, options.chunk_len)
     mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
@@ -173,6 +176,8 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | N
         steps_per_epoch=corpora.num_chunks(rows, options.chunk_len),
         calm_loss=uniform,
         crew=crew(),
+        saves_start=params is not None,
+        first=params,
         logs={"samples": paths.samples},
         identity=run_identity(config, {"sha256": corpus.sha256, "code": code}, corpus.vocabulary),
         config=config,
@@ -203,6 +208,7 @@ class _Text(Task):
     uniform: float  # loss of a guess
     key: jax.Array
     border: AnyBorder
+    first: LMParams | None  # to begin with, instead of new ones
 
     @property
     def symbols(self) -> int:
@@ -210,7 +216,9 @@ class _Text(Task):
         return self.config.train.batch_size * self.config.train.chunk_len
 
     def start(self) -> Carry:
-        params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
+        params = jax.tree.map(jnp.array, self.first)  # a copy, whose buffers are given up
+        if params is None:
+            params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
         carry = Carry(params, self.optimizer.init(params), self.fresh_state(params))
         return devices.place(self.mesh, carry, devices.CARRY)
 
@@ -253,7 +261,7 @@ class _Text(Task):
             "step": interval.step,
             "epoch": interval.epoch,
             "symbols": interval.step * self.symbols,
-            "loss": float(interval.losses.mean(dtype=np.float64)),
+            "loss": interval.metrics["nats"],
             "grad_norm": float(norms.mean(dtype=np.float64)),
             "grad_norm_max": float(norms.max()),
             "clip_rate": float((norms > clips).mean()),
@@ -284,14 +292,21 @@ class _Text(Task):
         position = {"step": progress.step, "epoch": progress.epoch, "symbols": progress.step * self.symbols}
         return {"kind": "eval", **position, **metrics}
 
-    def evaluated(self, carry: Carry, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
-        """A sample of the present parameters; its key depends on the step alone."""
+    def judged(self, carry: Carry, progress: Progress) -> Carry:
+        """Averaging begins after so many evaluations without a new best, and goes on."""
+        if not (isinstance(carry.opt_state, AveragedState) and self.config.optimizer.average_after):
+            return carry
+        begun = carry.opt_state.averaging | (progress.plateaus >= self.config.optimizer.average_after)
+        return carry._replace(opt_state=carry.opt_state._replace(averaging=begun))
+
+    def evaluated(self, params: Any, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
+        """A sample; its key depends on the step alone."""
         length, vocabulary = self.config.train.sample_length, self.corpus.vocabulary
         if not length:
             return
         pieces = generate(
             self.model,
-            devices.on_one(self.mesh, carry.params),
+            devices.on_one(self.mesh, params),
             default_prime(vocabulary),
             key=jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE_KEY), step),
             length=length,

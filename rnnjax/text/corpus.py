@@ -178,13 +178,16 @@ def load_corpus(
     Args:
         options: which text and how; by default characters of the standard library's source.
         vocabulary: of a trained model, to read another text with; `options.min_count` plays no part then.
-        unknown: what becomes of symbols that are not in it, as in `Vocabulary.encode`.
+        unknown: what becomes of symbols that are not in it, as in `Vocabulary.encode`; or `"add"`: they get ids behind
+            the others, where they are as frequent as `options.min_count`.
 
     Raises:
         FileNotFoundError: a missing path, or a directory without a match.
         ValueError: an empty text, bytes that are not in the encoding, corrupt gzip, unknown symbols.
     """
     options = TextOptions() if options is None else options
+    add = unknown == "add"
+    unknown = "replace" if add else unknown
     check_unknown(unknown)
     if vocabulary is not None and vocabulary.level != options.level:
         raise ValueError(
@@ -201,6 +204,8 @@ def load_corpus(
         counts = count_symbols(read(tally))
         if vocabulary is None:
             vocabulary = Vocabulary.from_counts(options.level, counts, options.min_count)
+        elif add:
+            vocabulary = vocabulary.extended(counts, options.min_count)
         elif unknown == "error" or (unknown == "replace" and vocabulary.unknown is None):
             vocabulary.require_known(counts)
         kept = counts.keys() if unknown != "skip" else counts.keys() & set(vocabulary.symbols)

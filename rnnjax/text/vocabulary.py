@@ -46,10 +46,10 @@ _TOKEN = re.compile(r"\w+|\n+|[^\S\n]+|[^\w\s]")
 class Vocabulary:
     r"""The symbols of a model: `symbols[i]` is the text of id `i`.
 
-    Characters and words are sorted by code point. Bytes are always all 256, written as the characters U+0000
-    to U+00FF. The unknown symbol, U+FFFD, exists at the character level only where `min_count` dropped
-    something (a U+FFFD of the text is then the same symbol), at the word level always, at the byte level
-    never.
+    Characters and words are sorted by code point, but for those that `extended` puts behind the others. Bytes are
+    always all 256, written as the characters U+0000 to U+00FF. The unknown symbol, U+FFFD, exists at the character
+    level only where `min_count` dropped something (a U+FFFD of the text is then the same symbol), at the word level
+    always, at the byte level never.
 
     Args:
         level: `"char"`, `"byte"` or `"word"`.
@@ -98,6 +98,20 @@ class Vocabulary:
             return cls(level, tuple(sorted(kept)))
         symbols = tuple(sorted(kept | {UNKNOWN}))
         return cls(level, symbols, symbols.index(UNKNOWN))
+
+    def extended(self, counts: Mapping[str, int], min_count: int = 1) -> Vocabulary:
+        """This vocabulary, with those symbols of another text behind it that it lacks; its own keep their ids.
+
+        >>> Vocabulary("char", ("b", "x")).extended({"a": 2, "b": 5}).symbols
+        ('b', 'x', 'a')
+        """
+        new = {symbol: count for symbol, count in counts.items() if symbol not in self._index}
+        found = type(self).from_counts(self.level, new, min_count)
+        symbols = self.symbols + tuple(symbol for symbol in found.symbols if symbol not in self._index)
+        unknown = self.unknown
+        if unknown is None and found.unknown is not None:
+            unknown = symbols.index(UNKNOWN)
+        return type(self)(self.level, symbols, unknown)
 
     @property
     def dtype(self) -> np.dtype[Any]:
