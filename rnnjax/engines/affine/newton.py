@@ -40,7 +40,9 @@ from rnnjax.engines.scan import select
 __all__ = ["Newton", "NewtonLoops", "Solution", "solve"]
 
 _XLA = XlaLoops()
-Blocks = list[list[jax.Array]]  # D[k][j], how state k of a unit follows its state j: [T, *batch, H]
+# Blocks [T, k, k, *batch, H]: how state k of a unit follows its state j; sources and states [T, k, *batch, H]. In one
+# array each, for a scan over lists of them had k * k times as many operations in each of its 2 log2(T) levels, and
+# compiled for minutes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,24 +126,20 @@ class NewtonLoops:
             return _XLA.backward(plan, operands, kept, d_final, d_ys)
         before, d_ys = widen(kept.states, plan.dtype), d_ys.astype(plan.dtype)
         seen, own = _see(plan, operands, before), widen(operands.own, plan.dtype)
-        treedef = jax.tree.structure(before)
         _, pull = jax.vjp(plan.update, own, before, seen)
         blocks = _derivative(plan, operands, before, seen)[1]
-        size = len(blocks)
         controls = operands.controls
-        source = jax.tree.leaves(pull((jax.tree.map(jnp.zeros_like, before), d_ys))[1])
-        transposed = [[blocks[j][k] for j in range(size)] for k in range(size)]
-        transposed, source = _with_controls(controls, transposed, source)
+        source = _stack(pull((jax.tree.map(jnp.zeros_like, before), d_ys))[1])
+        transposed, source = _with_controls(controls, jnp.swapaxes(blocks, 1, 2), source)
         # Of the state before each step, from those after it: time runs the other way.
-        start = jax.tree.leaves(widen(d_final, plan.dtype))
+        start = _stack(widen(d_final, plan.dtype), 0)
         d_before = _linear(transposed, source, start, reverse=not plan.reverse)
-        d_after = [_shift(d, s, not plan.reverse) for d, s in zip(d_before, start, strict=True)]
-        d_new = jax.tree.unflatten(treedef, d_after)
+        d_new = _unstack(before, _shift(d_before, start, not plan.reverse))
         if controls.valid is not None:
             d_new = select(controls.valid, d_new, jax.tree.map(jnp.zeros_like, d_new))
         d_own, d_old, d_seen = pull((d_new, d_ys))
         first = -1 if plan.reverse else 0
-        d_state = jax.tree.unflatten(treedef, [d[first] for d in d_before])
+        d_state = jax.tree.map(lambda d: d[first], _unstack(before, d_before))
         d_fresh = None
         if (restarts := controls.restarts) is not None:
             only = select(restarts, d_old, jax.tree.map(jnp.zeros_like, d_old))
@@ -152,7 +150,6 @@ class NewtonLoops:
 def solve(plan: Plan, operands: Operands, options: Newton) -> Solution:
     """The states before every step, in the dtype of the plan, and how good they are."""
     state, controls = widen(operands.state, plan.dtype), operands.controls
-    treedef = jax.tree.structure(state)
     length = operands.xs.shape[0]
     repeat = functools.partial(jax.tree.map, lambda a: jnp.broadcast_to(a, (length, *a.shape)))
     fresh = None if controls.resets is None else repeat(widen(controls.fresh, plan.dtype))
@@ -170,23 +167,16 @@ def solve(plan: Plan, operands: Operands, options: Newton) -> Solution:
         seen = _see(plan, operands, old, zx)
         (new, _), blocks = _derivative(plan, operands, old, seen, 1.0 - options.damping)
         new = new if controls.valid is None else select(controls.valid, new, old)
-        gap = [
-            jnp.abs(a - b) / (1 + jnp.abs(b)) for a, b in zip(jax.tree.leaves(guess), jax.tree.leaves(new), strict=True)
-        ]
-        worst = functools.reduce(jnp.maximum, [jnp.max(g, initial=0.0) for g in gap])
-        known = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(g)) for g in gap])  # a maximum may lose a NaN
-        olds = jax.tree.leaves(old)
-        source = [
-            f - sum(d * s for d, s in zip(row, olds, strict=True))
-            for f, row in zip(jax.tree.leaves(new), blocks, strict=True)
-        ]
-        blocks, source = _with_controls(controls, blocks, source, jax.tree.leaves(new))
+        now, news, olds = _stack(guess), _stack(new), _stack(old)
+        gap = jnp.abs(now - news) / (1 + jnp.abs(news))
+        known = jnp.all(jnp.isfinite(gap))  # a maximum may lose a NaN
+        source = news - jnp.sum(blocks * olds[:, None], axis=2)
+        blocks, source = _with_controls(controls, blocks, source, news)
         # Before the first step the state is known.
         first = slice(-1, None) if plan.reverse else slice(0, 1)
-        blocks = [[d.at[first].set(0.0) for d in row] for row in blocks]
-        source = [b.at[first].set(f[first]) for b, f in zip(source, jax.tree.leaves(new), strict=True)]
-        better = _linear(blocks, source, [jnp.zeros_like(b[0]) for b in source], reverse=plan.reverse)
-        return jax.tree.unflatten(treedef, better), jnp.where(known, worst, jnp.inf)
+        blocks, source = blocks.at[first].set(0.0), source.at[first].set(news[first])
+        better = _linear(blocks, source, jnp.zeros_like(source[0]), reverse=plan.reverse)
+        return _unstack(guess, better), jnp.where(known, jnp.max(gap, initial=0.0), jnp.inf)
 
     def going(carry: Any) -> jax.Array:
         _, residual, n = carry
@@ -209,63 +199,71 @@ def _see(plan: Plan, operands: Operands, before: Any, zx: Any = None) -> Any:
     return plan.see(zx, operands.b, zh)
 
 
-def _derivative(plan: Plan, operands: Operands, before: Any, seen: Any, share: float = 1.0) -> tuple[Any, Blocks]:
+def _derivative(plan: Plan, operands: Operands, before: Any, seen: Any, share: float = 1.0) -> tuple[Any, jax.Array]:
     """``(new, y)`` of all steps, and ``share`` times how a unit's states follow its own."""
     leaves, treedef = jax.tree.flatten(before)
-    place = next(j for j, leaf in enumerate(leaves) if leaf is before.h)
-    diagonals: Any = [None] * plan.cell.num_gates
-    if operands.w_hh is not None:
-        diagonals = [jnp.diagonal(w).astype(plan.dtype) for w in jnp.split(operands.w_hh, plan.cell.num_gates, axis=1)]
+    size, place = len(leaves), next(j for j, leaf in enumerate(leaves) if leaf is before.h)
+
+    def along(leaf: jax.Array, scale: jax.Array | float, j: int) -> jax.Array:
+        """``scale`` along direction j of all, and zero along the others."""
+        ways = jnp.arange(size).reshape(-1, *(1,) * leaf.ndim) == j
+        return jnp.broadcast_to(jnp.where(ways, scale, jnp.zeros((), leaf.dtype)), (size, *leaf.shape))
 
     def moved(leaves: list[jax.Array], seen: Any) -> Any:
         return plan.update(operands.own, jax.tree.unflatten(treedef, leaves), seen)
 
-    columns, out = [], None
-    for j in range(len(leaves)):
-        along = [jnp.full_like(leaf, i == j) for i, leaf in enumerate(leaves)]
-        zeros = jax.tree.map(jnp.zeros_like, seen)
-        if j == place and operands.w_hh is not None:
-            zeros = tuple(
-                (*gate[:-1], jnp.broadcast_to(d, gate[-1].shape)) for gate, d in zip(zeros, diagonals, strict=True)
-            )
-        out, (new, _) = jax.jvp(moved, (leaves, seen), (along, zeros))
-        columns.append([share * d for d in jax.tree.leaves(new)])
-    return out, [list(row) for row in zip(*columns, strict=True)]
+    seen_along = jax.tree.map(lambda z: along(z, 0.0, 0), seen)
+    if operands.w_hh is not None:
+        diagonals = [jnp.diagonal(w).astype(plan.dtype) for w in jnp.split(operands.w_hh, plan.cell.num_gates, axis=1)]
+        last = [along(gate[-1], d.reshape(*(1,) * gate[-1].ndim, -1), place) for gate, d in zip(seen, diagonals)]
+        seen_along = tuple((*gate[:-1], z) for gate, z in zip(seen_along, last, strict=True))
+    out, push = jax.linearize(moved, leaves, seen)
+    new, _ = jax.vmap(push)([along(leaf, jnp.ones((), leaf.dtype), j) for j, leaf in enumerate(leaves)], seen_along)
+    return out, share * jnp.moveaxis(_stack(new), (0, 1), (2, 1))  # from [j, k, T, ...]
+
+
+def _stack(tree: Any, axis: int = 1) -> jax.Array:
+    """The states of a tree as one array."""
+    return jnp.stack(jax.tree.leaves(tree), axis)
+
+
+def _unstack(like: Any, array: jax.Array) -> Any:
+    """The tree of an array ``[T, k, *batch, H]``."""
+    return jax.tree.unflatten(jax.tree.structure(like), [array[:, k] for k in range(array.shape[1])])
 
 
 def _with_controls(
-    controls: Controls, blocks: Blocks, source: list[jax.Array], restarted: list[jax.Array] | None = None
-) -> tuple[Blocks, list[jax.Array]]:
+    controls: Controls, blocks: jax.Array, source: jax.Array, restarted: jax.Array | float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Steps that restart follow nothing before them, and steps that are not valid change nothing."""
-    zero, one = jnp.zeros_like(source[0]), jnp.ones_like(source[0])
+
+    def mask(steps: jax.Array, array: jax.Array) -> jax.Array:
+        return steps.reshape(steps.shape[0], *(1,) * (array.ndim - steps.ndim - 1), *steps.shape[1:], 1)
+
     if (restarts := controls.restarts) is not None:
-        blocks = [[select(restarts, zero, d) for d in row] for row in blocks]
-        other = [zero] * len(source) if restarted is None else restarted
-        source = [select(restarts, f, b) for f, b in zip(other, source, strict=True)]
-    if controls.valid is not None:
-        blocks = [[select(controls.valid, d, one if k == j else zero) for j, d in enumerate(row)]
-                  for k, row in enumerate(blocks)]  # fmt: skip
-        source = [select(controls.valid, b, zero) for b in source]
+        blocks = jnp.where(mask(restarts, blocks), 0.0, blocks)
+        source = jnp.where(mask(restarts, source), restarted, source)
+    if (valid := controls.valid) is not None:
+        stays = jnp.eye(blocks.shape[1], dtype=blocks.dtype).reshape(1, *blocks.shape[1:3], *(1,) * (blocks.ndim - 3))
+        blocks = jnp.where(mask(valid, blocks), blocks, stays)
+        source = jnp.where(mask(valid, source), source, 0.0)
     return blocks, source
 
 
-def _linear(blocks: Blocks, source: list[jax.Array], start: list[jax.Array], *, reverse: bool) -> list[jax.Array]:
+def _linear(blocks: jax.Array, source: jax.Array, start: jax.Array, *, reverse: bool) -> jax.Array:
     """All states of ``s[t] = blocks[t] @ s[t-1] + source[t]``, a system of k numbers for every unit."""
-    size = len(source)
+    size = source.shape[1]
     first = slice(-1, None) if reverse else slice(0, 1)
-    source = [
-        b.at[first].add(sum(d[first] * s[None] for d, s in zip(row, start, strict=True)))
-        for b, row in zip(source, blocks, strict=True)
-    ]
+    source = source.at[first].add(jnp.sum(blocks[first] * start[None, None], axis=2))
 
     def after(earlier: Any, later: Any) -> Any:
         (a1, b1), (a2, b2) = earlier, later
-        product = [[sum(a2[k][m] * a1[m][j] for m in range(size)) for j in range(size)] for k in range(size)]
-        found = product, [sum((a2[k][m] * b1[m] for m in range(size)), b2[k]) for k in range(size)]
-        # XLA would fuse the products of a level into those of the next, again and again: it compiled for minutes.
+        product = sum(a2[:, :, m, None] * a1[:, None, m] for m in range(size))
+        found = product, sum((a2[:, :, m] * b1[:, None, m] for m in range(size)), b2)
+        # XLA would fuse the products of a level into those of the next, again and again.
         return found if size == 1 else jax.lax.optimization_barrier(found)
 
-    found: list[jax.Array] = jax.lax.associative_scan(after, (blocks, source), reverse=reverse)[1]
+    found: jax.Array = jax.lax.associative_scan(after, (blocks, source), reverse=reverse)[1]
     return found
 
 
