@@ -21,7 +21,7 @@ class AveragedState(NamedTuple):
     """State of `averaged`."""
 
     averaged: Any  # the mean, a tree as the parameters
-    count: jax.Array  # of the parameters in it
+    number: jax.Array  # of the parameters in it
     averaging: jax.Array  # bool: whether it has begun
     inner: Any  # state of the optimizer
 
@@ -76,8 +76,8 @@ def averaged(
         updates, inner_state = inner.update(updates, state.inner, params, **more)
         if scale is not None:  # of a training that went back
             updates = jax.tree.map(lambda leaf: leaf * jnp.asarray(scale, leaf.dtype), updates)
-        count = jnp.where(state.averaging, state.count + 1, 0)
-        share = jnp.maximum(1.0 / jnp.maximum(count, 1), 1.0 - decay)
+        number = jnp.where(state.averaging, state.number + 1, 0)
+        share = jnp.maximum(1.0 / jnp.maximum(number, 1), 1.0 - decay)
         share = jnp.where(state.averaging, share, 1.0)
         new = optax.apply_updates(params, updates)
 
@@ -85,7 +85,7 @@ def averaged(
             return (mean + share * (now - mean)).astype(mean.dtype)
 
         mean = jax.tree.map(promoting(moved), state.averaged, new)
-        return updates, AveragedState(mean, count, state.averaging, inner_state)
+        return updates, AveragedState(mean, number, state.averaging, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

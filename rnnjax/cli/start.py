@@ -93,7 +93,8 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
     crew().compare("train", {"text (by its sha256)": corpus.sha256}, "give all of them the same files")
     paths = RunPaths(root)
     provenance = _provenance(corpus) | provenance
-    params, notes = None, ()
+    params: LMParams | None = None
+    notes: tuple[str, ...] = ()
     if origin is not None:
         params = begin_with(origin, config.model, corpus, config.train.seed)
         provenance["init_from"], note = describe_origin(origin, corpus)

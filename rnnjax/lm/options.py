@@ -80,8 +80,8 @@ class ModelOptions:
         object.__setattr__(self, "tie", check_flag(where, "tie", self.tie))
         object.__setattr__(self, "locked", check_flag(where, "locked", self.locked))
         for name in ("dropout", "weight_dropout", "embed_dropout"):
-            least = -1.0 if name == "embed_dropout" else 0.0
-            object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=least, below=1.0))
+            lowest = -1.0 if name == "embed_dropout" else 0.0
+            object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=lowest, below=1.0))
         if -1 < self.embed_dropout < 0:
             raise ValueError(f"{where}: embed_dropout must be -1 or lie in [0, 1), got {self.embed_dropout:g}.")
         for name in ("ar", "tar"):

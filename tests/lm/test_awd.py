@@ -176,7 +176,7 @@ def test_averaging_begins_after_evaluations_without_a_best_and_resumes_to_the_sa
     straight, rows, arrays = run(tmp_path / "straight", CONFIG)
     losses = [row["val_loss"] for row in rows if row["kind"] == "eval"]
     bad = [n for n in range(1, len(losses)) if losses[n] >= min(losses[:n])]
-    assert bad and arrays["opt_state.averaging"] and arrays["opt_state.count"] == 4 * (len(losses) - 1 - bad[0])
+    assert bad and arrays["opt_state.averaging"] and arrays["opt_state.number"] == 4 * (len(losses) - 1 - bad[0])
     assert any(not np.array_equal(arrays[f"params{name}"], arrays[f"opt_state.averaged{name}"])
                for name in (".embedding", ".b_out"))  # fmt: skip
     asked = []
