@@ -21,6 +21,7 @@ from benchmarks.run_grid import Settings, run_grid
 from benchmarks.scale_command import scale_command
 from benchmarks.settings import setting_costs
 from benchmarks.summary import summary
+from benchmarks.text import text_command
 from rnnjax.cells import cell_from_name
 from rnnjax.engines.affine.native import compiles
 from rnnjax.fit.devices import prepare_devices
@@ -293,6 +294,7 @@ def cpu_command(
 
 app.command("gpu")(gpu_command)
 app.command("scale")(scale_command)
+app.command("text")(text_command)
 
 
 @app.command("graphs")

@@ -1,6 +1,8 @@
 """``python -m benchmarks scale``: all-reduces and updates on several processes, beside what the model says."""
 
 import pathlib
+import shlex
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -28,8 +30,9 @@ def scale_command(
 
     def save(found: dict[str, Any]) -> None:
         if out is not None:
-            write_json(out, {"provenance": provenance(), **found})
+            write_json(out, {"provenance": provenance(), "command": command, **found})
 
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     sizes = [float(size) * 1e6 for size in megabytes.split(",")]
     found = measure(sizes, repetitions, Model(1, hidden), batch, steps, save)
     link = fit_link(found["allreduce"])

@@ -5,6 +5,8 @@ from typing import Any
 
 from benchmarks.gpu import gpu_table
 from benchmarks.report import line, parts_table
+from benchmarks.scale import Link, allreduce_seconds
+from benchmarks.text import text_table
 
 __all__ = ["TABLES", "kind_of", "table"]
 
@@ -17,7 +19,8 @@ def kind_of(document: Document) -> str | None:
     >>> kind_of({"remat": []}), kind_of({"rows": [{"contestant": "torch"}]})
     ('memory', None)
     """
-    keys = {"parts": "parts", "steps": "latency", "remat": "memory", "training": "lm", "gpu": "gpu"}
+    keys = {"parts": "parts", "remat": "memory", "training": "lm", "gpu": "gpu", "allreduce": "scale", "texts": "text"}
+    keys |= {"steps": "latency"}  # last: that of others is a number
     found = [kind for key, kind in keys.items() if key in document]
     if not found and any("setting" in row for row in document.get("rows", ())):
         found = ["cpu"]
@@ -103,6 +106,32 @@ def _lm(document: Document) -> str:
     )
 
 
+def _scale(document: Document) -> str:
+    link = Link(**document["link"])
+    reduces = _rows(
+        ["all-reduce", "processes", "fastest", "median", "model"],
+        (
+            [
+                f"{row['bytes'] / 1e6:g} MB", str(row["processes"]), f"{1e3 * row['seconds']:.2f} ms",
+                f"{1e3 * row['median']:.2f} ms",
+                f"{1e3 * allreduce_seconds(row['bytes'], row['processes'], link):.2f} ms",
+            ]
+            for row in document["allreduce"]
+        ),
+    )  # fmt: skip
+    model, batch, steps = document["model"], document["batch"], document["steps"]
+    updates = _rows(
+        ["processes", "devices in all", "fastest update", "median"],
+        (
+            [str(row["processes"]), str(row["devices"])] + [f"{1e3 * row[key]:.1f} ms" for key in ("seconds", "median")]
+            for row in document["updates"]
+        ),
+    )
+    fitted = f"The link of the model, fitted: a = {1e6 * link.latency:.0f} us, b = {link.bandwidth / 1e9:.2f} GB/s."
+    what = f"Updates of {model['layers']} LSTM layer(s) of {model['hidden']} units on {batch} x {steps} symbols:"
+    return f"{reduces}\n\n{fitted}\n\n{what}\n\n{updates}"
+
+
 TABLES: dict[str, Callable[[Document], str]] = {
     "parts": lambda document: parts_table(document["parts"]),
     "latency": _latency,
@@ -110,4 +139,6 @@ TABLES: dict[str, Callable[[Document], str]] = {
     "memory": _memory,
     "lm": _lm,
     "gpu": gpu_table,
+    "scale": _scale,
+    "text": text_table,
 }

@@ -28,6 +28,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_regular",
+    "sync_folder",
     "write_atomic",
     "write_json",
 ]
@@ -129,10 +130,11 @@ def digest(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+def write_json(path: pathlib.Path, data: Mapping[str, Any], *, private: bool = False) -> None:
     """Writes a JSON object in one move, with the digest of all its keys as the last one."""
     signed = {**data, _SIGNATURE: digest(data)}
-    write_atomic(path, json.dumps(signed, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    text = json.dumps(signed, indent=1, ensure_ascii=False)
+    write_atomic(path, text.encode("utf-8", "surrogatepass"), private=private)
 
 
 def read_json(path: pathlib.Path, where: str, *, signed: bool = True) -> dict[str, Any]:
@@ -163,12 +165,15 @@ def read_json(path: pathlib.Path, where: str, *, signed: bool = True) -> dict[st
     return data
 
 
-def write_atomic(path: pathlib.Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+def write_atomic(
+    path: pathlib.Path, data: bytes | Iterable[bytes | memoryview], *, private: bool = False
+) -> None:
     """Writes a file in one move, so that it is either the old one or the new one.
 
     Args:
         path: of the file; a link there is replaced, not followed.
         data: its bytes, in one piece or several.
+        private: whether nobody but its owner may read it.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -177,16 +182,17 @@ def write_atomic(path: pathlib.Path, data: bytes | Iterable[bytes | memoryview])
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
-        os.chmod(temporary, 0o666 & ~mask)
+        if not private:
+            os.umask(mask := os.umask(0))  # the only way to read it; mkstemp keeps its files from everybody else
+            os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
+def sync_folder(folder: pathlib.Path) -> None:
     """Brings the new name to the disk too, where the system can: else a power cut could take it back."""
     if os.name == "nt":
         return

@@ -39,6 +39,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # So do libraries of the native engine, which are compiled faster than they run: they are run a few times.
 os.environ.setdefault("RNNJAX_NATIVE_CACHE", str(_CACHE.parent / "native"))
 os.environ.setdefault("RNNJAX_NATIVE_FLAGS", "-O1")
+os.environ.setdefault("RNNJAX_TEXT_CACHE", str(_CACHE.parent / "texts"))
 # One thread for torch: the tests already run one process a core, and torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tests compile thousands of small functions and run each a few times, so what counts is how fast XLA compiles:

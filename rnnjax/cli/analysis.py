@@ -24,9 +24,8 @@ from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_
 from rnnjax.analysis.units import parse_unit
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.cli.reading import read_text
 from rnnjax.lm.run import Run, open_run, own_text
-from rnnjax.text.corpus import load_corpus
-from rnnjax.text.sources import open_sources
 from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = ["RunText", "ablate", "cells", "color", "read_text_of", "symbol_model"]
@@ -37,6 +36,7 @@ TextArgument = Annotated[
 ]
 Symbols = Annotated[int, typer.Option(help="At most so many symbols of the text, from its start; 0 for all.")]
 Out = Annotated[pathlib.Path | None, typer.Option(help="Also draw a picture into this file (.png, .pdf, .svg).")]
+LOOK_BACK = 1 << 24  # symbols before a text that labels look at, at most
 _HELD = 3  # units that `cells --ablate` holds, one by one
 _Streams = Annotated[int, typer.Option(help="Pieces of the text that are read side by side; 1 is exact, and slower.")]
 
@@ -233,13 +233,11 @@ def read_text_of(run: Run, text: Sequence[str] | None, limit: int) -> RunText:
     unknown = "skip" if run.vocabulary.unknown is None else "replace"
     nothing = np.zeros(0, run.vocabulary.dtype)
     if text:
-        with open_sources(tuple(text), options.glob) as (sources, described):
-            paths = tuple(str(source.path) for source in sources)
-            options = dataclasses.replace(options, paths=paths, split="tail", fractions=(0.0, 0.0, 1.0))
-            corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
-        name, ids, starts, before = described, corpus.test, corpus.test_starts, nothing
+        options = dataclasses.replace(options, paths=tuple(text), split="tail", fractions=(0.0, 0.0, 1.0))
+        corpus = read_text(options, vocabulary=run.vocabulary, unknown=unknown)
+        name, ids, starts, before = corpus.sources, corpus.test, corpus.test_starts, nothing
     else:
-        corpus = load_corpus(own_text(run.config, "cells"), vocabulary=run.vocabulary, unknown=unknown)
+        corpus = read_text(own_text(run.config, "cells"), vocabulary=run.vocabulary, unknown=unknown)
         if corpus.sha256 != run.provenance.get("sha256"):
             echo(
                 f"The text has changed since the training ({corpus.sources}): this is not the validation text of the "
@@ -247,7 +245,7 @@ def read_text_of(run: Run, text: Sequence[str] | None, limit: int) -> RunText:
                 err=True,
             )
         name, ids, starts = "validation text", corpus.valid, corpus.valid_starts
-        before = corpus.train if options.split == "tail" else nothing
+        before = corpus.train[-LOOK_BACK:] if options.split == "tail" else nothing
         if len(ids) < 2:
             name, ids, starts = "test text", corpus.test, corpus.test_starts
     if limit:

@@ -21,6 +21,7 @@ from rnnjax.cells import cell_file
 from rnnjax.cli.display import nats
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.cli.reading import read_text
 from rnnjax.files import first_line
 from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.printer import duration
@@ -39,10 +40,7 @@ from rnnjax.lm.run import (
     run_identity,
 )
 from rnnjax.lm.sample import default_prime, generate, stream_text
-from rnnjax.text.corpus import load_corpus
 from rnnjax.text.shown import shown
-from rnnjax.text.sources import open_sources, read_symbols
-from rnnjax.text.vocabulary import count_symbols
 
 __all__ = ["eval", "info", "sample"]
 
@@ -239,7 +237,7 @@ def _numbers(result: Evaluation) -> dict[str, Any]:
 def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
     """The validation and test text of the run, read again, and how many of their symbols are the unknown one."""
     options = own_text(run.config, "eval")
-    corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
+    corpus = read_text(options, vocabulary=run.vocabulary, unknown=unknown)
     if corpus.sha256 != run.provenance.get("sha256"):
         echo(
             f"The text has changed since the training ({corpus.sources}): these are not the validation and test text "
@@ -256,18 +254,9 @@ def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
 
 def _read_foreign(run: Run, paths: tuple[str, ...], unknown: str) -> tuple[_Parts, int]:
     """A text that the run was not trained on, and how many of its symbols the model does not know."""
-    options = run.config.text
-    separator = "\n" if options.document_separator is None else options.document_separator
-    # What cannot be read twice, such as standard input, lies in a file as long as the context lasts.
-    with open_sources(paths, options.glob) as (sources, described):
-        symbols = read_symbols(sources, options.level, encoding=options.encoding, separator=separator)
-        counts = count_symbols(symbols)
-        missing = sum(counts[symbol] for symbol in counts.keys() - set(run.vocabulary.symbols))
-        options = dataclasses.replace(
-            options, paths=tuple(str(source.path) for source in sources), split="tail", fractions=(0.0, 0.0, 1.0)
-        )
-        corpus = load_corpus(options, vocabulary=run.vocabulary, unknown=unknown)
-    return {described: (corpus.test, corpus.test_starts)}, missing
+    options = dataclasses.replace(run.config.text, paths=paths, split="tail", fractions=(0.0, 0.0, 1.0))
+    corpus = read_text(options, vocabulary=run.vocabulary, unknown=unknown)
+    return {corpus.sources: (corpus.test, corpus.test_starts)}, corpus.n_missing
 
 
 def info(run: RunArgument, trust_code: TrustCode = False, as_json: Json = False) -> None:

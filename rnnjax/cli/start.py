@@ -18,6 +18,7 @@ import jax
 from rnnjax.cells import cell_file, cell_from_name
 from rnnjax.cli.origin import begin_with, describe_origin, take_up
 from rnnjax.cli.presets import preset_options
+from rnnjax.cli.reading import read_text
 from rnnjax.cpu import devices_are_set, reuse_memory
 from rnnjax.engines.affine.native import compiles
 from rnnjax.files import write_json
@@ -42,7 +43,7 @@ from rnnjax.lm.run import (
 from rnnjax.network import leaves
 from rnnjax.testing.contract import check_cell
 from rnnjax.text import corpus as corpora
-from rnnjax.text.corpus import Corpus, load_corpus
+from rnnjax.text.corpus import Corpus
 from rnnjax.user_code import code_digest
 
 __all__ = ["BUDGETS", "DEFAULT_MINUTES", "Started", "begin", "go_on"]
@@ -89,7 +90,7 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
         provenance["code"] = code_digest(file)
     _compare(config, provenance.get("code"))
-    corpus = crew().together(lambda: _text(config, origin))
+    corpus = crew().together(lambda: _text(config, origin, not values["no_cache"]))
     crew().compare("train", {"text (by its sha256)": corpus.sha256}, "give all of them the same files")
     paths = RunPaths(root)
     provenance = _provenance(corpus) | provenance
@@ -114,9 +115,10 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
     return Started(paths, config, corpus, provenance, replaced, notes, params)
 
 
-def _text(config: RunConfig, origin: Run | None) -> Corpus:
+def _text(config: RunConfig, origin: Run | None, cache: bool) -> Corpus:
     """The text, if it is long enough and the model can be made for it; the symbols of the origin keep their ids."""
-    corpus = load_corpus(config.text, vocabulary=origin and origin.vocabulary, unknown="add")
+    known = origin and origin.vocabulary
+    corpus = read_text(config.text, vocabulary=known, unknown="add", cache=cache, quiet=not crew().is_lead)
     corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
     make_model(config.model, len(corpus.vocabulary))
     return corpus
@@ -233,7 +235,8 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
         own_text(config, f"--resume {root}")
     _compare(config, None)
     known = vocabulary if "init_from" in provenance else None
-    corpus = crew().together(lambda: load_corpus(config.text, vocabulary=known, unknown="add"))
+    more: dict[str, Any] = {"cache": not values["no_cache"], "quiet": not crew().is_lead}
+    corpus = crew().together(lambda: read_text(config.text, vocabulary=known, unknown="add", **more))
     if corpus.sha256 != provenance["sha256"] or corpus.vocabulary != vocabulary:
         raise ValueError(
             f"--resume: the text has changed since {root} was started ({provenance['sources']}, "

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -30,7 +31,7 @@ from rnnjax.lm.baselines import compute_baselines
 from rnnjax.lm.options import BudgetOptions, ModelOptions, TrainOptions
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import RunPaths, make_model
-from rnnjax.lm.train import Outcome
+from rnnjax.lm.train import FINAL_SYMBOLS, Outcome
 from rnnjax.lm.train import train as run_training
 from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Corpus, TextOptions
@@ -81,6 +82,14 @@ def train(
         ),
     ] = None,
     trust_code: TrustCode = False,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Keep the ids of a text of more than 16 MB in a temporary file, not in the cache folder.",
+            rich_help_panel="Text",
+        ),
+    ] = False,
     preset: Annotated[str | None, typer.Option(metavar="|".join(PRESETS), help="Start from these options.")] = None,
     distributed: Annotated[
         str | None,
@@ -116,7 +125,7 @@ def train(
     [bold]rnnjax train other.txt --init-from runs/book[/bold]       begins with its parameters
     """
     own: dict[str, Any] = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
-    own["init_from"] = init_from
+    own |= {"init_from": init_from, "no_cache": no_cache}
     values = own | options
     given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
     if values["document_separator"] is not None:
@@ -185,7 +194,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
             )
         if thread is not None and outcome.reason != "stopped":
             thread.join()
-        _conclude(outcome, paths, display)
+        _conclude(outcome, corpus, paths, display)
 
 
 def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threading.Thread | None:
@@ -230,7 +239,11 @@ def _tensorboard(wanted: bool, paths: RunPaths) -> Iterator[Any]:
         yield write
 
 
-def _conclude(outcome: Outcome, paths: RunPaths, display: Display) -> None:
+def _extent(ids: np.ndarray) -> str:
+    return "the whole" if len(ids) <= FINAL_SYMBOLS else f"the first {FINAL_SYMBOLS:,} symbols of the"
+
+
+def _conclude(outcome: Outcome, corpus: Corpus, paths: RunPaths, display: Display) -> None:
     progress = outcome.progress
     rows = read_metrics(paths.metrics)
     if any(row["kind"] == "train" for row in rows):
@@ -242,7 +255,7 @@ def _conclude(outcome: Outcome, paths: RunPaths, display: Display) -> None:
         display.say(f"no new best in {progress.since_best} evaluations, stopped early")
     display.say(
         f"done in {duration(progress.seconds)}, {progress.step} steps: the best checkpoint (step {outcome.best_step}) "
-        f"has {nats(outcome.valid_loss)} a symbol on the whole validation text{display.beside()}, "
+        f"has {nats(outcome.valid_loss)} a symbol on {_extent(corpus.valid)} validation text{display.beside()}, "
         f"{nats(outcome.test_loss)} on the test text",
         "bold",
     )

@@ -90,8 +90,6 @@ def evaluate_dynamic(
     if len(ids) < 2:
         raise ValueError(f"evaluate_dynamic: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
     starts = check_starts("evaluate_dynamic", starts, len(ids))
-    resets = np.zeros(len(ids), bool)
-    resets[starts] = True
     count, size = len(ids) - 1, options.window * _BLOCK
     carry = (params, jax.tree.map(jnp.zeros_like, params), model.initial_state((1,)), jnp.zeros((), jnp.float32))
     total = 0.0
@@ -99,7 +97,9 @@ def evaluate_dynamic(
         at = first + np.arange(size)
         counted = at < count
         at = np.minimum(at, count - 1)
-        arrays = (ids[at].astype(np.int32), ids[at + 1].astype(np.int32), resets[at], counted)
+        low, high = (0, 0) if starts is None else np.searchsorted(starts, [first, first + size])
+        resets = np.isin(at, starts[low:high]) if starts is not None else np.zeros(size, bool)
+        arrays = (ids[at].astype(np.int32), ids[at + 1].astype(np.int32), resets, counted)
         block = tuple(np.reshape(a, (_BLOCK, options.window, 1)) for a in arrays)
         carry, losses = _follow(model, options, params, carry, block)
         total += float(np.sum(np.asarray(losses), dtype=np.float64))

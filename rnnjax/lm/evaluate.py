@@ -150,9 +150,11 @@ def _carried(
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Losses `[T, B]` window by window, and which of them count."""
-    ids, predictions = _check(model, ids, streams=streams, window=window, **({} if limit is None else {"limit": limit}))
-    warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, len(ids))
-    predictions = predictions if limit is None else min(predictions, limit)
+    length = len(ids) if np.ndim(ids) else 0
+    if limit is not None and np.ndim(ids) == 1:  # what lies beyond is not read
+        ids = ids[: check_size("evaluate", "limit", limit) + 1]
+    ids, predictions = _check(model, ids, streams=streams, window=window)
+    warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, length)
     rows = streams if mesh is None else -(-streams // mesh.size) * mesh.size  # with some that do not count
     state = model.initial_state((rows,))
     if mesh is not None:

@@ -36,10 +36,11 @@ from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Chunk, Corpus
 from rnnjax.update import Carry, Info, gradient_step
 
-__all__ = ["Outcome", "train", "update"]
+__all__ = ["FINAL_SYMBOLS", "Outcome", "train", "update"]
 
 EXPLOSION = 1.5  # nats above the best interval so far
 EVAL_STREAMS = 32
+FINAL_SYMBOLS = 10_000_000  # of the validation and the test text, at most, that the last evaluation takes
 _INIT_KEY, _SAMPLE_KEY, _DROPOUT_KEY, _BORDER_KEY = range(4)  # what the seed is split into
 
 
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
     reason: str  # "budget", "patience" or "stopped"
     progress: Progress
     best_step: int  # of the best checkpoint
-    valid_loss: float  # of the best checkpoint, on the whole validation text, in nats
+    valid_loss: float  # of the best checkpoint, on the first FINAL_SYMBOLS of the validation text, in nats
     test_loss: float  # the same on the test text; nan where there is none
 
 
@@ -149,8 +150,10 @@ def train(
         if reason == "stopped":
             return Outcome(reason, loop.progress, loop.progress.step, math.nan, math.nan)
         params, best_step = loop.best()
-        valid = task.loss(params, corpus.valid, corpus.valid_starts) if len(corpus.valid) > 1 else math.nan
-        test = task.loss(params, corpus.test, corpus.test_starts) if len(corpus.test) > 1 else math.nan
+        valid, test = (
+            task.loss(params, ids, starts, FINAL_SYMBOLS) if len(ids) > 1 else math.nan
+            for ids, starts in ((corpus.valid, corpus.valid_starts), (corpus.test, corpus.test_starts))
+        )
         row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
         loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
         return Outcome(reason, loop.progress, best_step, valid, test)

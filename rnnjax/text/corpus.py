@@ -1,8 +1,7 @@
 r"""A text as the trainer needs it: ids of train, valid and test, and contiguous streams over them.
 
-A text is read twice, in blocks: once to count its symbols, once to write their ids into arrays of the
-smallest type that holds them, allocated for all parts beforehand. So at most 256 symbols cost one byte of
-memory a symbol, whatever the text's size.
+A text is read twice, in blocks: once to count its symbols, once to write their ids, of the smallest type that holds
+them, into an array in memory or, for a text that is not small, in a file (`rnnjax.text.reading`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import codecs
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,15 +18,15 @@ import numpy as np
 from rnnjax.checks import check_choice, check_real, check_size, short
 from rnnjax.kinds import public
 from rnnjax.options import option
-from rnnjax.text.documents import DocumentFinder
-from rnnjax.text.sources import Tally, open_sources, read_symbols
-from rnnjax.text.vocabulary import LEVELS, UNKNOWN, Vocabulary, check_unknown, count_symbols
+from rnnjax.text.encoding import Piece, part_of, part_starts
+from rnnjax.text.reading import Reading, Recipe, read_ids
+from rnnjax.text.sources import open_sources
+from rnnjax.text.vocabulary import LEVELS, Vocabulary, check_unknown
 
 __all__ = [
     "SPLITS",
     "Chunk",
     "Corpus",
-    "Piece",
     "TextOptions",
     "chunk",
     "load_corpus",
@@ -127,7 +126,8 @@ class Corpus(NamedTuple):
     positions (int64) of the symbols that start a document, that is, come right after a separator; where a
     part begins is one of them. Otherwise they are None. `sha256` and `n_bytes` are those of the bytes read
     (decompressed), `n_symbols` is the sum of the parts, `documents` their number (None without a separator),
-    `n_unknown` how many symbols became the unknown one. `notes` are sentences on what is unusual about the text.
+    `n_unknown` how many symbols became the unknown one, `n_missing` how many the vocabulary lacks, replaced or left
+    out. The arrays may be read-only. `notes` are sentences on what is unusual about the text.
     """
 
     vocabulary: Vocabulary
@@ -143,15 +143,8 @@ class Corpus(NamedTuple):
     n_bytes: int
     documents: int | None = None
     n_unknown: int = 0
+    n_missing: int = 0
     notes: tuple[str, ...] = ()
-
-
-class Piece(NamedTuple):
-    """Symbols `start` to `stop` of the text belong to `part`: 0 train, 1 valid, 2 test."""
-
-    part: int
-    start: int
-    stop: int
 
 
 class Chunk(NamedTuple):
@@ -168,80 +161,68 @@ class Chunk(NamedTuple):
 
 @public
 def load_corpus(
-    options: TextOptions | None = None, *, vocabulary: Vocabulary | None = None, unknown: str = "replace"
+    options: TextOptions | None = None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    unknown: str = "replace",
+    cache: bool = True,
+    report: Callable[[Reading], None] | None = None,
 ) -> Corpus:
-    r"""Reads, encodes and splits a text.
+    r"""Reads, encodes and splits a text of any size.
 
     The vocabulary is built on the whole text, so that with `min_count=1` every symbol of every part has an
-    id. Memory: the ids, and for each document 8 bytes; words also need their vocabulary.
+    id. The ids of a text of more than 16 MiB of them do not stand in memory: they lie in a file, which is mapped, so
+    that the parts are read-only arrays of which the system reads what is used. Words also need their vocabulary.
 
     Args:
         options: which text and how; by default characters of the standard library's source.
         vocabulary: of a trained model, to read another text with; `options.min_count` plays no part then.
         unknown: what becomes of symbols that are not in it, as in `Vocabulary.encode`; or `"add"`: they get ids behind
             the others, where they are as frequent as `options.min_count`.
+        cache: keep that file for the next time, in the user's cache folder (`RNNJAX_TEXT_CACHE` names another); it is
+            checked, and made again for a text that has changed. False: a temporary file that goes with the process.
+        report: is told how far the reading is.
 
     Raises:
         FileNotFoundError: a missing path, or a directory without a match.
         ValueError: an empty text, bytes that are not in the encoding, corrupt gzip, unknown symbols.
+        OSError: no room for the file.
     """
     options = TextOptions() if options is None else options
-    add = unknown == "add"
-    unknown = "replace" if add else unknown
-    check_unknown(unknown)
+    check_unknown("replace" if unknown == "add" else unknown)
     if vocabulary is not None and vocabulary.level != options.level:
         raise ValueError(
             f"load_corpus: level must be that of the vocabulary, {vocabulary.level!r}, got "
             f"{options.level!r}; change the level."
         )
     with open_sources(options.paths, options.glob) as (sources, described):
-
-        def read(tally: Tally) -> Iterator[Sequence[str]]:
-            separator = "\n" if options.document_separator is None else options.document_separator
-            return read_symbols(sources, options.level, encoding=options.encoding, separator=separator, tally=tally)
-
-        tally = Tally()
-        counts = count_symbols(read(tally))
-        if vocabulary is None:
-            vocabulary = Vocabulary.from_counts(options.level, counts, options.min_count)
-        elif add:
-            vocabulary = vocabulary.extended(counts, options.min_count)
-        elif unknown == "error" or (unknown == "replace" and vocabulary.unknown is None):
-            vocabulary.require_known(counts)
-        kept = counts.keys() if unknown != "skip" else counts.keys() & set(vocabulary.symbols)
-        n_symbols = sum(counts[symbol] for symbol in kept)
-        known = set(vocabulary.symbols) - ({UNKNOWN} if vocabulary.unknown is not None else set())
-        n_unknown = 0 if unknown == "skip" else sum(counts[symbol] for symbol in kept - known)
-        windows = options.level != "byte" and any("\r" in symbol for symbol in counts if symbol.isspace())
-        nuls = 0 if options.level == "byte" else counts.get("\0", 0)
-        del counts, kept, known
-        if not n_symbols:
-            raise ValueError(
-                f"load_corpus: the text must hold at least one symbol, got none from {described}; name another text."
-            )
-        again = Tally()
-        (train, valid, test), starts, documents = _fill(read(again), n_symbols, vocabulary, options, unknown)
-        if again.sha256 != tally.sha256:
-            raise ValueError(
-                f"load_corpus: the text must not change while it is read, got a change in {described}; copy it first."
-            )
-    notes = []
-    if windows:
+        layout = None if options.split == "tail" else [options.rows, *options.fractions]
+        recipe = Recipe(options.level, options.min_count, options.encoding, options.document_separator, layout, unknown)
+        found = read_ids(
+            sources, recipe, vocabulary, lambda count: split_pieces(count, options), described, cache, report
+        )
+    ids, starts, facts, vocabulary = found
+    notes = list(facts.notes)
+    if facts.windows:
         notes.append("Lines of this text end in \\r\\n, as Windows writes them; \\r is learned like any symbol.")
-    if 5 * nuls > n_symbols:
+    if 5 * facts.nuls > facts.count:
         notes.append("Many characters of this text are NUL: it looks like UTF-16; try encoding='utf-16-le'.")
-    if documents == 1:
+    if facts.documents == 1:
         notes.append(f"The document separator {options.document_separator!r} does not occur: all is one document.")
+    pieces = split_pieces(facts.count, options)
+    train, valid, test = (part_of(ids, pieces, part) for part in range(3))
+    train_starts, valid_starts, test_starts = (part_starts(starts, pieces, part) for part in range(3))
     return Corpus(
         vocabulary,
         *(train, valid, test),
-        *starts,
-        tally.sha256,
+        *(train_starts, valid_starts, test_starts),
+        facts.sha256,
         described,
-        n_symbols,
-        tally.n_bytes,
-        documents,
-        n_unknown,
+        facts.count,
+        facts.n_bytes,
+        facts.documents,
+        facts.unknown,
+        facts.missing,
         tuple(notes),
     )
 
@@ -337,57 +318,3 @@ def chunk(rows: np.ndarray, cursor: int, chunk_len: int, starts: np.ndarray | No
             resets[starts[low:high] - begin[b], b] = True
     stop = cursor + chunk_len
     return Chunk(rows[:, cursor:stop].T, rows[:, cursor + 1 : stop + 1].T, resets)
-
-
-def _fill(
-    blocks: Iterator[Sequence[str]],
-    n_symbols: int,
-    vocabulary: Vocabulary,
-    options: TextOptions,
-    unknown: str,
-) -> tuple[list[np.ndarray], tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None], int | None]:
-    pieces = split_pieces(n_symbols, options)
-    sizes = [sum(piece.stop - piece.start for piece in pieces if piece.part == part) for part in range(3)]
-    parts = [np.empty(size, vocabulary.dtype) for size in sizes]
-    filled = [0, 0, 0]
-    separator = options.document_separator
-    if separator is not None and options.level == "byte":
-        separator = separator.encode("utf-8").decode("latin-1")
-    finder = None if separator is None else DocumentFinder(separator)
-    starts: list[np.ndarray] = []
-    done, at = 0, 0  # symbols read; the piece that the next one belongs to
-    for symbols in blocks:
-        ids = vocabulary.lookup(symbols, unknown)
-        known = ids >= 0
-        if finder is not None:
-            found = finder(symbols)
-            if not known.all():
-                found = np.concatenate(([0], np.cumsum(known)))[found]
-            starts.append(found + done)
-        ids = ids[known]
-        while len(ids) and at < len(pieces):
-            part, _, stop = pieces[at]
-            here = ids[: stop - done]
-            parts[part][filled[part] : filled[part] + len(here)] = here
-            filled[part] += len(here)
-            done += len(here)
-            ids = ids[len(here) :]
-            at += done == stop
-    if finder is None:
-        return parts, (None, None, None), None
-    found = np.concatenate(starts)
-    return parts, _split_starts(found, pieces), 1 + int(((found > 0) & (found < n_symbols)).sum())
-
-
-def _split_starts(starts: np.ndarray, pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # Where a piece begins, what came before it in its part did not come before it in the text: a document of
-    # its own.
-    found: list[list[np.ndarray]] = [[], [], []]
-    size = [0, 0, 0]
-    for part, start, stop in pieces:
-        low, high = np.searchsorted(starts, [start + 1, stop])
-        found[part].append(np.concatenate(([start], starts[low:high])) - start + size[part])
-        size[part] += stop - start
-    none = np.zeros(0, np.int64)
-    train, valid, test = (np.unique(np.concatenate([none, *positions])) for positions in found)
-    return train, valid, test

@@ -18,34 +18,40 @@ import sysconfig
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 from rnnjax.files import FileWarning, first_line
 from rnnjax.text.vocabulary import tokenize
 
-__all__ = ["Source", "Tally", "open_sources", "read_symbols", "stdlib_files"]
+__all__ = ["LONGEST_WORD", "Source", "Tally", "open_sources", "read_symbols", "signature", "stdlib_files"]
 
 _BLOCK_BYTES = 1 << 18
+LONGEST_WORD = 1_000_000  # characters
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _GZIP_MAGIC = b"\x1f\x8b"
 _NO_STDLIB = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})
 
 
 class Source(NamedTuple):
-    """A file to read, and the name to call it by in messages."""
+    """A file to read, the name to call it by in messages, and whether it is a copy that goes away."""
 
     name: str
     path: pathlib.Path
+    copied: bool = False
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self, tally: Tally | None = None) -> Iterator[bytes]:
         """The content in blocks, decompressed where it is gzip (by its first two bytes or the suffix .gz)."""
         with self.path.open("rb") as raw:
             compressed = raw.read(2) == _GZIP_MAGIC or self.path.suffix == ".gz"
             raw.seek(0)
             file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if compressed else raw
+            at = 0
             try:
                 while block := file.read(_BLOCK_BYTES):
+                    if tally is not None:
+                        before, at = at, raw.tell()
+                        tally.saw(at - before)
                     yield block
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise ValueError(
@@ -55,11 +61,16 @@ class Source(NamedTuple):
 
 
 class Tally:
-    """The SHA-256 and the number of the bytes that went by."""
+    """The SHA-256 and the number of the bytes that went by.
 
-    def __init__(self) -> None:
+    Args:
+        saw: is told of bytes of files as they are read, before they are decompressed.
+    """
+
+    def __init__(self, saw: Callable[[int], None] = lambda count: None) -> None:
         self._hash = hashlib.sha256()
         self.n_bytes = 0
+        self.saw = saw
 
     def update(self, data: bytes) -> None:
         """Takes the next bytes in."""
@@ -111,16 +122,41 @@ def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[S
                 once = contextlib.nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb")
                 with once as original, spool.open("wb") as copy:
                     shutil.copyfileobj(original, copy)
-                found = [Source("standard input" if name == "-" else name, spool)]
+                found = [Source("standard input" if name == "-" else name, spool, copied=True)]
                 described.append(found[0].name)
-            twice = {source.path.resolve() for source in sources} & {source.path.resolve() for source in found}
-            if twice:
-                raise ValueError(
-                    f"load_corpus: every file must be named once, got {min(map(str, twice))} twice; what is in the "
-                    "text twice is in the validation text too."
-                )
             sources += found
+            if len(paths) > 1:
+                _refuse_twice(sources)
         yield sources, ", ".join(described)
+
+
+def _refuse_twice(sources: Iterable[Source]) -> None:
+    known: set[pathlib.Path] = set()
+    for path in (source.path.resolve() for source in sources):
+        if path in known:
+            raise ValueError(
+                f"load_corpus: every file must be named once, got {path} twice; what is in the text twice is in the "
+                "validation text too."
+            )
+        known.add(path)
+
+
+def signature(sources: Iterable[Source]) -> tuple[list[list[Any]], int, int] | None:
+    """What is known of files without reading them, their size in bytes, and when the last of them was changed.
+
+    Returns:
+        None for sources that go away; times are in nanoseconds since 1970.
+    """
+    found: list[list[Any]] = []
+    size, changed = 0, 0
+    for source in sources:
+        if source.copied:
+            return None
+        status = source.path.stat()
+        size, changed = size + status.st_size, max(changed, status.st_mtime_ns, status.st_ctime_ns)
+        path = os.path.abspath(source.path)
+        found.append([path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
+    return found, size, changed
 
 
 def stdlib_files(max_bytes: int = 4_000_000) -> list[pathlib.Path]:
@@ -181,7 +217,7 @@ def read_symbols(
     """
     if level == "byte":
         encoding, separator = "latin-1", separator.encode("utf-8").decode("latin-1")
-    blocks = _read_text(sources, encoding, separator, Tally() if tally is None else tally)
+    blocks = _gathered(_read_text(sources, encoding, separator, Tally() if tally is None else tally))
     if level != "word":
         yield from blocks
         return
@@ -189,10 +225,29 @@ def read_symbols(
     for text in blocks:
         tokens = tokenize(rest + text)
         rest = tokens.pop()
+        if len(rest) > LONGEST_WORD:
+            raise ValueError(
+                f"load_corpus: a word must have at most {LONGEST_WORD:,} characters, got one that begins with "
+                f"{rest[:40]!r}; this is no text of words, read it with level='char' or level='byte'."
+            )
         if tokens:
             yield tokens
     if rest:
         yield [rest]
+
+
+def _gathered(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text in blocks that are not small, as those of thousands of small files would be."""
+    waiting: list[str] = []
+    size = 0
+    for text in blocks:
+        waiting.append(text)
+        size += len(text)
+        if size >= _BLOCK_BYTES // 2:
+            yield "".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield "".join(waiting)
 
 
 def _is_run(config: pathlib.Path) -> bool:
@@ -236,7 +291,7 @@ def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: 
     for source in sources:
         decoder = codecs.getincrementaldecoder(encoding)("strict")
         offset, started, marked = 0, False, encoding != "latin-1"
-        for raw in itertools.chain(source.blocks(), (b"",)):
+        for raw in itertools.chain(source.blocks(tally), (b"",)):
             pending = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(raw, final=not raw)

@@ -8,13 +8,12 @@ for words.
 from __future__ import annotations
 
 import codecs
-import collections
 import dataclasses
 import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +24,12 @@ from rnnjax.kinds import public
 __all__ = [
     "LEVELS",
     "UNKNOWN",
+    "HasItems",
     "StreamDecoder",
     "Vocabulary",
     "check_level",
     "check_unknown",
-    "count_symbols",
+    "code_points",
     "tokenize",
 ]
 
@@ -40,6 +40,14 @@ UNKNOWN = "\ufffd"
 # are runs of one class (or single characters), so only the last token of a block can grow when the next block
 # arrives.
 _TOKEN = re.compile(r"\w+|\n+|[^\S\n]+|[^\w\s]")
+
+
+class HasItems(Protocol):
+    """Symbols with their counts: a dict, or counts of which not all are in memory."""
+
+    def items(self) -> Iterable[tuple[str, int]]:
+        """Every symbol with its count, once."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +97,30 @@ class Vocabulary:
         return len(self.symbols)
 
     @classmethod
-    def from_counts(cls, level: str, counts: Mapping[str, int], min_count: int = 1) -> Vocabulary:
-        """The vocabulary of the symbols that occur at least `min_count` times (bytes: of all 256)."""
+    def from_counts(cls, level: str, counts: HasItems, min_count: int = 1, *, unknown: bool = False) -> Vocabulary:
+        """The vocabulary of the symbols that occur at least `min_count` times (bytes: of all 256).
+
+        Args:
+            level: `"char"`, `"byte"` or `"word"`.
+            counts: of symbols, a dict for example.
+            min_count: of those that are kept.
+            unknown: whether characters have the unknown symbol also where none is rare, for a text of which only the
+                beginning was counted.
+        """
         if level == "byte":
             return cls(level, _BYTES)
-        kept = {symbol for symbol, count in counts.items() if count >= min_count}
-        if level == "char" and len(kept) == len(counts):
+        kept, rare = set(), False
+        for symbol, count in counts.items():
+            if count >= min_count:
+                kept.add(symbol)
+            else:
+                rare = True
+        if level == "char" and not rare and not unknown:
             return cls(level, tuple(sorted(kept)))
         symbols = tuple(sorted(kept | {UNKNOWN}))
         return cls(level, symbols, symbols.index(UNKNOWN))
 
-    def extended(self, counts: Mapping[str, int], min_count: int = 1) -> Vocabulary:
+    def extended(self, counts: HasItems, min_count: int = 1) -> Vocabulary:
         """This vocabulary, with those symbols of another text behind it that it lacks; its own keep their ids.
 
         >>> Vocabulary("char", ("b", "x")).extended({"a": 2, "b": 5}).symbols
@@ -124,7 +145,7 @@ class Vocabulary:
 
     @functools.cached_property
     def _codes(self) -> np.ndarray:
-        return _code_points("".join(self.symbols))
+        return code_points("".join(self.symbols))
 
     @functools.cached_property
     def _table(self) -> np.ndarray:
@@ -144,7 +165,7 @@ class Vocabulary:
             int32 `[N]`; with `unknown="skip"`, -1 marks the symbols that are not in the vocabulary.
         """
         if isinstance(symbols, str):
-            ids: np.ndarray = self._table.take(_code_points(symbols), mode="clip")
+            ids: np.ndarray = self._table.take(code_points(symbols), mode="clip")
         else:
             ids = np.fromiter(map(self._index.get, symbols, itertools.repeat(-1)), np.int32, len(symbols))
         missing = ids < 0
@@ -267,20 +288,6 @@ def tokenize(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
-def count_symbols(blocks: Iterable[Sequence[str]]) -> dict[str, int]:
-    """How often each symbol occurs in blocks of symbols."""
-    words: collections.Counter[str] = collections.Counter()
-    codes = np.zeros(0, np.int64)
-    for block in blocks:
-        if isinstance(block, str):
-            counts = np.bincount(_code_points(block), minlength=len(codes))
-            counts[: len(codes)] += codes
-            codes = counts
-        else:
-            words.update(block)
-    return {chr(code): int(codes[code]) for code in np.flatnonzero(codes).tolist()} | words
-
-
 def check_unknown(unknown: str) -> None:
     """Raises the ValueError of a treatment of unknown symbols that does not exist."""
     if unknown not in ("replace", "skip", "error"):
@@ -293,7 +300,10 @@ def check_level(level: str) -> None:
         raise ValueError(f"level: must be one of {', '.join(LEVELS)}, got {level!r}; use one of them.")
 
 
-def _code_points(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
+    """The code points of a text, unsigned integers `[N]`."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 # What a command imports, and the module of this function.
 _PRELOAD = ["rnnjax.cli", "rnnjax.cli.train", "rnnjax.fit.checkpoint", __name__]
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_PRELOAD)
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(_PRELOAD)
 
 
 class Ended(NamedTuple):
@@ -48,7 +48,7 @@ class Running:
 
     def __init__(self, folder: Path, arguments: list[str], prepare: Callable[[], None] | None = None) -> None:
         self.folder, self.arguments = folder, [str(argument) for argument in arguments]
-        self.process = _context.Process(target=_main, args=(folder, self.arguments, prepare))
+        self.process = context.Process(target=_main, args=(folder, self.arguments, prepare))
         self.process.start()
 
     def wait(self, timeout: float = 120) -> Ended:
