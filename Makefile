@@ -22,8 +22,13 @@ PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+# Types are checked beside the tests, which leave no core idle then; what they say comes last.
+test: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	@mkdir -p .cache
+	@$(VENV)/bin/mypy >.cache/mypy.txt 2>&1 & types=$$!; \
+	  $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal; tests=$$?; \
+	  wait $$types; types=$$?; cat .cache/mypy.txt; exit $$((tests ? tests : types))
 
 demo: $(VENV)/.installed-lm
 	$(VENV)/bin/rnnjax train --preset demo --out runs/demo --force

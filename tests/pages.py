@@ -1,18 +1,14 @@
-"""Runs the code of a page, block after block, in a process that has imported nothing but what the page imports."""
+"""Runs the code of a page, block after block, in a process of its own that has imported nothing of the library."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
+
+from tests.processes import ROOT, run_program
 
 __all__ = ["ROOT", "blocks", "of_cells", "run_fresh"]
 
-ROOT = Path(__file__).resolve().parent.parent
 # The laws that a cell can break, see tests/test_laws.py.
 LAWS = ("values", "loop", "valid", "padding", "resets", "dtypes", "batch_axes", "derivative")
 
@@ -42,15 +38,4 @@ def run_fresh(page: str, before: dict[str, str] | None = None, after: str = "", 
         code.append((f"{page}, block {number}", of_cells(block)))
     assert not before, f"no block of {page} has {list(before)}"
     code.append((f"after {page}", after))
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__))], input=json.dumps(code), env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert not result.returncode, result.stderr
-    return result.stdout
-
-
-if __name__ == "__main__":
-    sys.modules["__main__"] = page = ModuleType("__main__")  # where pickle looks for the classes of a page
-    for where, text in json.load(sys.stdin):
-        exec(compile(text, where, "exec", dont_inherit=True), page.__dict__)
+    return run_program(code, cwd=cwd)

@@ -1,12 +1,8 @@
 """Laws that hold for every cell and every implementation; see the table of cells."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +35,7 @@ from tests.cells_table import (
     unroll,
     with_gradients,
 )
+from tests.processes import run_program
 
 BATCH, TIME = 3, 8
 
@@ -200,12 +197,7 @@ print("hold")
 @pytest.mark.quick
 @pytest.mark.long
 def test_laws_on_four_devices():
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    result = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.stdout == "hold\n", result.stderr
+    assert run_program(ON_FOUR_DEVICES, devices=4) == "hold\n"
 
 
 @pytest.mark.skipif(len(jax.devices()) > 1, reason="it takes the only device")

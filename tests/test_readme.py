@@ -1,10 +1,7 @@
 """The code in the README runs: the API on one screen, and the cell that a stranger adds."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 
 import rnnjax
+from benchmarks import commands
 from rnnjax import cli
 from tests.pages import ROOT, blocks, of_cells, run_fresh
 
@@ -76,15 +74,13 @@ def test_the_cell_in_the_readme_trains(janet, capsys):
     assert len(capsys.readouterr().out.strip()) > 20
 
 
-@pytest.mark.long
 def test_the_cell_in_the_readme_is_measured(janet):
     """The benchmark command of the README, on one small shape."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^python -m (benchmarks --cells \S*janet\S*)", text, re.M)
     small = ["--sizes", "4,2,3,5", "--rounds", "1", "--compile-rounds", "1", "--rivals", "none", "--out", "rows.json"]
-    subprocess.run(
-        [sys.executable, "-m", *command.split(), *small],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True,
-    )  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        commands.main([*command.split()[1:], *small])
+    assert not ended.value.code
     rows = json.loads(Path("rows.json").read_text())["rows"]
     assert {row["cell"] for row in rows} == {"lstm", "janet.py:Janet"}

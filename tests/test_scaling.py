@@ -1,10 +1,5 @@
 """A training, large cells and long sequences split over four devices compute what one device computes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +7,7 @@ import pytest
 import rnnjax
 from benchmarks import scale
 from rnnjax.lm.model import LanguageModel
+from tests.processes import run_program
 
 START = r"""
 import functools, re, sys
@@ -137,13 +133,7 @@ print("same")
 
 
 def on_four_devices(program, *arguments):
-    """In a process of its own, since JAX learns once how many CPU devices there are."""
-    result = subprocess.run(
-        [sys.executable, "-c", START + program, *map(str, arguments)],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.stdout.endswith("same\n"), result.stdout + result.stderr
+    assert run_program(START + program, *arguments, devices=4).endswith("same\n")
 
 
 def test_the_model_of_the_cost():

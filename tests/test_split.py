@@ -7,8 +7,6 @@ import contextlib
 import io
 import os
 import platform
-import subprocess
-import sys
 import textwrap
 
 import jax
@@ -17,17 +15,12 @@ import pytest
 
 import rnnjax
 from rnnjax.engines.affine import rules
+from tests.processes import run_program
 
 
-def script(text: str, **environment: str) -> str:
+def script(text: str, devices: int = 0) -> str:
     """What the script prints, JAX having said nothing yet about CPU devices."""
-    env = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)],
-        env=env | {"JAX_PLATFORMS": "cpu"} | environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return run_program(textwrap.dedent(text), devices=devices)
 
 
 def test_split_equals_one_device():
@@ -178,7 +171,7 @@ def test_jax_in_use_already():
 
 
 def test_devices_that_the_user_chose():
-    said = script("import rnnjax; print(rnnjax.use_cores(), rnnjax.use_cores(3))", JAX_NUM_CPU_DEVICES="3")
+    said = script("import rnnjax; print(rnnjax.use_cores(), rnnjax.use_cores(3))", devices=3)
     assert said.split() == ["3", "3"]
     with pytest.raises(ValueError, match="use_cores: count must be at least 1, got 0"):
         rnnjax.use_cores(0)

@@ -1,11 +1,8 @@
 """Rows on several devices: each launches for its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.processes import run_program
 
 PROGRAM = r'''
 import re
@@ -82,9 +79,4 @@ print("same")
 
 @pytest.mark.quick
 def test_each_device_runs_its_rows():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.stdout == "same\n", result.stderr
+    assert run_program(PROGRAM, devices=4) == "same\n"
