@@ -81,10 +81,20 @@ class Orthogonal:
 def _orthogonal(key: jax.Array, rows: int, columns: int, scale: float, dtype: Any) -> jax.Array:
     wide = compute_dtype(dtype)
     normal = jax.random.normal(key, (max(rows, columns), min(rows, columns)), wide)
-    q, r = jnp.linalg.qr(normal)
+    q, r = _qr(normal)
     # The signs of R's diagonal make Q unique, and with that uniformly distributed.
     q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(wide)
     return (scale * (q if rows >= columns else q.T)).astype(dtype)
+
+
+@jax.custom_batching.sequential_vmap
+def _qr(matrix: jax.Array) -> Any:
+    """The QR factorisation, under `jax.vmap` one after the other.
+
+    Batches of factorisations share jaxlib's pool of threads, and two of them at once, as of two gates, can wait for
+    each other forever on a machine of two cores (seen with jaxlib 0.10.2).
+    """
+    return jnp.linalg.qr(matrix)
 
 
 @dataclasses.dataclass(frozen=True)

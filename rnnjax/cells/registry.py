@@ -33,7 +33,7 @@ from rnnjax.cells.sru import SRU
 from rnnjax.checks import did_you_mean, short
 from rnnjax.user_code import load_module, user_line
 
-__all__ = ["CELLS", "cell_file", "cell_from_name", "cell_from_repr", "describable"]
+__all__ = ["CELLS", "absolute_cell", "cell_file", "cell_from_name", "cell_from_repr", "describable"]
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -221,6 +221,18 @@ def cell_file(spec: str) -> pathlib.Path | None:
     """
     name = spec.partition("(")[0].strip()
     return pathlib.Path(name.rpartition(":")[0]).resolve() if ".py:" in name else None
+
+
+def absolute_cell(spec: str) -> str:
+    """The name of a cell, with the whole path where it is in a file: it holds when a run goes on from elsewhere.
+
+    >>> absolute_cell("lstm(forget_bias=2.0)"), absolute_cell("/cells/mine.py:Mine(leak=0.5)")
+    ('lstm(forget_bias=2.0)', '/cells/mine.py:Mine(leak=0.5)')
+    """
+    if (path := cell_file(spec)) is None:
+        return spec
+    name, parenthesis, rest = spec.partition("(")
+    return f"{path}:{name.strip().rpartition(':')[2]}{parenthesis}{rest}"
 
 
 def _from_file(name: str) -> Callable[..., Cell]:

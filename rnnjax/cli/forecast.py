@@ -16,6 +16,7 @@ from rich.console import Console
 
 import rnnjax
 from rnnjax.cells import cell_file
+from rnnjax.cells.registry import absolute_cell
 from rnnjax.checks import check_size
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
 from rnnjax.cli.options import TrustCode, options_command
@@ -119,7 +120,7 @@ def forecast(
             columns = Columns(target or "", time or "", by, *map(_split, (known, observed, static)))
             data = _read(file, columns)
             _check_covariates(data, horizon)
-            chosen = ForecastOptions(**options)
+            chosen = ForecastOptions(**{**options, "cell": absolute_cell(options["cell"])})
             seasons = _seasons(season, data.series)
             about = {"season": "found by autocorrelation" if season is None else "as given"}
             paths, config, replaced = _begin(out, force, chosen, data, horizon, seasons, about, stack)

@@ -12,7 +12,7 @@ from rnnjax.cli.output import echo, echo_table
 from rnnjax.fit import Printer
 from rnnjax.forecast.files import Source
 from rnnjax.forecast.made import MADE
-from rnnjax.forecast.results import LIMIT, Results, time_text
+from rnnjax.forecast.results import Results, time_text
 from rnnjax.forecast.run import ForecastConfig
 from rnnjax.forecast.series import Series
 
@@ -97,6 +97,12 @@ def say_results(results: Results, printer: Printer) -> None:
         printer.say(f"backtest of {windows} windows of {results.horizon} that were not trained on, means:")
         for line in str(results.tested).splitlines():
             printer.say(line, "bold" if line == results.tested.verdict else "")
+        if (calibration := results.tested.calibration) is not None:
+            wide = [calibration.stretch[[at, -1 - at]].mean() for at in (1, 0)]
+            printer.say(
+                f"bands of 80 % and 95 % are {wide[0]:.2f} and {wide[1]:.2f} times as wide as the model has them, so "
+                "that those of the backtest would have held their share"
+            )
     else:
         printer.say("no backtest: no window is left that was not trained on; lower --horizon")
     low, middle, high = (results.levels.index(level) for level in (0.1, 0.5, 0.9))
@@ -108,9 +114,10 @@ def say_results(results: Results, printer: Printer) -> None:
     more = f" (the first {len(rows)} of {results.horizon} steps of the first of {len(results.series)} series)"
     echo(f"forecast of {name}{more}")
     echo_table(["time", "median", "10 %", "90 %"], rows)
-    found = results.surprising()
+    found, limit = results.surprising(), results.odd.limit
     if found:
-        echo(f"{len(found)} values surprised by {LIMIT:g} bits or more, the most:")
+        what = "1 value" if len(found) == 1 else f"{len(found)} values"
+        echo(f"{what} surprised by {limit:.3g} bits or more, where chance alone has half a one:")
         echo_table(["series", "time", "value", "bits"], [[s, t, f"{v:.5g}", f"{b:.1f}"] for s, t, v, b in found[:5]])
     else:
-        echo(f"no value surprised by {LIMIT:g} bits or more")
+        echo(f"no value surprised by {limit:.3g} bits or more")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rnnjax.cells import cell_file, cell_from_name
+from rnnjax.cells.registry import absolute_cell
 from rnnjax.cli.origin import begin_with, describe_origin, take_up
 from rnnjax.cli.presets import preset_options
 from rnnjax.cli.reading import read_text
@@ -79,7 +80,7 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         values |= dict.fromkeys(BUDGETS - given)
     elif all(values[name] is None for name in BUDGETS):
         values["minutes"] = DEFAULT_MINUTES
-    values["cell"] = _absolute_cell(values["cell"])
+    values["cell"] = absolute_cell(values["cell"])
     origin = None if values["init_from"] is None else take_up(values, given)
     config = _with_devices(_config(values))
     claimed: list[Replacement] = []
@@ -216,7 +217,7 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
     stored = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(old, group)).items()}
     asked = {k: values[k] for k in given & stored.keys()}
     if "cell" in asked:
-        asked["cell"] = _absolute_cell(asked["cell"])
+        asked["cell"] = absolute_cell(asked["cell"])
     if "fractions" in asked:
         asked["fractions"] = _fractions(values["fractions"])
     for name in sorted(asked.keys() - RESUMABLE):
@@ -306,7 +307,7 @@ def _config(values: dict[str, Any]) -> RunConfig:
     if "text" in values:  # from the command line rather than from a config
         values |= {"paths": _absolute(values["text"] or ()), "rows": values["batch_size"]}
         values["fractions"] = _fractions(values["fractions"])
-    values["cell"] = _absolute_cell(values["cell"])
+    values["cell"] = absolute_cell(values["cell"])
     groups = {name: kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for name, kind in KINDS.items()}
     return RunConfig(**groups)
 
@@ -314,14 +315,6 @@ def _config(values: dict[str, Any]) -> RunConfig:
 def _absolute(names: Iterable[str]) -> tuple[str, ...]:
     """Paths that still hold when the run goes on from another folder."""
     return tuple(name if name == "-" else os.path.abspath(name) for name in names)
-
-
-def _absolute_cell(spec: str) -> str:
-    """The name of a cell, with the whole path where it is in a file."""
-    if (path := cell_file(spec)) is None:
-        return spec
-    name, parenthesis, rest = spec.partition("(")
-    return f"{path}:{name.strip().rpartition(':')[2]}{parenthesis}{rest}"
 
 
 def _fractions(text: str) -> tuple[float, ...]:

@@ -10,8 +10,10 @@
 
 from rnnjax.forecast import baselines, metrics
 from rnnjax.forecast.backtesting import backtest, surprise
+from rnnjax.forecast.calibration import Calibration
 from rnnjax.forecast.dates import Clock
 from rnnjax.forecast.heads import NegativeBinomial, Normal, Quantiles, StudentT
+from rnnjax.forecast.marks import anomalies
 from rnnjax.forecast.model import Forecaster
 from rnnjax.forecast.sampling import quantiles, sample
 from rnnjax.forecast.series import Series
@@ -19,6 +21,7 @@ from rnnjax.forecast.tables import from_table
 from rnnjax.forecast.training import fit
 
 __all__ = [
+    "Calibration",
     "Clock",
     "Forecaster",
     "NegativeBinomial",
@@ -26,6 +29,7 @@ __all__ = [
     "Quantiles",
     "Series",
     "StudentT",
+    "anomalies",
     "backtest",
     "baselines",
     "fit",

@@ -14,6 +14,7 @@ import numpy as np
 from rnnjax.checks import check_kind, check_size
 from rnnjax.forecast import metrics
 from rnnjax.forecast.baselines import BASELINES
+from rnnjax.forecast.calibration import Calibration, calibration_of
 from rnnjax.forecast.model import Forecaster, ForecasterParams
 from rnnjax.forecast.sampling import check_features, quantiles
 from rnnjax.forecast.series import as_series
@@ -36,6 +37,7 @@ class Backtest(NamedTuple):
     levels: tuple[float, ...]
     forecasts: np.ndarray  # float32 [windows, N, L, horizon], nan where a series is too short
     verdict: str  # one sentence
+    calibration: Calibration | None = None  # of all windows together, where it was asked for
 
     def __str__(self) -> str:
         """A table with one line for the model and each baseline, and the verdict."""
@@ -57,6 +59,7 @@ def backtest(
     windows: int = 5,
     levels: Sequence[float] = LEVELS,
     num_samples: int = 200,
+    calibrated: bool = False,
     key: jax.Array | None = None,
 ) -> Backtest:
     """Forecasts from ``windows`` origins, one horizon apart up to the end, each from what was known there alone.
@@ -73,6 +76,9 @@ def backtest(
         windows: origins; a series takes part in those that leave it two values or more.
         levels: of the quantiles; the outermost make the interval of ``msis``.
         num_samples: paths, where the model draws.
+        calibrated: whether the bands of each window are stretched by what the other windows missed, see `Calibration`;
+            the median stays. What all windows together ask for is in the result, for forecasts of what comes. One
+            window has no others, and stays as it is.
         key: of the draws; None is ``jax.random.key(0)``.
 
     Returns:
@@ -89,6 +95,7 @@ def backtest(
     season = model.seasons[0]
     rows: list[dict[str, Any]] = []
     forecasts = np.full((windows, len(series), len(levels), horizon), np.nan, np.float32)
+    tested: list[tuple[int, int, int]] = []  # window, series, origin
     for k in range(windows):
         origins = series.lengths - (windows - k) * horizon
         own = [n for n in np.flatnonzero(origins > 1) if np.isfinite(series.values[n][: origins[n]]).any()]
@@ -99,22 +106,38 @@ def backtest(
             model, params, past, horizon=horizon, levels=levels, num_samples=num_samples, key=jax.random.fold_in(key, k)
         )
         forecasts[k, own] = found
-        for n, quantile in zip(own, found, strict=True):
-            actual = series.values[n][origins[n] : origins[n] + horizon]
-            rows.append({"window": k, "series": series.names[n], "origin": int(origins[n])})
-            history = series.values[n][: origins[n]]
-            rows[-1]["model"] = _scores(actual, quantile, levels, history, season)
-            for name, baseline in BASELINES.items():
-                rows[-1][name] = _point(actual, baseline(history, horizon, season), history, season)
+        tested += [(k, n, int(origins[n])) for n in own]
+    calibration = None
+    if calibrated:
+        forecasts, calibration = _calibrated(series, forecasts, levels)
+    for k, n, origin in tested:
+        actual, history = series.values[n][origin : origin + horizon], series.values[n][:origin]
+        rows.append({"window": k, "series": series.names[n], "origin": origin})
+        rows[-1]["model"] = _scores(actual, forecasts[k, n], levels, history, season)
+        for name, baseline in BASELINES.items():
+            rows[-1][name] = _point(actual, baseline(history, horizon, season), history, season)
     if not rows:
         raise ValueError(
             f"backtest: a series must be longer than {windows} windows of {horizon} and one value, got at most "
             f"{int(series.lengths.max())}; take fewer windows or a shorter horizon."
         )
     scores = {who: {name: _average(rows, who, name) for name in _ALL} for who in ("model", *BASELINES)}
-    return Backtest(
-        scores, rows, levels, forecasts, _verdict(scores, float(params.holdout), windows * horizon, horizon)
-    )
+    verdict = _verdict(scores, float(params.holdout), windows * horizon, horizon)
+    return Backtest(scores, rows, levels, forecasts, verdict, calibration)
+
+
+def _calibrated(series: Any, found: np.ndarray, levels: tuple[float, ...]) -> tuple[np.ndarray, Calibration]:
+    """``[windows, N, L, horizon]``, each window by the others; and what all of them ask for."""
+    windows, horizon = len(found), found.shape[-1]
+    actual = np.full((windows, found.shape[1], horizon), np.nan)
+    for n, values in enumerate(series.values):
+        tail = values[max(0, len(values) - windows * horizon) :]
+        actual[:, n].flat[windows * horizon - len(tail) :] = tail
+    own = np.array(found)
+    for k in range(windows if windows > 1 else 0):
+        others = np.arange(windows) != k
+        own[k] = calibration_of(actual[others], found[others], levels).apply(found[k])
+    return own, calibration_of(actual, found, levels)
 
 
 def _scores(

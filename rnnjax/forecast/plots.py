@@ -58,21 +58,20 @@ def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
     return figure
 
 
-def surprise_figure(panels: Sequence[Panel], bits: Sequence[Any], limit: float) -> Any:
-    """Every series with the values marked that surprised by ``limit`` bits or more, over the bits of all."""
+def surprise_figure(panels: Sequence[Panel], odd: Any) -> Any:
+    """Every series with the values that `anomalies` marked, over the bits of all."""
     figure, axes = _figure(2 * len(panels), 1.5)
-    for k, (panel, own) in enumerate(zip(panels, bits, strict=True)):
+    for k, (panel, own, there) in enumerate(zip(panels, odd.bits, odd.marked, strict=False)):
         count = len(panel.values)
         above, below = axes[2 * k : 2 * k + 2]
         own, values, times = np.asarray(own), np.asarray(panel.values), panel.times[:count]
-        there = np.nan_to_num(own) >= limit
         above.plot(times, values, color=_GREY, linewidth=0.9)
         above.plot(times[there], values[there], "o", color=_ORANGE, markersize=4)
         above.set_title(short(panel.name).strip("'\""), loc="left", fontsize=10)
         below.vlines(times, 0, np.nan_to_num(own), color=np.where(there, _ORANGE, "0.6").tolist(), linewidth=0.8)
-        below.axhline(limit, color=_ORANGE, linewidth=0.8, linestyle=":")
+        below.axhline(odd.limit, color=_ORANGE, linewidth=0.8, linestyle=":")
         below.set_ylabel("bits", fontsize=8)
-        below.set_ylim(0, max(20.0, limit))
+        below.set_ylim(0, 21)
     return figure
 
 

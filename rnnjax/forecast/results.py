@@ -13,17 +13,17 @@ import jax
 import numpy as np
 
 from rnnjax.files import write_atomic, write_json
-from rnnjax.forecast.backtesting import LEVELS, Backtest, backtest, surprise
+from rnnjax.forecast.backtesting import LEVELS, Backtest, backtest
+from rnnjax.forecast.marks import Anomalies, anomalies
 from rnnjax.forecast.model import Forecaster
 from rnnjax.forecast.plots import Panel, forecast_figure, surprise_figure
 from rnnjax.forecast.run import ForecastPaths
 from rnnjax.forecast.sampling import quantiles
 from rnnjax.forecast.series import Series
 
-__all__ = ["LIMIT", "SHOWN", "Results", "compute_results", "write_results"]
+__all__ = ["SHOWN", "Results", "compute_results", "write_results"]
 
 SHOWN = 6  # series in pictures and in the page
-LIMIT = 10.0  # bits, from which on a value is marked: one in a thousand is as far out
 _MARKED = 50  # surprising values in the page
 
 
@@ -35,7 +35,7 @@ class Results(NamedTuple):
     levels: tuple[float, ...]
     forecast: np.ndarray  # [N, L, H]
     tested: Backtest | None  # None where no series is long enough
-    bits: list[np.ndarray]  # [T_n]
+    odd: Anomalies
 
     def times(self, n: int) -> np.ndarray:
         """Dates or numbers ``[T_n + H]``."""
@@ -50,10 +50,10 @@ class Results(NamedTuple):
         return Panel(name, self.times(n), values, self.levels, self.forecast[n], earlier)
 
     def surprising(self) -> list[tuple[str, str, float, float]]:
-        """Series, time, value and bits of what surprised by `LIMIT` or more, the most first."""
+        """Series, time, value and bits of what is marked, the most first."""
         found = []
-        for n, own in enumerate(self.bits):
-            for k in np.flatnonzero(np.nan_to_num(own) >= LIMIT):
+        for n, own in enumerate(self.odd.bits):
+            for k in np.flatnonzero(self.odd.marked[n]):
                 name = self.series.names[n]  # type: ignore[index]
                 found.append((name, time_text(self.times(n)[k]), float(self.series.values[n][k]), float(own[k])))
         return sorted(found, key=lambda row: -row[3])
@@ -74,8 +74,11 @@ def compute_results(
     windows = min(windows, max(0, int(params.holdout) // horizon))
     tested = None
     if windows and int(series.lengths.max()) > windows * horizon + 1:
-        tested = backtest(model, params, series, horizon=horizon, windows=windows, num_samples=samples, key=key_back)
-    return Results(series, horizon, LEVELS, found, tested, surprise(model, params, series))
+        tested = backtest(
+            model, params, series, horizon=horizon, windows=windows, num_samples=samples, calibrated=True, key=key_back
+        )
+        found = tested.calibration.apply(found) if tested.calibration is not None else found
+    return Results(series, horizon, LEVELS, found, tested, anomalies(model, params, series))
 
 
 def write_results(results: Results, paths: ForecastPaths, facts: Mapping[str, str]) -> None:
@@ -91,12 +94,14 @@ def write_results(results: Results, paths: ForecastPaths, facts: Mapping[str, st
     _write_csv(paths.forecast, head, rows)
     rows = []
     for n, name in enumerate(series.names or ()):
-        for time, value, own in zip(results.times(n), series.values[n], results.bits[n], strict=False):
-            rows.append([name, time_text(time), _number(value), "" if math.isnan(own) else f"{own:.2f}"])
-    _write_csv(paths.surprise, ["series", "time", "value", "surprise"], rows)
+        odd = zip(results.odd.bits[n], results.odd.marked[n], strict=True)
+        for time, value, (own, marked) in zip(results.times(n), series.values[n], odd, strict=False):
+            surprise = "" if math.isnan(own) else f"{own:.2f}"
+            rows.append([name, time_text(time), _number(value), surprise, int(marked)])
+    _write_csv(paths.surprise, ["series", "time", "value", "surprise", "marked"], rows)
     panels = [results.panel(n) for n in range(min(SHOWN, len(series)))]
     forecast_figure(panels).savefig(paths.picture, dpi=130)
-    surprise_figure(panels, results.bits[: len(panels)], LIMIT).savefig(paths.surprise_picture, dpi=130)
+    surprise_figure(panels, results.odd).savefig(paths.surprise_picture, dpi=130)
     write_json(paths.result, page_data(results, facts))
 
 
@@ -115,7 +120,7 @@ def page_data(results: Results, facts: Mapping[str, str]) -> dict[str, Any]:
                 "values": _plain(panel.values[first:]),
                 "forecast": [_plain(row) for row in panel.forecast],
                 "earlier": None if earlier is None or not np.isfinite(earlier).all() else [*map(_plain, earlier)],
-                "bits": _plain(results.bits[n][first:]),
+                "bits": _plain(results.odd.bits[n][first:]),
             }
         )
     tested = results.tested
@@ -129,7 +134,7 @@ def page_data(results: Results, facts: Mapping[str, str]) -> dict[str, Any]:
         if tested is None
         else {k: {m: _finite(v) for m, v in s.items()} for k, s in tested.scores.items()},
         "verdict": "" if tested is None else tested.verdict,
-        "limit": LIMIT,
+        "limit": results.odd.limit,
         "surprising": [list(row) for row in results.surprising()[:_MARKED]],
     }
 

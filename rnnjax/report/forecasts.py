@@ -128,7 +128,7 @@ def _fan(one: dict[str, Any], levels: Sequence[float]) -> str:
 def _surprises(data: dict[str, Any]) -> str:
     hint = (
         '<p class="hint">How far out each value was in the forecast that was made one step before, in bits: 10 is a '
-        f"value as rare as one in a thousand. Marked from {data['limit']:g} bits on.</p>"
+        f"value as rare as one in a thousand. Marked from {data['limit']:.3g} bits on.</p>"
     )
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(time)}</td><td>{value:.6g}</td><td>{bits:.1f}</td></tr>"

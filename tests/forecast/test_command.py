@@ -57,7 +57,7 @@ def test_from_a_file_to_a_page(run, capsys) -> None:
         "season: 8, found by autocorrelation",
         "backtest of 2 windows of 4",
         "seasonal naive",
-        "surprised by 10 bits or more",
+        "bits or more, where chance alone has half a one",
     ):
         assert piece in words, piece
     assert "is better" in words
@@ -69,27 +69,33 @@ def test_from_a_file_to_a_page(run, capsys) -> None:
     assert len(surprises) == 120
     most = max(surprises, key=lambda row: float(row["surprise"] or 0))
     assert most["series"] == "east" and most["time"] == "2024-01-02 16:00"  # the planted one
+    assert most["marked"] == "1"
     page = (out / "report.html").read_text()
     assert "Backtest" in page and "seasonal naive" in page and "http" not in page.replace("http-equiv", "")
     assert (out / "forecast.png").stat().st_size > 5000 and (out / "surprise.png").stat().st_size > 5000
 
 
-def test_stopped_and_resumed_is_as_if_never_stopped(run, capsys, tmp_path) -> None:
+def test_stopped_and_resumed_is_as_if_never_stopped(run, capsys, tmp_path, monkeypatch) -> None:
     write_demand(tmp_path / "demand.csv", ("east",))
-    command = ["forecast", tmp_path / "demand.csv", "--target", "kwh"]
+    (tmp_path / "mine.py").write_text("import rnnjax\n\n\nclass Mine(rnnjax.GRU):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    command = ["forecast", "demand.csv", "--target", "kwh", "--cell", "mine.py:Mine"]
     whole = tiny_run.rnnjax(capsys, *command, "--out", tmp_path / "whole", *TINY)
     half = tiny_run.rnnjax(capsys, *command, "--out", tmp_path / "half", *TINY)
     assert whole.code == half.code == 0
     first = (tmp_path / "half" / "forecast.csv").read_text()
     assert (tmp_path / "whole" / "forecast.csv").read_text() == first  # the same seed, the same bits
-    more = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--steps", 9)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # file and cell are found from anywhere
+    more = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--trust-code", "--steps", 9)
     assert more.code == 0 and "9  done" in more.out, more.err
     assert (tmp_path / "half" / "forecast.csv").read_text() != first or "best at step" in more.out
 
     again = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--hidden", 8)
     assert again.code == 2 and "--hidden: a run goes on with the options" in again.err
     (tmp_path / "demand.csv").write_text((tmp_path / "demand.csv").read_text().replace("90.000", "91.000"))
-    changed = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half")
+    monkeypatch.chdir(tmp_path)
+    changed = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--trust-code")
     assert changed.code == 2 and "has changed since" in changed.err
     occupied = tiny_run.rnnjax(capsys, *command, "--out", tmp_path / "half", *TINY)
     assert occupied.code == 2 and "exists already" in occupied.err

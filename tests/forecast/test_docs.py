@@ -19,4 +19,5 @@ def test_page_runs_and_says_what_it_measures(capsys) -> None:
         phase = np.roll(truth, -((960 - cut) % 24))
         assert np.abs(np.median(paths, axis=0) / level - (1 + 0.5 * phase)).max() < 0.25
     assert 0.5 < float(page["mase"](page["actual"], page["naive"], page["past"], season=24)) < 2
-    assert sum(map(len, page["odd"])) < 30
+    assert sum(row.sum() for row in page["odd"].marked) < 10 and page["odd"].limit >= 10
+    assert page["ahead"].shape == (3, 5, 24) and (np.diff(page["ahead"], axis=1) >= 0).all()
