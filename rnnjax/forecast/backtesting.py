@@ -106,7 +106,7 @@ def backtest(
             model, params, past, horizon=horizon, levels=levels, num_samples=num_samples, key=jax.random.fold_in(key, k)
         )
         forecasts[k, own] = found
-        tested += [(k, n, int(origins[n])) for n in own]
+        tested += [(k, int(n), int(origins[n])) for n in own]
     calibration = None
     if calibrated:
         forecasts, calibration = _calibrated(series, forecasts, levels)
