@@ -27,6 +27,7 @@ from rnnjax.engines import implementations
 from rnnjax.network import Network, network_step, start_state
 from rnnjax.networks import Bidirectional, LearnedState, Regularized, Stack
 from rnnjax.saving import load, save
+from rnnjax.summary import summary
 from rnnjax.tbptt import tbptt
 from rnnjax.testing.contract import check_cell
 from rnnjax.unroll import unroll
@@ -60,6 +61,7 @@ __all__ = [
     "network_step",
     "save",
     "start_state",
+    "summary",
     "tbptt",
     "topologies",
     "unroll",

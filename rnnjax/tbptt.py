@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.checks import check_key, check_optimizer, check_size, is_traced
@@ -24,6 +23,9 @@ from rnnjax.update import (
     gradient_step,
     vary,
 )
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["TBPTTResult", "tbptt"]
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rnnjax.averaging import AveragedState
 from rnnjax.checks import describe
 from rnnjax.promotion import promoting
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = [
     "Carry",
@@ -99,6 +101,8 @@ def gradient_step(
     if axis_name is not None:
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), axis_name)
         new_state = vary(new_state, axis_name)
+    import optax  # not at the top: who only runs a network need not wait for it
+
     averaging = isinstance(opt_state, AveragedState)  # of what the parameters become, scale and all
     more = {"scale": scale} if averaging else {}
     updates, opt_state = promoting(optax.with_extra_args_support(optimizer).update)(

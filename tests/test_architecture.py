@@ -20,6 +20,7 @@ FLOORS = {
     "traced": 0,
     "equations": 0,
     "card": 3,
+    "summary": 3,
     "options": 0,
     "programs": 0,
     "_start": 0,

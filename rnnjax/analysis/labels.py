@@ -18,7 +18,7 @@ from rnnjax.checks import did_you_mean
 from rnnjax.kinds import public
 from rnnjax.user_code import load_module
 
-__all__ = ["LABELS", "Label", "label_from_name", "label_text", "register_label"]
+__all__ = ["LABELS", "Label", "default_labels", "label_from_name", "label_text", "register_label"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,29 +158,80 @@ for _label in (
     register_label(_label)
 
 
+_CODE_ONLY = ("quote", "triple", "comment", "indent", "indenting")
+_PROSE_ONLY = ("prose_quote",)
+# A line of a program: it ends as statements do, begins with a word of a language, or assigns or calls something.
+_CODE_LINE = re.compile(
+    r"\s*(?:(?:def|class|import|from|for|while|if|elif|else|return|const|let|var|fn|func|int|void|use)\b.*[:;{(]\s*$"
+    r"|import \w|from [\w.]+ import|return\b|\#|//|/\*|@\w|[\w.\[\]\"']+ *[-+*/|]?= *\S|[\w.]+\(.*\W$|.*[;{}]\s*$)"
+)
+
+
+@public
+def default_labels(text: str) -> tuple[Label, ...]:
+    """The labels of `LABELS` that suit a text, code or prose: quotes of Python in a novel would say nothing.
+
+    The text is code if a third of its lines look like lines of a program. ``quote``, or ``prose_quote``, comes first.
+
+    >>> [label.name for label in default_labels("He said so.")][:3]
+    ['prose_quote', 'brackets', 'in_brackets']
+    >>> [label.name for label in default_labels("x = f(1)")][:3]
+    ['quote', 'triple', 'comment']
+    """
+    lines = [line for line in text[:200_000].splitlines() if line.strip()]
+    is_code = 3 * sum(bool(_CODE_LINE.match(line)) for line in lines) >= len(lines) > 0
+    foreign = _PROSE_ONLY if is_code else _CODE_ONLY
+    return tuple(label for name, label in LABELS.items() if name not in foreign)
+
+
 @public
 def label_from_name(name: str) -> Label:
-    """A label from `LABELS`, or ``path/to/file.py:function`` for a function of your own from a text to an array.
+    r"""A label by its name.
+
+    Args:
+        name: one of `LABELS`; ``re:PATTERN``, which holds inside of what a regular expression matches (`re`, over
+            several lines, ``.`` takes no newline); or ``path/to/file.py:function`` for a function of your own from a
+            text to an array.
 
     Raises:
-        ValueError: for an unknown name (it lists the known ones), or a file that cannot be run or has no such function.
+        ValueError: for an unknown name (it lists the known ones), a pattern that is none, or a file that cannot be run
+            or has no such function.
         FileNotFoundError: if the file does not exist.
 
     >>> label_from_name("digit").function("a1b22").tolist()
     [0, 1, 0, 1, 1]
+    >>> label_from_name(r"re:\bnot\b").function("do not, knot").tolist()
+    [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     """
     if name in LABELS:
         return LABELS[name]
+    if name.startswith("re:"):
+        return _label_from_pattern(name)
     filename, colon, attribute = name.rpartition(":")
     if not colon or not filename.endswith(".py"):
         raise ValueError(
-            f"label: no label is called {name!r}{did_you_mean(name, LABELS) or ';'} known: {', '.join(LABELS)}, or "
-            "path/to/file.py:function."
+            f"label: no label is called {name!r}{did_you_mean(name, LABELS) or ';'} known: {', '.join(LABELS)}, "
+            "re:PATTERN, or path/to/file.py:function."
         )
     function = getattr(load_module(filename, "label"), attribute, None)
     if not callable(function):
         raise ValueError(f"label: {filename!r} must have a function {attribute!r} from a text to an array, got none.")
     return Label(attribute, (function.__doc__ or "").strip().split("\n")[0], function, binary=None)
+
+
+def _label_from_pattern(name: str) -> Label:
+    try:
+        pattern = re.compile(name.removeprefix("re:"), re.MULTILINE)
+    except re.error as error:
+        raise ValueError(f"label: {name!r} must be re: and a regular expression, got what is none: {error}.") from error
+
+    def inside(text: str) -> np.ndarray:
+        found = np.zeros(len(text), np.int8)
+        for match in pattern.finditer(text):
+            found[match.start() : match.end()] = 1
+        return found
+
+    return Label(name, f"inside what {name.removeprefix('re:')} matches", inside)
 
 
 @public

@@ -77,6 +77,9 @@ COMMANDS = {
         "rnnjax.cli.report",
         "Write a page that shows a trained run from within; it opens from disk, with no server and no network.",
     ),
+    "completion": Command(
+        "rnnjax.cli.completion", "Print a script that completes commands, options and their values in a shell."
+    ),
 }
 _NEEDED = ("matplotlib", "rich", "typer")
 
@@ -151,8 +154,10 @@ def _app(words: list[str]) -> Any:
     import typer
 
     from rnnjax.cli.options import common_options
+    from rnnjax.cli.words import WordedCommand, WordedGroup
 
     app = typer.Typer(
+        cls=WordedGroup,
         help="Recurrent networks in JAX: train a language model on any text, sample from it, look inside, forecast "
         "series of numbers, and convert weights from and to other frameworks.",
         add_completion=False,
@@ -167,7 +172,7 @@ def _app(words: list[str]) -> Any:
         function: Callable[..., Any] = _nothing
         if name == asked:
             function = getattr(importlib.import_module(command.module), name.replace("-", "_"))
-        app.command(name, help=None if name == asked else command.summary)(function)
+        app.command(name, cls=WordedCommand, help=None if name == asked else command.summary)(function)
     return app
 
 

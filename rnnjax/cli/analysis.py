@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rnnjax.analysis.ablation import Ablation
 from rnnjax.analysis.ablation import ablate as ablate_units
-from rnnjax.analysis.labels import LABELS, Label, label_from_name, label_text
+from rnnjax.analysis.labels import Label, default_labels, label_from_name, label_text
 from rnnjax.analysis.recording import OneHot, SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
@@ -46,7 +46,10 @@ def cells(
     text: TextArgument = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="What to look for: a name, or file.py:function. Repeat it for several; none: all by name."),
+        typer.Option(
+            help="What to look for: a name, re:PATTERN, or file.py:function. Repeat it for several; none: all names "
+            "that suit the text, code or prose."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(help="Units to show, with one label.")] = 20,
     ablate: Annotated[
@@ -60,7 +63,7 @@ def cells(
     trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
-    """Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.
+    r"""Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.
 
     The first half of the text ranks the units and picks their thresholds, the second half gives the score: AUC for
     labels that hold or not, correlation for numbers. The bar is the best score that any unit reaches on the label
@@ -68,10 +71,12 @@ def cells(
 
     [bold]rnnjax cells runs/demo --label quote[/bold]
     [bold]rnnjax cells runs/demo other.py --label mine.py:in_loop --ablate[/bold]
+    [bold]rnnjax cells runs/demo --label 're:\bself\b'[/bold]
     """
-    chosen = [label_from_name(name) for name in (label or LABELS)]
+    chosen = [label_from_name(name) for name in label or ()]
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model, source = symbol_model(opened), read_text_of(opened, text, symbols)
+    chosen = chosen or source.default_labels()
     known, left_out = {}, []
     for one in chosen:
         values = source.label(one)
@@ -162,7 +167,13 @@ def ablate(
     unit: Annotated[
         list[str] | None, typer.Option(help="Such as L1.c.137. Several are held one by one, then all together.")
     ] = None,
-    label: Annotated[str, typer.Option(help="Where to look: a name, or file.py:function; see rnnjax cells.")] = "quote",
+    label: Annotated[
+        str,
+        typer.Option(
+            help="Where to look: a name, re:PATTERN, or file.py:function; see rnnjax cells. By default quote in code, "
+            "prose_quote in prose."
+        ),
+    ] = "",
     value: Annotated[str, typer.Option(help="Where they are held: mean, or a number.")] = "mean",
     symbols: Symbols = 100_000,
     streams: _Streams = 16,
@@ -174,7 +185,7 @@ def ablate(
 
     [bold]rnnjax ablate runs/demo --unit L1.c.137 --label quote[/bold]
     """
-    one = label_from_name(label)
+    chosen = label_from_name(label) if label else None
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
@@ -188,13 +199,14 @@ def ablate(
     except ValueError as error:
         raise ValueError(f"--value: must be mean or a number, got {value!r}.") from error
     source = read_text_of(opened, text, symbols)
+    one = chosen or source.default_labels()[0]
     groups = [[name] for name in unit] + ([list(unit)] if len(unit) > 1 else [])
     results = _ablate(opened, model, source, groups, one, at, streams)
     if as_json:
         rows = [_ablation_json(result) for result in results]
-        echo_json({"run": str(run), "text": source.name, "symbols": len(source.ids), "label": label, "units": rows})
+        echo_json({"run": str(run), "text": source.name, "symbols": len(source.ids), "label": one.name, "units": rows})
         return
-    echo(f"{source.name}, {len(source.ids):,} symbols, label {label}\n")
+    echo(f"{source.name}, {len(source.ids):,} symbols, label {one.name}\n")
     _echo_ablation(results)
 
 
@@ -215,6 +227,10 @@ class RunText(NamedTuple):
             starts = self.starts + len(self.before)
             starts = starts if sizes is None else np.concatenate([[0], np.cumsum(sizes)])[starts]
         return label_text(label, text, starts=starts, lengths=sizes)[len(self.before) :]
+
+    def default_labels(self) -> list[Label]:
+        """Those that suit the text."""
+        return list(default_labels(symbols_text(self.vocabulary, self.ids)[0]))
 
 
 def symbol_model(run: Run) -> SymbolModel:

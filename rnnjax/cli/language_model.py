@@ -19,6 +19,7 @@ import typer
 from rnnjax.cell import check_size
 from rnnjax.cells import cell_file
 from rnnjax.cli.display import nats
+from rnnjax.cli.interactive import converse
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
 from rnnjax.cli.reading import read_text
@@ -40,6 +41,7 @@ from rnnjax.lm.run import (
     run_identity,
 )
 from rnnjax.lm.sample import default_prime, generate, stream_text
+from rnnjax.lm.session import Session
 from rnnjax.text.shown import shown
 
 __all__ = ["eval", "info", "sample"]
@@ -68,6 +70,14 @@ def sample(
     seed: Annotated[
         int | None, typer.Option(help="The same seed gives the same text. By default random, shown on stderr.")
     ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive",
+            help="Read lines from standard input, and answer each with one: up to a new line (or --stop), or --length "
+            "symbols. The state goes on from line to line.",
+        ),
+    ] = False,
     unknown: Annotated[
         str,
         typer.Option(help="Prime symbols that the model does not know: error, skip, or replace by its unknown symbol."),
@@ -80,6 +90,7 @@ def sample(
     [bold]rnnjax sample runs/book --prime "It was" --temperature 0.8[/bold]
     [bold]rnnjax sample runs/book --length 100000 --seed 1 > text.txt[/bold]
     [bold]rnnjax sample runs/book --count 5 --stop "."[/bold]
+    [bold]rnnjax sample runs/book --interactive[/bold]
     """
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     vocabulary = opened.vocabulary
@@ -87,6 +98,14 @@ def sample(
     if seed is not None and not 0 <= seed < 1 << 31:
         raise ValueError(f"--seed: must be from 0 to {(1 << 31) - 1}, got {seed}.")
     used_seed = secrets.randbelow(1 << 31) if seed is None else seed
+    if interactive:
+        if count != 1:
+            raise ValueError(f"--count: one conversation goes on, got {count}; leave it out.")
+        check_size("--length", "the symbols of an answer", length)
+        heat, key = 0.0 if greedy else temperature, jax.random.key(used_seed)
+        session = Session(opened.model, opened.params, vocabulary, key, temperature=heat, top_k=top_k, top_p=top_p)
+        converse(session, vocabulary, ids, length, stop or "\n", unknown)
+        return
 
     def one_sample(number: int) -> Iterator[np.ndarray]:
         blocks = generate(

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from rnnjax.analysis.labels import LABELS, label_from_name
+from rnnjax.analysis.labels import label_from_name
 from rnnjax.analysis.recording import leaves_of
 from rnnjax.cli.analysis import read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, TrustCode
@@ -45,7 +45,10 @@ def report(
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="What to rank units by: a name, or file.py:function; repeat it. None: all known names."),
+        typer.Option(
+            help="What to rank units by: a name, re:PATTERN, or file.py:function; repeat it. None: all names that "
+            "suit the text, code or prose."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(help="Units in the ranking of each label.", min=1)] = 10,
     shifts: Annotated[int, typer.Option(help="Controls of the ranking: shifts of each label.", min=1)] = 99,
@@ -77,7 +80,7 @@ def report(
     path = opened[0].paths.root / "report.html" if out is None else out
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
-    chosen = [label_from_name(name) for name in (label or LABELS)]
+    asked = [label_from_name(name) for name in label or ()]
     wanted = _divide(opened, units or [])
     size = int((megabytes * 1e6 - page_size()) / len(opened))
     console = Console(stderr=True)
@@ -87,6 +90,7 @@ def report(
         for run, name, own in zip(opened, _names(runs), wanted, strict=True):
             task = progress.add_task(f"{name}: text", total=len(STEPS) + 1)
             source = read_text_of(run, text, symbols)
+            chosen = asked or source.default_labels()
             shown = ReportText(source.name, source.ids, source.starts, {one.name: source.label(one) for one in chosen})
             options = ReportOptions(own, top, size, shifts, streams)
 

@@ -1,6 +1,6 @@
 """Data: sequences of many lengths in one array, documents packed into rows, batches in a new order each epoch."""
 
-from rnnjax.data.batching import bucket_boundaries, bucket_by_length, pad_sequences, padded_share
+from rnnjax.data.batching import bucket_boundaries, bucket_by_length, pad_sequences, padded_share, time_first
 from rnnjax.data.packing import pack_documents, unpack_documents
 from rnnjax.data.shuffled import ShuffledBatches
 
@@ -11,5 +11,6 @@ __all__ = [
     "pack_documents",
     "pad_sequences",
     "padded_share",
+    "time_first",
     "unpack_documents",
 ]

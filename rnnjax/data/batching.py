@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rnnjax.cell import check_size, describe
@@ -25,6 +26,7 @@ __all__ = [
     "pad_sequences",
     "padded_share",
     "share_of_padding",
+    "time_first",
 ]
 
 _MAX_CANDIDATES = 1024  # lengths that a boundary may take: keeps the exact search below a second
@@ -43,6 +45,19 @@ class Buckets(NamedTuple):
     batches: tuple[Bucket, ...]
     boundaries: tuple[int, ...]  # the lengths that batches may have
     padding: float  # the share of steps that hold nothing, in [0, 1)
+
+
+@public
+def time_first(arrays: Any) -> Any:
+    """Arrays ``[B, T, ...]`` as ``[T, B, ...]``, and back: the first two axes of every array of a tree change places.
+
+    Time comes first everywhere in this library, since a loop over time takes its slices from the first axis. Within
+    `jax.jit` the turn is a part of the program. A ``lengths`` array, which has one axis, stays as it is.
+
+    >>> time_first({"x": np.zeros((32, 20, 3)), "lengths": np.zeros(32)})["x"].shape
+    (20, 32, 3)
+    """
+    return jax.tree.map(lambda array: array.swapaxes(0, 1) if array.ndim > 1 else array, arrays)
 
 
 @public

@@ -170,6 +170,15 @@ def place(mesh: Mesh | None, tree: Any, specs: Any) -> Any:
     def part(sharding: NamedSharding, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            # It lies where it should, on a mesh that calls its axes otherwise: `fit` has one of its own.
+            if not leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+                raise ValueError(
+                    f"fit: an array of several processes must be split as {sharding.spec}, got {leaf.sharding}; "
+                    "see batch_spec."
+                )
+            pieces = [shard.data for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, pieces)
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 

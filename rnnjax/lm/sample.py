@@ -18,7 +18,7 @@ from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks.stack import StackState
 from rnnjax.text.vocabulary import StreamDecoder, Vocabulary
 
-__all__ = ["default_prime", "generate", "stream_text"]
+__all__ = ["default_prime", "draw_block", "generate", "read_block", "stream_text"]
 
 _PRIME_CHUNK = 256
 
@@ -102,24 +102,25 @@ def _blocks(
     for first in range(-(-read % _PRIME_CHUNK), read, _PRIME_CHUNK):
         # The first chunk is filled up from the left, and the reset at position 0 wipes out what that did.
         at = np.arange(first, first + _PRIME_CHUNK)[:, None]
-        state = _read(model, params, state, prime_ids[np.maximum(at, 0)].astype(np.int32), at == 0)
+        state = read_block(model, params, state, prime_ids[np.maximum(at, 0)].astype(np.int32), at == 0)
     count = len(keys)
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), state)
     symbols = jnp.full((count,), int(prime_ids[-1]), jnp.int32)
     for done in range(0, length, block):
-        state, symbols, drawn = _draw(model, params, state, symbols, keys, done, block, *settings)
+        state, symbols, drawn = draw_block(model, params, state, symbols, keys, done, block, *settings)
         yield np.asarray(drawn)[:, : length - done]
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _read(
+def read_block(
     model: LanguageModel, params: LMParams, state: StackState, symbols: jax.Array, resets: jax.Array
 ) -> StackState:
+    """The state after symbols `[T, B]`, of which those with a flag in `resets [T, B]` begin anew."""
     return model.map_logits(params, state, symbols, lambda logits: (), resets=resets)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
-def _draw(
+def draw_block(
     model: LanguageModel,
     params: LMParams,
     state: StackState,

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rnnjax.cell import compute_dtype, describe
 from rnnjax.checks import check_ints, check_real, is_traced
@@ -188,6 +187,8 @@ def huber_loss(
     >>> float(huber_loss(jnp.array([0.5, 4.0]), jnp.zeros(2)))  # (0.125 + 3.5) / 2
     1.8125
     """
+    import optax  # not at the top: who only runs a network need not wait for it
+
     delta = check_real("huber_loss", "delta", delta, above=0, traced=True)
     p, t, valid = paired("huber_loss", "predictions", predictions, "targets", targets, lengths, mask)
     # A traced delta comes in a dtype of its own, which must not widen the result.

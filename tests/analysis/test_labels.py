@@ -1,14 +1,18 @@
 """Labels of a text against texts labelled by hand, Python's own tokenizer, and loops."""
 
+import argparse
+import dataclasses
+import inspect
 import io
 import itertools
 import textwrap
 import tokenize
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 
-from rnnjax.analysis.labels import LABELS, Label, label_from_name, label_text, register_label
+from rnnjax.analysis.labels import LABELS, Label, default_labels, label_from_name, label_text, register_label
 
 SOURCE = textwrap.dedent(
     r'''
@@ -149,6 +153,25 @@ def test_labels_of_your_own(tmp_path, monkeypatch):
     assert label_from_name(register_label(label).name) is label
     number = Label("n", "", lambda text: np.arange(len(text)) / 2, binary=None)
     assert label_text(number, "abc").tolist() == [0, 0.5, 1]
+
+
+def test_a_pattern_holds_inside_of_what_it_matches():
+    text = "for x in y:\n    before(x)\nfor"
+    found = label_text(label_from_name(r"re:\bfor\b"), text)
+    assert "".join(c for c, flag in zip(text, found) if flag) == "forfor" and found[:3].all() and found[-3:].all()
+    assert label_text(label_from_name("re:^ +"), text).sum() == 4  # every line begins anew
+    assert not label_text(label_from_name("re:z*"), text).any()  # matches of nothing
+    with pytest.raises(ValueError, match=r"'re:\(' must be re: and a regular expression, got what is none"):
+        label_from_name("re:(")
+
+
+@pytest.mark.parametrize("module", [argparse, tokenize, dataclasses])
+def test_labels_that_suit_code_and_prose(module):
+    code = {label.name for label in default_labels(inspect.getsource(module))}
+    assert set(LABELS) - code == {"prose_quote"}
+    prose = {label.name for label in default_labels("\n".join(line for line in topics["exceptions"].split("\n")))}
+    assert set(LABELS) - prose == {"quote", "triple", "comment", "indent", "indenting"}
+    assert default_labels("")[0].name == "prose_quote"
 
 
 def test_errors(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from rnnjax.analysis import LABELS, trajectory
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
-from rnnjax.analysis.labels import label_text
+from rnnjax.analysis.labels import default_labels, label_text
 from rnnjax.analysis.recording import leaves_of
 from rnnjax.analysis.search import auc
 from rnnjax.cli.analysis import read_text_of, symbol_model
@@ -113,7 +113,9 @@ def test_ranking_of_labels(written):
     data = written.data
     cells, _ = loop(written.run, written.ids)
     labels = {label["name"]: label for label in data["labels"]}
-    assert not set(labels) & set(data["left_out"]) and set(labels) | set(data["left_out"]) == set(LABELS)
+    assert not set(labels) & set(data["left_out"]) and set(labels) | set(data["left_out"]) == {
+        label.name for label in default_labels(TEXT)
+    }
     begin = int(0.6 * len(TEXT))
     vowel = label_text(LABELS["vowel"], TEXT)[begin : begin + SYMBOLS]
     np.testing.assert_array_equal(unpack(labels["vowel"]["values"]), vowel)

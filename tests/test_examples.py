@@ -1,0 +1,62 @@
+"""The gallery: every example runs, in a few updates here and whole with ``-m thorough``, and draws its picture."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from tests.pages import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+ALONE = {"forecast", "two_processes"}  # the one runs in tests/test_readme.py, the other starts processes
+# What a whole run prints: a pattern with one number, and what it is at least, or at most.
+GOOD = {
+    "anomaly": (r"(\d) of 3 faults", 3, 3),
+    "control": (r"learned ([\d.]+)", 0, 0.1),
+    "csv_sequences": (r"([\d.]+)% of 150", 90, 100),
+    "forecast": (r"squared error ([\d.]+)", 0, 0.08),
+    "own_cell": (r"Clocks: squared error ([\d.]+)", 0, 0.003),
+    "reinforcement": (r"the last five (\d+)%", 70, 80),
+    "seq2seq": (r"(\d+)% of \d+ times", 80, 100),
+    "tagging": (r"([\d.]+)% of the characters", 95, 100),
+    "text": (r"([\d.]+) nats", 1, 2),
+    "two_processes": (r"sum of parameters ([\d.]+)", 1, 1e4),
+}
+
+
+def test_there_are_ten_and_all_are_in_the_gallery():
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert {path.stem for path in EXAMPLES} == set(GOOD) and len(GOOD) == 10
+    for path in EXAMPLES:
+        assert f"../examples/{path.name}" in page
+        code = path.read_text(encoding="utf-8").split('"""', 2)[2].split("if len(sys.argv) > 1")[0]
+        code = code.split('if __name__ == "__main__":')[0]
+        assert len([line for line in code.splitlines() if line.strip()]) <= 40
+
+
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem not in ALONE], ids=lambda path: path.stem)
+def test_an_example_runs(path, monkeypatch, tmp_path, capsys):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    monkeypatch.setenv("STEPS", "2")
+    monkeypatch.setattr(sys, "argv", [str(path), str(tmp_path / "picture.png")])
+    runpy.run_path(str(path), run_name="__main__")
+    matplotlib.pyplot.close("all")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+    assert re.search(GOOD[path.stem][0], capsys.readouterr().out)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_solves_its_problem(path, tmp_path):
+    env = {name: value for name, value in os.environ.items() if name != "STEPS"} | {"MPLBACKEND": "agg"}
+    command = [sys.executable, path, tmp_path / "picture.png"]
+    result = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not result.returncode, result.stderr
+    pattern, least, most = GOOD[path.stem]
+    found = {float(number) for number in re.findall(pattern, result.stdout)}
+    assert len(found) == 1 and least <= min(found) <= most  # of two processes: the same
+    assert (tmp_path / "picture.png").stat().st_size > 5000
