@@ -5,13 +5,14 @@ from __future__ import annotations
 import pathlib
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rnnjax.analysis.labels import label_from_name
 from rnnjax.analysis.recording import leaves_of
-from rnnjax.cli.analysis import read_text_of, symbol_model
+from rnnjax.cli.analysis import RunText, read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, TrustCode
 from rnnjax.cli.output import echo
 from rnnjax.files import write_atomic
@@ -25,6 +26,8 @@ from rnnjax.report.forecasts import forecast_page
 from rnnjax.report.page import page_size
 
 __all__ = ["report"]
+
+_LINE = 300  # symbols, within which a line should begin
 
 
 def report(
@@ -90,6 +93,7 @@ def report(
         for run, name, own in zip(opened, _names(runs), wanted, strict=True):
             task = progress.add_task(f"{name}: text", total=len(STEPS) + 1)
             source = read_text_of(run, text, symbols)
+            source = _at_a_line(source if text else source._replace(name=f"{source.name} of {_sources(run)}"))
             chosen = asked or source.default_labels()
             shown = ReportText(source.name, source.ids, source.starts, {one.name: source.label(one) for one in chosen})
             options = ReportOptions(own, top, size, shifts, streams)
@@ -109,6 +113,24 @@ def report(
             f"{one['total']:,} units"
         )
     echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
+
+
+def _sources(run: Run) -> str:
+    """Where the text of a run is from: files by name, of many the first and their number."""
+    return str(run.provenance.get("sources") or "the run")
+
+
+def _at_a_line(source: RunText) -> RunText:
+    """From the first line that begins in the text, if it begins within a line."""
+    symbols = source.vocabulary.symbols
+    ends = [k for k, symbol in enumerate(symbols) if symbol == "\n"]
+    if source.starts is not None or not len(source.before) or not ends or source.before[-1] in ends:
+        return source
+    found = np.flatnonzero(np.isin(source.ids[:_LINE], ends))
+    if not len(found) or len(source.ids) < 2 * _LINE:
+        return source
+    cut = int(found[0]) + 1
+    return source._replace(ids=source.ids[cut:], before=np.concatenate([source.before, source.ids[:cut]]))
 
 
 def _report_forecast(runs: list[pathlib.Path], out: pathlib.Path | None) -> None:

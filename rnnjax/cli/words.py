@@ -21,12 +21,18 @@ def _word(param: Any) -> str | None:
     return next((word for name, word in _WORDS.items() if name in str(kind).lower()), None)
 
 
+def _nothing(ctx: Any) -> None:
+    """No type."""
+
+
 class _Worded:
     def get_params(self, ctx: Any) -> list[Any]:
         params = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
             if param.param_type_name == "option" and param.metavar is None:
                 param.metavar = _word(param)
+            elif param.param_type_name == "argument" and hasattr(param, "display_type_rich"):
+                param.display_type_rich = _nothing  # its name says what it is
         return params
 
 

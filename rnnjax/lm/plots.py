@@ -44,11 +44,12 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     """Draws a training; save it with ``.savefig(path)``.
 
     Above, over symbols seen (log scale): the training loss, as logged and smoothed, the validation loss with its
-    best, in nats a symbol (right: bits), and a line for each baseline. Below: mean and largest gradient norm of each
+    best (its number is that of the whole validation text, where the training has ended), in nats a symbol (right:
+    bits), and a line for each baseline. Below: mean and largest gradient norm of each
     interval, and the learning rate. Dotted verticals mark where the training was rolled back.
 
     Args:
-        rows: from `read_metrics`; the kinds ``train``, ``eval`` and ``rollback`` are used.
+        rows: from `read_metrics`; the kinds ``train``, ``eval``, ``rollback`` and ``done`` are used.
         baselines: nats a symbol by name: ``unigram``, ``witten_bell``, ``xz`` or any other name.
 
     Raises:
@@ -63,7 +64,9 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     seen = _column(train, "symbols")
     low, high = seen[0], max(seen[-1], evals[-1]["symbols"] if evals else 0, 3 * seen[0])
     known = {_NAMES.get(name, name): float(value) for name, value in baselines.items() if _finite(value)}
-    _draw_losses(losses, train, evals, known, low, high)
+    done = [row["val_loss"] for row in rows if row["kind"] == "done" and _finite(row.get("val_loss"))]
+    _draw_losses(losses, train, evals, known, low, high, done[-1] if done else None)
+    figure.suptitle("Loss and gradient of the training", x=0.01, ha="left")
     _draw_gradients(lower, train)
     per_step = train[-1]["symbols"] / train[-1]["step"]
     label: str | None = "rolled back"
@@ -159,6 +162,7 @@ def _draw_losses(
     baselines: Mapping[str, float],
     low: float,
     high: float,
+    whole: float | None,
 ) -> None:
     seen, loss = _column(train, "symbols"), _column(train, "loss")
     smooth = _smooth(loss)
@@ -171,7 +175,9 @@ def _draw_losses(
         axes.plot(where, values, color=_ORANGE, linewidth=1.6, marker="o", markersize=3.5, label="validation")
         best = int(values.argmin())
         axes.plot(where[best], values[best], "*", color=_ORANGE, markersize=14, markeredgecolor="white", zorder=4)
-        labels.append((values[best], f"best {values[best]:.3f} ({_bits(values[best]):.3f} bits)", _ORANGE))
+        # One number for one thing: the loss on the whole validation text, once it is known; dots are of a part of it.
+        told = values[best] if whole is None else whole
+        labels.append((values[best], f"best {told:.3f} ({_bits(told):.3f} bits)", _ORANGE))
         shown += [*values]
         axes.plot([where[best], high], [values[best]] * 2, color=_ORANGE, linewidth=0.8, linestyle=(0, (1, 2)))
     for value in baselines.values():

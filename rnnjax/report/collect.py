@@ -21,6 +21,7 @@ from rnnjax.report.dynamics import gradient_data, lyapunov_data
 from rnnjax.report.packing import pack, plain, quantize, to_json
 from rnnjax.report.predictions import predictions
 from rnnjax.report.training import facts, read_baselines, read_curves, read_samples
+from rnnjax.report.writer import writer_data
 
 __all__ = ["STEPS", "ReportOptions", "ReportText", "collect_run"]
 
@@ -136,11 +137,13 @@ def collect_run(
     advance(STEPS[4])
     data["lyapunov"] = lyapunov_data(model, text.ids)
     data = plain(data)
+    data["writer"], steps = writer_data(run, int(0.8 * options.size) - len(to_json(data)), text.ids)
     advance(STEPS[5])
     ranking = ranked_units(asked, found, statistics, options.top)
     room = options.size - len(to_json(data)) - 100  # the names of what follows
     data["units"] = _values(model, text, leaves, ranking, asked, room)
     data["total"] = sum(leaves[leaf].size for leaf in statistics.leaves)
+    data["steps"] = steps
     return data
 
 

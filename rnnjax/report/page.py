@@ -13,7 +13,18 @@ from rnnjax.report.packing import to_json
 
 __all__ = ["page", "page_size"]
 
-_SCRIPTS = ("core.js", "scales.js", "charts.js", "tables.js", "text.js", "units.js", "sections.js", "main.js")
+_SCRIPTS = (
+    "core.js",
+    "scales.js",
+    "charts.js",
+    "tables.js",
+    "text.js",
+    "units.js",
+    "sections.js",
+    "writer.js",
+    "terms.js",
+    "main.js",
+)
 _SLOT = re.compile(r"<!--(\w+)-->")
 
 
@@ -31,13 +42,15 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
     names = [str(run["name"]) for run in runs]
     shared = {"runs": names, "diverging": DIVERGING, "sequential": SEQUENTIAL}
     blocks = [f'<script type="application/json" id="shared">{to_json(shared)}</script>']
+    steps = ",\n".join(str(run.get("steps", "[]")) for run in runs)  # JavaScript that we made
+    runs = [{key: value for key, value in run.items() if key != "steps"} for run in runs]
     blocks += [f'<script type="application/json" id="run-{k}">{to_json(run)}</script>' for k, run in enumerate(runs)]
     parts = {
         "TITLE": html.escape(f"{', '.join(names)} - rnnjax report"),
         "STYLE": _read("report.css"),
         "THEME": _read("theme.js"),
         "DATA": "\n".join(blocks),
-        "SCRIPT": "\n".join(_read(name) for name in _SCRIPTS),
+        "SCRIPT": "\n".join([f"const WRITERS = [{steps}];", *map(_read, _SCRIPTS)]),
     }
     # One pass: what is put in is not looked at again.
     return _SLOT.sub(lambda slot: parts[slot[1]], _read("template.html"))

@@ -1,6 +1,9 @@
 """What stands in a page is what the model does: each number against one from elsewhere."""
 
+import json
 import re
+import shutil
+import subprocess
 import types
 
 import jax
@@ -8,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnnjax import cells
 from rnnjax.analysis import LABELS, trajectory
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
 from rnnjax.analysis.labels import default_labels, label_text
 from rnnjax.analysis.recording import leaves_of
 from rnnjax.analysis.search import auc
 from rnnjax.cli.analysis import read_text_of, symbol_model
+from rnnjax.engines.affine.program import Program
+from rnnjax.engines.affine.recurrence import plan_of
 from rnnjax.fit import folder as run_folder
 from rnnjax.lm.evaluate import symbol_losses
 from rnnjax.lm.options import ModelOptions
@@ -25,6 +31,7 @@ from rnnjax.report.collect import ReportText
 from rnnjax.report.dynamics import gradient_data
 from rnnjax.report.packing import to_json, unpack
 from rnnjax.report.training import training_curves
+from rnnjax.report.writer import step_script
 from tests.lm.tiny_run import log_softmax, rnnjax
 from tests.report.runs import NASTY, TEXT, data_of, make_full_run, values_of
 
@@ -197,6 +204,7 @@ def test_units_that_do_not_fit(written):
     source = read_text_of(run, None, SYMBOLS)
     text = ReportText(source.name, source.ids, None, {"vowel": source.label(LABELS["vowel"])})
     whole = collect_run("small", run, model, text, ReportOptions(shifts=9, streams=1))
+    assert len(whole["writer"]["layers"]) == 2
     rest = len(to_json(whole | {"units": {}}))
     assert len(whole["units"]) == 48
     size = rest + 4000
@@ -244,3 +252,38 @@ def test_bad_input_is_one_sentence(folder, tmp_path, capsys):
         path.unlink() if path.is_file() else path.rmdir()
     assert "no complete checkpoint" in refused(empty)
     assert not (folder / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    "cell", ["lstm", "gru", "peephole_lstm", "indrnn", "coupled_lstm", "mgu", "layernorm_gru", "slstm"]
+)
+def test_the_step_in_javascript_is_the_one_of_the_cell(cell, tmp_path):
+    """Run by node, on random numbers: the new state and the output of one layer."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node")
+    made = cells.cell_from_name(cell, 5)
+    params = made.init(jax.random.key(0), 3)
+    plan = plan_of(made, 3, None, None)
+    program = plan.program()
+    if not isinstance(program, Program):
+        assert cell == "layernorm_gru"  # a sum over the units
+        return
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), made.initial_state(()))
+    x = rng.normal(size=3).astype(np.float32)
+    zx = np.split(np.asarray(x @ params.w_ih + params.b), made.num_gates)
+    w_hh = getattr(params, "w_hh", None)
+    zh = () if w_hh is None else np.split(np.asarray(state.h @ w_hh), made.num_gates)
+    seen = list(zx)
+    if w_hh is not None:
+        seen = [part for a, b, s in zip(zx, zh, plan.summed) for part in ([a + b] if s else [a, b])]
+    own = program.columns(plan.own(params), 5, np.float32)
+    given = [[np.asarray(one, float).tolist() for one in many] for many in (own, jax.tree.leaves(state), seen)]
+    script = f"const steps = {step_script([program])}; const [own, old, seen] = {json.dumps(given)};"
+    script += "const fresh = old.map(() => []); const y = []; steps[0](5, own, old, seen, fresh, y);"
+    script += "console.log(JSON.stringify([...fresh, y]));"
+    found = json.loads(subprocess.run([node, "-e", script], capture_output=True, text=True, check=True).stdout)
+    new, y = made.step(params, state, x)
+    for got, expected in zip(found, [*jax.tree.leaves(new), y], strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)

@@ -136,8 +136,11 @@ def test_it_shows_the_text_as_text(two, pages):
     shown = two.page.evaluate("[...document.querySelectorAll('#reader span')].map(e => e.textContent)")
     assert shown == [{"\n": "↵"}.get(symbol, symbol) for symbol in symbols] and "<img src=x" in "".join(shown)
     assert two.page.locator("img, b, script[src], link").count() == 0
-    assert two.text("#facts").startswith("validation loss\n2.250 nats\n3.246 bits")
-    assert two.page.locator("h2:visible").count() == two.page.locator("#nav a").count() == 8
+    assert two.text("#facts").startswith(
+        "validation loss\n2.250 nats\n3.246 bits a symbol, of the whole validation text"
+    )
+    assert "loss in this page" in two.text("#facts")
+    assert two.page.locator("h2:visible").count() == two.page.locator("#nav a").count() == 9
 
 
 def test_a_unit_of_the_ranking_colours_the_text(two, pages):
@@ -252,6 +255,49 @@ def test_surprise_and_the_difference_of_two_runs(two, pages):
     assert page.locator("#run-switch input").nth(1).is_checked()
     two.choose("run-switch", "0")
     page.wait_for_function("document.body.dataset.painted.startsWith('0 ')")
+
+
+def test_the_network_in_the_page_is_the_one_of_jax(two, browser, pages):
+    """Its probabilities, on the same weights; it reads what is typed, and writes."""
+    assert float(two.page.get_attribute("#writer-box", "data-difference")) < 1e-5
+    box = two.page.locator("#writer-text")
+    box.fill("abc de")
+    assert two.page.locator(".writing .read span").count() == 6
+    shares = two.page.locator(".writing .expected em").all_inner_texts()
+    assert len(shares) == 6 and 0 < sum(float(share.split("\u00a0")[0]) for share in shares) <= 100.5
+    two.page.locator("#writer-box button", has_text="Write 200").click()
+    assert len(box.input_value()) == 206 and box.input_value().startswith("abc de")
+    elman = Opened(browser, pages["elman"])  # another cell, and bytes
+    assert float(elman.page.get_attribute("#writer-box", "data-difference")) < 1e-5
+    elman.ends_clean()
+    linear = Opened(browser, pages["linear"])
+    assert "not in the page: it reads words" in linear.text("#writer-about")
+    linear.ends_clean()
+
+
+def test_terms_are_explained(two):
+    buttons = two.page.locator("button.term:visible")
+    assert buttons.count() >= 7
+    for k in range(buttons.count()):
+        meaning = buttons.nth(k).locator("xpath=following-sibling::span[1]")
+        assert meaning.is_hidden()
+        buttons.nth(k).click()
+        assert "of the course" in meaning.inner_text()
+        buttons.nth(k).click()
+        assert meaning.is_hidden()
+
+
+def test_a_line_is_found_and_all_of_the_text_is_printed(two):
+    two.choose("mode", "unit")
+    two.page.fill("#goto-line-number", "7")
+    two.page.press("#goto-line-number", "Enter")
+    two.page.wait_for_selector("#tip:not([hidden])")
+    assert "line 7, place 1" in two.text("#tip")
+    two.page.emulate_media(media="print")
+    sizes = "(e => [e.clientHeight, e.scrollHeight])(document.getElementById('reader'))"
+    seen, whole = two.page.evaluate(sizes)
+    two.page.emulate_media(media="screen")
+    assert seen >= whole - 1
 
 
 def test_charts_are_drawn_and_read(two):

@@ -38,6 +38,7 @@ async function showRun(index) {
   showGates();
   showLyapunov();
   showSamples();
+  await showWriter();
   await paint();
 }
 
@@ -106,6 +107,13 @@ function listen() {
     event.preventDefault();
     goTo(byId("goto-name").value.trim());
   });
+  byId("goto-line").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const line = Math.min(lineOf.length, Math.max(1, Number.parseInt(byId("goto-line-number").value, 10) || 1));
+    byId("goto-line-number").value = String(line);
+    reader.scrollTop = marks[lineOf[line - 1]].offsetTop - reader.clientHeight / 4;
+    moveTo(lineOf[line - 1]);
+  });
   byId("label").addEventListener("change", (event) => {
     state.label = event.target.value;
     showRanking();
@@ -115,7 +123,7 @@ function listen() {
     state.underline = event.target.checked;
     paint();
   });
-  for (const id of ["units-leaf", "units-included"]) byId(id).addEventListener("change", showOverview);
+  for (const id of ["units-leaf", "units-included", "units-still"]) byId(id).addEventListener("change", showOverview);
   const keys = { n: () => step(1), p: () => step(-1), v: () => nextChip(byId("leaf")), l: () => nextChip(byId("layer")), c: () => nextChip(byId("mode")) };
   document.addEventListener("keydown", (event) => {
     const inField = event.target.closest?.("select, input:not([type=radio]):not([type=checkbox]), textarea, .chart");
@@ -134,6 +142,7 @@ function showNavigation() {
 async function start() {
   if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: it cannot unpack compressed data. Use one of 2023 or later.");
   addScaleStyles();
+  addTerms();
   listen();
   if (several) {
     byId("run-switch").hidden = false;

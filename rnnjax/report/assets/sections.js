@@ -7,9 +7,10 @@ function showFacts() {
   const { done, eval: evals } = run.training;
   const known = evals.val_loss.filter((v) => v !== null);
   const best = done?.val_loss ?? (known.length ? Math.min(...known) : null);
-  const both = (loss) => [`${fixed(loss)} nats`, make("small", {}, `${fixed(loss / Math.LN2)} bits a symbol`)];
-  const big = [["validation loss", best === null ? "–" : both(best)]];
-  if (done?.test_loss) big.push(["test loss", both(done.test_loss)]);
+  const both = (loss, of) => [`${fixed(loss)} nats`, make("small", {}, `${fixed(loss / Math.LN2)} bits a symbol, ${of}`)];
+  const big = [["validation loss", best === null ? "–" : both(best, done ? "of the whole validation text" : "of a part of the validation text")]];
+  if (done?.test_loss) big.push(["test loss", both(done.test_loss, "of text that nothing was chosen by")]);
+  big.push(["loss in this page", both(run.mean, `of the ${count(run.count)} symbols below`)]);
   const entry = (kind) => ([name, value]) => make("div", { class: kind }, make("dt", {}, name), make("dd", {}, ...[value].flat()));
   byId("facts").replaceChildren(...big.map(entry("big")), ...Object.entries(run.facts).map(entry("")));
 }

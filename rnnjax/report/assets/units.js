@@ -93,7 +93,7 @@ function showRanking() {
     { name: score, number: true, title: "On the second half of the text, which chose nothing", value: (row) => row[2], cell: (row) => decimals(row[2]) },
     { name: "first half", number: true, title: "On the first half, by which units are ranked", value: (row) => row[3], cell: (row) => decimals(row[3]) },
     ...(label.binary ? [{ name: "accuracy", number: true, title: "Balanced, on the second half, at the threshold that the first half chose", value: (row) => row[4], cell: (row) => decimals(row[4]) }, { name: "threshold", number: true, value: (row) => row[5], cell: (row) => decimals(row[5]) }] : []),
-    { name: "p", number: true, title: "Share of shifted labels on which the best of all units does as well", value: (row) => row[6], cell: (row) => fixed(row[6], 2) },
+    { name: "p", number: true, title: "Share of shifted labels on which the best of all units does as well", value: (row) => row[6], cell: (row) => pText(row[6], label.shifts) },
   ];
   ranking = sortableTable(byId("ranking"), {
     caption: `Units that tell ${label.name}`,
@@ -108,6 +108,11 @@ function showRanking() {
     (label.binary ? ` AUC exact to ${fixed(Math.max(...label.rows.map((row) => row[7])), 4)}.` : "") +
     (run.left_out.length ? ` In half of this text always the same, so left out: ${run.left_out.join(", ")}.` : "");
 }
+
+/** What lies below the least that so many controls can tell is not told. */
+const pText = (p, shifts) => (p <= 1.001 / (shifts + 1) ? `≤ ${fixed(1 / (shifts + 1), 2)}` : fixed(p, 2));
+
+const HARDLY = 0.01; // deviation, below which a unit hardly changes
 
 function allUnits(run) {
   if (run.rows) return run.rows;
@@ -128,7 +133,9 @@ function allUnits(run) {
 function showOverview() {
   const { run } = state;
   const [leaf, only] = [byId("units-leaf").value, byId("units-included").checked];
-  const rows = allUnits(run).filter((row) => (!leaf || row.leaf === leaf) && (!only || run.units[row.unit]));
+  const chosen = allUnits(run).filter((row) => (!leaf || row.leaf === leaf) && (!only || run.units[row.unit]));
+  const rows = byId("units-still").checked ? chosen : chosen.filter((row) => row.deviation >= HARDLY);
+  byId("units-still-count").textContent = `also the ${count(chosen.filter((row) => row.deviation < HARDLY).length)} that hardly change`;
   const gates = rows.some((row) => row.left !== null);
   overview = sortableTable(byId("units-table"), {
     caption: "All units",

@@ -1,0 +1,137 @@
+"""The network itself in a page: its weights, and its step as JavaScript, made from the cell's own update."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import AffineCell, leaf_names
+from rnnjax.engines.affine.emit_c import Target, emit
+from rnnjax.engines.affine.plan import Plan
+from rnnjax.engines.affine.program import Program
+from rnnjax.engines.affine.recurrence import plan_of
+from rnnjax.lm.run import Run
+from rnnjax.network import start_state
+from rnnjax.report.packing import pack
+
+__all__ = ["step_script", "writer_data"]
+
+_REFERENCE = 60  # symbols, behind which the page compares itself with JAX
+_NOT_IN_MATH = ("erf", "erfc")
+
+
+class _JavaScript(Target):
+    def number(self, value: float) -> str:
+        text = "NaN" if math.isnan(value) else repr(value).replace("inf", "Infinity")
+        return text if value >= 0 else f"({text})"
+
+
+_TARGET = _JavaScript(
+    "", "", "Math.", "{}", "",
+    {
+        "logistic": "1 / (1 + Math.exp(-{0}))", "rsqrt": "1 / Math.sqrt({0})", "exp2": "2 ** {0}", "not": "!{0}",
+        "is_finite": "Number.isFinite({0})", "to_real": "Number({0})", "and": "{0} && {1}", "or": "{0} || {1}",
+        "xor": "{0} !== {1}",
+    },
+)  # fmt: skip
+
+
+def step_script(programs: Sequence[Program]) -> str:
+    """A JavaScript array of functions, one a layer: ``(H, own, old, seen, fresh, y)`` fills ``fresh`` and ``y``."""
+    functions = []
+    for program in programs:
+        given = {i: f"{name}[u]" for i, name in program.names().items()}
+        outputs = [*((node, f"fresh[{k}][u]") for k, node in enumerate(program.new)), (program.y, "y[u]")]
+        body = emit(program, outputs, given, _TARGET, indent="      ")
+        functions.append(
+            f"(H, own, old, seen, fresh, y) => {{\n    for (let u = 0; u < H; u++) {{\n{body}\n    }}\n  }}"
+        )
+    return "[\n  " + ",\n  ".join(functions) + ",\n]"
+
+
+def writer_data(run: Run, size: int, ids: np.ndarray) -> tuple[dict[str, Any], str]:
+    """What the page needs to run the network: weights in 16 bits, and what JAX computes from the very same.
+
+    Args:
+        run: from `rnnjax.lm.run.open_run`.
+        size: bytes, at most.
+        ids: of a text, of whose start the reference is made.
+
+    Returns:
+        Data for JSON, whose ``"why"`` says why there is no network where there is none, and the JavaScript of its step.
+    """
+    plans, why = _plans(run)
+    if not why and 2.8 * sum(leaf.size for leaf in jax.tree.leaves(run.params)) > size:
+        why = "its weights do not fit into the page; --megabytes makes room"
+    if why:
+        return {"why": why}, "[]"
+    model = dataclasses.replace(run.model, dtype="float32", dropout=0.0)
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float16), run.params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), half)
+    programs = [plan.program() for plan in plans]
+    layers = []
+    start = start_state(model.stack, params.stack, ())
+    for plan, program, own, state in zip(plans, programs, half.stack.layers, start.layers, strict=True):
+        assert isinstance(program, Program)
+        leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(state)]
+        w_hh, b = getattr(own, "w_hh", None), getattr(own, "b", None)
+        columns = program.columns(plan.own(own), plan.cell.hidden_size, jnp.float32)
+        layers.append(
+            {
+                "size": plan.cell.hidden_size,
+                "gates": plan.cell.num_gates,
+                "summed": list(plan.summed),
+                "h": leaf_names(state).index("h"),
+                "start": [pack(leaf) for leaf in leaves],
+                "own": [pack(np.asarray(column)) for column in columns],
+                "w_ih": _halves(own.w_ih),
+                "w_hh": None if w_hh is None else _halves(w_hh),
+                "b": None if b is None else _halves(b),
+            }
+        )
+    prime = np.asarray(ids[:_REFERENCE], np.int32)
+    _, logits = model.logits(params, model.initial_state((1,)), jnp.asarray(prime)[:, None], implementation="scan")
+    data = {
+        "layers": layers,
+        "embedding": None if half.embedding is None else _halves(half.embedding),
+        "w_out": _halves(half.embedding.T if model.tie else half.w_out),
+        "b_out": _halves(half.b_out),
+        "vocabulary": list(run.vocabulary.symbols),
+        "unknown": run.vocabulary.unknown,
+        "prime": prime.tolist(),
+        "reference": pack(np.asarray(jax.nn.softmax(logits[-1, 0].astype(jnp.float32)))),
+    }
+    return data, step_script([program for program in programs if isinstance(program, Program)])
+
+
+def _plans(run: Run) -> tuple[list[Plan], str]:
+    """How each layer is computed, or the end of a sentence why the page cannot do it."""
+    stack, plans = run.model.stack, []
+    if run.vocabulary.level == "word":
+        return [], "it reads words, which the page cannot cut a text into"
+    if stack.residual or stack.norm is not None:
+        return [], "its layers are joined by more than a stack, which the page does not compute"
+    for cell, params in zip(stack.cells, run.params.stack.layers, strict=True):
+        name = type(cell).__name__
+        if not isinstance(cell, AffineCell):
+            return [], f"the step of {name} is not two affine maps and an update, which is all that the page computes"
+        affine: Any = cell
+        plan = plan_of(affine, params.w_ih.shape[0], None, None)
+        program = plan.program()
+        if not isinstance(program, Program):
+            return [], f"the update of {name} {program.reason}"
+        nodes = program.needed([*program.new, program.y])
+        if missing := [op for op in _NOT_IN_MATH if any(program.nodes[i].op == op for i in nodes)]:
+            return [], f"the update of {name} needs {missing[0]}, which a browser lacks"
+        plans.append(plan)
+    return plans, ""
+
+
+def _halves(array: jax.Array) -> str:
+    return pack(np.asarray(array, np.float16).view(np.uint16))
