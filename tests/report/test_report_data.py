@@ -205,7 +205,12 @@ def test_units_that_do_not_fit(written):
     text = ReportText(source.name, source.ids, None, {"vowel": source.label(LABELS["vowel"])})
     whole = collect_run("small", run, model, text, ReportOptions(shifts=9, streams=1))
     assert len(whole["writer"]["layers"]) == 2
-    rest = len(to_json(whole | {"units": {}}))
+    bare = {
+        "units": {},
+        "writer": {"why": "its weights do not fit into the page; --megabytes makes room"},
+        "steps": "[]",
+    }
+    rest = len(to_json(whole | bare))
     assert len(whole["units"]) == 48
     size = rest + 4000
     small = ReportOptions(units=("L1.o.3",), size=size, shifts=9, streams=1)
