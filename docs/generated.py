@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,64 @@ def equations(cell: Any) -> tuple[str, str]:
     return "\n".join(formulas), "\n".join(words).replace("``", "`")
 
 
+def card(cell: Any) -> str:
+    """The numbers of `rnnjax.card`, a line each."""
+    found = rnnjax.card(cell, 32)
+    matmul, pointwise, hard = found.operations
+    lines = [
+        ("blocks of the projections", str(found.recurrent_blocks) if found.recurrent_blocks else ""),
+        ("gates", ", ".join(f"`{gate.name}` ({gate.kind})" for gate in found.gates)),
+        ("next state by state", found.jacobian),
+        ("a step of one row", f"{matmul:,} operations in matrix products, {pointwise:,} others, {hard:,} of them tanh, "
+                              "exp and the like"),
+        ("bytes of that step", f"{found.step_bytes:,}"),
+        ("borders of a chunk", ", ".join(f"`{name}`{' (exact)' if why == 'exact' else ''}"
+                                         for name, why in found.borders.items() if why in ("", "exact"))),
+    ]  # fmt: skip
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines if value)])
+
+
+GRID = HERE.parent / "benchmarks" / "results" / "grid_2core.json"
+
+
+def speed(name: str) -> str:
+    """What was measured of the cell's default engine, or nothing."""
+    if not GRID.is_file():
+        return ""
+    measured = json.loads(GRID.read_text(encoding="utf-8"))
+    found: dict[tuple[int, ...], dict[str, Any]] = {}
+    for row in measured["rows"]:
+        if row["cell"] == name and row["default"]:
+            found.setdefault(tuple(row[axis] for axis in "TBIH"), {})[row["mode"]] = row
+    if not found:
+        return ""
+    lines = [
+        "| T | B | I | H | forward, ms | training, ms | steps a second, training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for sizes, modes in sorted(found.items()):
+        times = [f"{1000 * modes[mode]['seconds']['median']:.2f}" for mode in ("forward", "training")]
+        lines.append(f"| {' | '.join(map(str, (*sizes, *times)))} | {modes['training']['steps_per_second']:,.0f} |")
+    about = measured["provenance"]
+    where = (
+        f"{about['cores']} cores of an {about['device']}, jax {about['jax']}, float32, medians; `{measured['command']}`"
+    )
+    return "\n".join([*lines, "", f"{where}. [Benchmarks](../../benchmarks.md) have the rivals."])
+
+
+BATTERY = HERE.parent / "experiments" / "11_battery"
+
+
+def battery(name: str) -> str:
+    """How the cell did on the classic problems, or nothing where that was not run."""
+    path = BATTERY / "cells" / f"{name}.json"
+    if not path.is_file():
+        return ""
+    tables = importlib.import_module("experiments.11_battery.tables")
+    table = tables.row_of(json.loads(path.read_text(encoding="utf-8")))
+    return f"{table}\n\nTen seeds each, 32 units; `python -m experiments.11_battery.run --cell {name}`."
+
+
 def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
     options = SPECIAL.get(name, {})
     cell, small = make_cell(64, **options), make_cell(4, **options)
@@ -143,6 +202,9 @@ def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
     text += f"## Parameters\n\nWith 32 inputs and 64 units:\n\n{parameters(cell, 32)}\n\n"
     engines = ", ".join(f'`"{one}"`' for one in rnnjax.implementations(small))
     text += f"## Engines\n\n{engines} where this page was built; see [Engines](../../engines.md).\n\n"
+    text += f"## Card\n\nWith 32 inputs and 64 units, by `rnnjax card {name}`:\n\n{card(cell)}\n\n"
+    for title, table in (("Speed", speed(name)), ("What it learns", battery(name))):
+        text += f"## {title}\n\n{table}\n\n" if table else ""
     text += f"## Other frameworks\n\n{conversions(small)}\n\n"
     room = "rnnjax" if kind in rnnjax.__all__ else "rnnjax.cells"
     text += f"## Use\n\n```text\n{shown}{inspect.signature(type(cell))}\nrnnjax train --cell {name}\n```\n\n"
@@ -177,7 +239,7 @@ def cell_pages() -> None:
 
 def make(app) -> None:
     """All of them, unless they are of the code as it is now."""
-    sources = sorted((*HERE.glob("*.py"), *(HERE.parent / "rnnjax").rglob("*.py")))
+    sources = sorted((*HERE.glob("*.py"), *(HERE.parent / "rnnjax").rglob("*.py"), *BATTERY.glob("cells/*.json"), GRID))
     stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     kept = MADE / "stamp"
     if not kept.exists() or kept.read_text() != stamp:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rnnjax.checks import check_flag, check_optimizer, check_real
 from rnnjax.kinds import public
 from rnnjax.promotion import promoting
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["AVERAGED", "AveragedState", "averaged", "judged", "judged_prefix"]
 
@@ -62,6 +64,8 @@ def averaged(
     check_optimizer("averaged", optimizer)
     decay = check_real("averaged", "decay", decay, above=0.0, most=1.0)
     begun = check_flag("averaged", "begun", begun)
+    import optax  # not at the top: who only runs a network need not wait for it
+
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> AveragedState:

@@ -11,7 +11,16 @@ from rnnjax import networks
 
 ROOMS = sorted(module.name for module in pkgutil.iter_modules(rnnjax.__path__) if module.ispkg and module.name != "cli")
 
-HEAVY = ("rnnjax.analysis", "rnnjax.interop", "rnnjax.lm", "rnnjax.fit", "rnnjax.report", "rnnjax.cli", "rnnjax.data")
+HEAVY = (
+    "optax",
+    "rnnjax.analysis",
+    "rnnjax.interop",
+    "rnnjax.lm",
+    "rnnjax.fit",
+    "rnnjax.report",
+    "rnnjax.cli",
+    "rnnjax.data",
+)
 FRESH = f"""
 import sys, rnnjax
 loaded = [name for name in {HEAVY} if name in sys.modules]
