@@ -3,13 +3,13 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rnnjax
 from rnnjax import forecast
 from rnnjax.forecast.windows import Batches, Frames
+from rnnjax.testing.problems import fast_jit
 
 KEY = jax.random.key(0)
 HEADS = [forecast.StudentT(), forecast.Normal(), forecast.NegativeBinomial(), forecast.Quantiles((0.1, 0.5, 0.9))]
@@ -34,13 +34,20 @@ def model(head=HEADS[1], **options):
 
 
 def params_of(forecaster, data, horizon=3):
-    params = forecaster.init(KEY, horizon=horizon, **Frames(data, forecaster.seasons, 8).sizes)
+    params = fast_jit(lambda: forecaster.init(KEY, horizon=horizon, **Frames(data, forecaster.seasons, 8).sizes))()
     # Nothing at zero, so that every part counts.
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(5), len(leaves))
-    moved = [leaf + 0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    params = jax.tree.unflatten(tree, moved)
-    return params._replace(spread=jnp.abs(params.spread), holdout=jnp.zeros(()))
+    params = jax.tree.map(lambda leaf, noise: leaf + 0.2 * noise, jax.device_get(params), normal_like(params))
+    return params._replace(spread=np.abs(params.spread), holdout=np.zeros((), np.float32))
+
+
+def normal_like(tree, seed=0):
+    """Random numbers made by NumPy: each operation of JAX outside of a jit is compiled by itself."""
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(leaf.dtype), tree)
+
+
+distributions = fast_jit(lambda forecaster, *arguments: forecaster.distributions(*arguments)[0], static_argnums=0)
+loss_and_gradient = fast_jit(lambda forecaster, *a: jax.value_and_grad(forecaster.loss)(*a), static_argnums=0)
 
 
 WAYS = [(HEADS[0], False), (HEADS[2], False), (HEADS[3], True)]
@@ -60,15 +67,15 @@ def test_loss_of_a_step_is_that_of_the_series_cut_off_before_it(head, direct) ->
     frames, origin, horizon = Frames(data, forecaster.seasons, 8), 20, 3
     ahead = 6
     window = frames.cut([0, 1, 2], [origin] * 3, forecaster.reach, 12, ahead)
-    found = forecaster.losses(params, window)[0]
+    found = jax.eval_shape(forecaster.losses, params, window)[0]
     spoilt = dataclasses.replace(
         data,
         values=[np.where(np.arange(len(row)) >= origin + 2, 77.0, row) for row in data.values],
         observed=[np.where(np.arange(len(row))[:, None] >= origin, 99.0, row) for row in data.observed],
     )
     other = Frames(spoilt, forecaster.seasons, 8).cut([1, 2], [origin] * 2, forecaster.reach, 12, ahead)
-    there = forecaster.distributions(params, window)[0]
-    here = forecaster.distributions(params, other)[0]
+    there = distributions(forecaster, params, window)
+    here = distributions(forecaster, params, other)
     # Origins up to the spoilt values say the same of every step ahead of them.
     for a, b in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
         a = a[:3, ..., 1:] if not isinstance(head, forecast.Quantiles) else a[:3, ..., 1:, :]
@@ -84,9 +91,9 @@ def test_short_series_is_read_as_if_alone(head, direct) -> None:
     params = params_of(forecaster, data)
     longer = dataclasses.replace(forecaster, context=17)
     both = [
-        forecaster_.distributions(
-            params, Frames(data, (4,), 8).cut([0], [9], forecaster_.reach, forecaster_.context_used, 3)
-        )[0]
+        distributions(
+            forecaster_, params, Frames(data, (4,), 8).cut([0], [9], forecaster_.reach, forecaster_.context_used, 3)
+        )
         for forecaster_ in (forecaster, longer)
     ]
     for a, b in zip(*map(jax.tree.leaves, both), strict=True):
@@ -109,7 +116,7 @@ def test_constant_and_zero_series_have_finite_losses() -> None:
         forecaster = model(scale=scale)
         params = params_of(forecaster, data)
         window = Frames(data, (4,), 8).cut([0, 1], [30, 30], forecaster.reach, 12, 4)
-        value, grads = jax.value_and_grad(forecaster.loss)(params, window)
+        value, grads = loss_and_gradient(forecaster, params, window)
         assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -138,9 +145,9 @@ def test_drawn_paths_are_those_of_a_loop_of_one_step(head) -> None:
         observed = [np.concatenate([o, np.full((horizon, 1), np.nan)]) for o in data.observed]
         longer = dataclasses.replace(data, values=grown, observed=observed)
         window = Frames(longer, forecaster.seasons, 2).cut([0, 1], data.lengths.tolist(), forecaster.reach, 12, horizon)
-        found = forecaster.distributions(params, window)[0]
+        found = jax.device_get(distributions(forecaster, params, window))
         for h in range(horizon):
-            one = jax.tree.map(lambda a, h=h: jnp.repeat(a[h], 2, axis=0), found)
+            one = jax.tree.map(lambda a, h=h: np.repeat(a[h], 2, axis=0), found)
             drawn = head.draw(keys[h], one)[np.array([s, 2 + s])]
             np.testing.assert_allclose(paths[:, s, h], drawn, rtol=5e-3, atol=1e-3)
 
@@ -177,23 +184,22 @@ def test_loss_trains_by_finite_differences(x64) -> None:
     data = series()
     for direct in (False, True):
         forecaster = model(direct=direct)
-        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params_of(forecaster, data))
+        params = jax.tree.map(lambda a: a.astype(np.float64), params_of(forecaster, data))
         window = Frames(data, (4,), 8).cut([0, 1], [25, 30], forecaster.reach, 12, 5)
         window = window._replace(
             values=window.values.astype(np.float64),
             features=window.features.astype(np.float64),
             observed=window.observed.astype(np.float64),
         )
-        grads = jax.grad(forecaster.loss)(params, window)
+        _, grads = jax.device_get(loss_and_gradient(forecaster, params, window))
         assert not np.any(grads.center) and not np.any(grads.holdout)
-        direction = jax.tree.map(
-            lambda a: jax.random.normal(jax.random.key(a.size), a.shape, a.dtype), params
-        )._replace(center=0 * params.center, spread=0 * params.spread)
+        direction = normal_like(params, seed=1)._replace(center=0 * params.center, spread=0 * params.spread)
         step = 1e-5
         up, down = (
-            forecaster.loss(jax.tree.map(lambda a, d, s=s: a + s * d, params, direction), window) for s in (step, -step)
+            loss_and_gradient(forecaster, jax.tree.map(lambda a, d, s=s: a + s * d, params, direction), window)[0]
+            for s in (step, -step)
         )
-        along = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True))
+        along = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True))
         np.testing.assert_allclose(along, (up - down) / (2 * step), rtol=1e-4)
 
 
