@@ -39,6 +39,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "Row",
+    "able",
     "assert_close",
     "fast_jit",
     "forward",
@@ -144,14 +145,19 @@ def rows(table: dict[str, Row] = CELLS) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in table.items()])
 
 
-def rows_and_implementations(*names: str) -> pytest.MarkDecorator:
-    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell.
+def able(cell: Any) -> list[str]:
+    """The implementations that take a cell.
 
-    But "newton", which has its laws, and its own precision, in `tests.engines.test_newton`.
+    But "newton", which has its laws, and its own precision, in `tests.engines.test_newton`, and compiles for long.
     """
+    return [name for name in rnnjax.implementations(cell) if name != "newton"]
+
+
+def rows_and_implementations(*names: str) -> pytest.MarkDecorator:
+    """Parametrizes a test over `row` and `implementation`: every registered one that takes the cell."""
     found = []
     for name in names:
-        for implementation in [one for one in rnnjax.implementations(CELLS[name].cell) if one != "newton"]:
+        for implementation in able(CELLS[name].cell):
             marks = [pytest.mark.quick] if name == "gru" else []
             found.append(pytest.param(CELLS[name], implementation, id=f"{name}-{implementation}", marks=marks))
     return pytest.mark.parametrize(("row", "implementation"), found)

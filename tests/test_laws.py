@@ -44,8 +44,7 @@ BATCH, TIME = 3, 8
 # that mixes units, no recurrent matmul, coefficients that depend on the input and complex ones that do not, a plain
 # cell, one with several axes of features, and the networks.
 KINDS = (
-    "lstm", "gru", "layernorm_lstm", "indrnn", "min_gru", "lru", "minimal_rnn", "conv_lstm", "stack", "deep_stack",
-    "learned_state",
+    "lstm", "gru", "layernorm_gru", "indrnn", "min_gru", "lru", "minimal_rnn", "conv_lstm", "stack", "learned_state",
 )  # fmt: skip
 # What is tried on four devices, by a process of its own; see `test_laws_on_four_devices`.
 OF_MESHES = ("sharded", "shard_map")
@@ -69,7 +68,7 @@ def by_implementation():
         others = [other for other in rnnjax.implementations(row.cell) if other not in (default, "newton")]
         found.append(pytest.param(row, [default], every if name in KINDS else of_cells, id=f"{name}-default"))
         if others:
-            laws = ["loop", "valid", "padding", "resets", *["remat"] * (name in KINDS)]
+            laws = ["loop", "valid", "padding", "resets", *["remat"] * (name in ("lru", "deep_stack"))]
             found.append(pytest.param(row, others, every if name in CORE else laws, id=f"{name}-others"))
     return found
 
@@ -186,7 +185,7 @@ from tests.test_laws import OF_MESHES
 assert len(jax.devices()) == 4
 for name, implementations in {
     "gru": ("scan", "fused"), "lru": ("associative", "hoisted"), "layernorm_gru": ("fused",),
-    "learned_state": ("fused",), "bidirectional": ("fused",), "deep_stack": ("stacked",), "conv_lstm": ("scan",),
+    "learned_state": ("fused",), "deep_stack": ("stacked",),
 }.items():
     row = (CELLS | NETWORKS)[name]
     rnnjax.testing.check_laws(row.cell, row.input_size, implementations=implementations, laws=OF_MESHES)

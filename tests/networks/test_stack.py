@@ -13,7 +13,7 @@ from rnnjax import GRU, LSTM, LearnedState, Stack
 from rnnjax.networks import dropout
 from rnnjax.networks.norms import NormParams, normalize
 from rnnjax.networks.stack import StackParams
-from tests.cells_table import CELLS, Row, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
+from tests.cells_table import CELLS, Row, able, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
 
 ROW = CELLS["stack"]
 KEY = jax.random.key(0)
@@ -30,7 +30,7 @@ def test_a_stack_of_one_is_the_cell():
     stack = Stack((row.cell,))
     params, state = type_of_params(stack)((problem.params,)), type(stack.initial_state())((problem.state,))
     want_state, want = rnnjax.unroll(row.cell, *problem[:3], lengths=problem.lengths, resets=problem.resets)
-    for implementation in rnnjax.implementations(stack):
+    for implementation in able(stack):
         got_state, got = rnnjax.unroll(
             stack, params, state, problem.xs, lengths=problem.lengths, resets=problem.resets,
             implementation=implementation,

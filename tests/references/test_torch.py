@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import rnnjax
 from rnnjax import GRU, LSTM, Elman, Stack
 from rnnjax.initializers import Identity
 from tests.cells_table import (
     Problem,
     Row,
+    able,
     forward,
     params_type,
     with_gradients,
@@ -94,7 +94,7 @@ def test_torch(torch, name, num_layers, dtype, x64):
     else:
         row = Row(stack)
         problem = params_type(stack)(tuple(params)), type(stack.initial_state())(tuple(states))
-    for implementation in rnnjax.implementations(row.cell):
+    for implementation in able(row.cell):
         run = with_gradients(row.cell, implementation)
         got = run(Problem(*problem, jnp.asarray(xs.detach().numpy()), None, None))
         assert got.ys.dtype == dtype
@@ -131,7 +131,7 @@ def test_lengths_and_reverse_are_those_of_packed_sequences(torch, name, x64):
         params = ours_from_torch(cell, numbers, 0, suffix)
         state = cell.initial_state((3,), jnp.float64)
         problem = Problem(params, state, jnp.asarray(xs), jnp.asarray(lengths), None)
-        for implementation in rnnjax.implementations(cell):
+        for implementation in able(cell):
             got_state, ys = forward(cell, implementation, bool(direction))(problem)
             np.testing.assert_allclose(ys, want[..., 4 * direction : 4 * direction + 4], rtol=1e-10, atol=1e-10)
             for ours, theirs in zip(got_state, final if name == "lstm" else (final,), strict=True):
