@@ -35,7 +35,7 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-QUICK = Settings(lags=(4, 8), seeds=2, steps=20, exploding_lag=8, exploding_steps=10)
+QUICK = Settings(lags=(4, 8), seeds=1, steps=20, exploding_lag=8, exploding_steps=10)
 
 
 class Params(NamedTuple):
