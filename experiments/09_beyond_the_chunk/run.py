@@ -3,10 +3,12 @@
 Chunks are shorter than what has to be remembered. Times are seconds of processor time, of all threads together, so that
 other programs on the machine do not count.
 
-python -m experiments.09_beyond_the_chunk.run [--quick] [--out FOLDER]
+python -m experiments.09_beyond_the_chunk.run [--quick] [--out FOLDER] [--part echo|quarters|text]
 """
 
+import argparse
 import functools
+import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from . import tasks
 HERE = pathlib.Path(__file__).resolve().parent
 CHUNK, BATCH, HIDDEN = 4, 16, 16  # of the echo
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, GREY = (f"C{n}" for n in (0, 1, 2, 3, 4, 5, 7))
+PARTS = ("echo", "quarters", "text")
 COLOURS = dict(
     zip(
         ("cut", "immediate", "look-back", "e-prop", "SnAp-1", "RTRL", "UORO"),
@@ -44,12 +47,12 @@ class Settings(NamedTuple):
     lags: tuple[int, ...] = (2, 6, 10, 14)
     updates: int = 2000
     seeds: int = 2
-    sequences: int = 1200
+    sequences: int = 800
     length: int = 24
     chunks: tuple[int, ...] = (8, 16, 64)
     steps: int = 9600  # of the language model, at least
     symbols: int = 400_000
-    seconds: float = 12.0  # of processor time, in which the language models are compared
+    seconds: float = 8.0  # of processor time, in which the language models are compared
     cells: tuple[str, ...] = ("GRU", "minGRU")
     tasks: tuple[str, ...] = ("adding", "copy")
     names: tuple[str, ...] = tuple(COLOURS)
@@ -177,20 +180,22 @@ def _curve(model: Any, border: Any, rows: Any, valid: Any, chunk: int, settings:
 
 def picture(result: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3)
-    for ax, (name, found) in zip(axes[0], result["echo"].items(), strict=False):
+    echo, tasks_here, text = (result.get(part, {}) for part in PARTS)
+    for ax, (name, found) in zip(axes[0], echo.items(), strict=False):
         for border, by_lag in found.items():
             losses = [np.median(by_lag[lag]["loss"]) for lag in by_lag]
             ax.plot([int(lag) for lag in by_lag], losses, marker="o", ms=3, label=border, color=COLOURS[border])
         ax.axhline(np.log(2), color="#888888", linewidth=0.8, linestyle="--")
         ax.axvline(CHUNK, color="#cccccc", linewidth=0.8)
         ax.set(title=f"echo, {name}, chunks of {CHUNK}", xlabel="lag [steps]", ylabel="loss at the end [nats]")
-    axes[0][len(result["echo"]) - 1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    for ax in axes[0][len(result["echo"]) :]:
+    marks = [Line2D([], [], marker="o", ms=3, label=border, color=colour) for border, colour in COLOURS.items()]
+    axes[0][2].legend(handles=marks, fontsize=8, frameon=False, loc="upper left")
+    for ax in axes[0][len(echo) :]:
         ax.axis("off")
-    tasks_here = result["quarters"]
     ax = axes[1][0]
     for place, task in enumerate(tasks_here):
         for n, (border, row) in enumerate(tasks_here[task].items()):
@@ -198,8 +203,7 @@ def picture(result: dict[str, Any]) -> Any:
     ax.set_xticks(range(len(tasks_here)), [f"{task}, chunks of a quarter" for task in tasks_here], fontsize=8)
     ax.set_ylabel("share of the loss without memory")
     for ax, kind, title in ((axes[1][1], "equal", "text, equal updates"), (axes[1][2], "timed", "text, equal time")):
-        text = result["text"]
-        for border in next(iter(text.values())):
+        for border in next(iter(text.values()), ()):
             ax.plot(
                 [int(c) for c in text], [text[c][border][kind] for c in text], marker="o", ms=3, color=COLOURS[border]
             )
@@ -211,16 +215,24 @@ def picture(result: dict[str, Any]) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = common.parse(argv, here=HERE, doc=__doc__)
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--part", choices=PARTS, help="one of the three; the others stay in result.json as they are"
+        )
+
+    options = common.parse(argv, here=HERE, doc=__doc__, add=add)
     settings = QUICK if options.quick else Settings()
+    path = options.out / "result.json"
+    known = json.loads(path.read_text(encoding="utf-8")).get(options.dataset, {}) if path.is_file() else {}
     result = {
         "question": "What can be learned beyond the chunk, and by which border?",
         "settings": {**settings._asdict(), "chunk": CHUNK, "batch": BATCH, "hidden": HIDDEN},
-        "echo": echoes(options, settings),
-        "quarters": quarters(options, settings),
-        "text": language(options, settings),
+        **{part: known[part] for part in PARTS if part in known and not options.quick},
     }
-    common.finish(options, result, {"beyond_the_chunk.png": picture(result)})
+    for part, measure in zip(PARTS, (echoes, quarters, language), strict=True):
+        if options.extra["part"] in (None, part):
+            result[part] = measure(options, settings)
+            common.finish(options, result, {"beyond_the_chunk.png": picture(result)})
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ __all__ = ["NewtonReport", "newton_report"]
 
 
 class NewtonReport(NamedTuple):
-    """What the iteration came to."""
+    """What the iteration came to, as scalars of JAX."""
 
-    iterations: int
-    residual: float  # of the last guess but one, the largest of all entries: |S - F(S)| / (1 + |F(S)|)
-    agreement: float  # the largest |ys - ys of "scan"|; nan if either is
-    converged: bool  # if not, "newton" gives what "scan" does
+    iterations: jax.Array
+    residual: jax.Array  # of the last guess but one, the largest of all entries: |S - F(S)| / (1 + |F(S)|)
+    agreement: jax.Array  # the largest |ys - ys of "scan"|; nan if either is
+    converged: jax.Array  # bool; if not, "newton" gives what "scan" does
 
 
 def newton_report(
@@ -38,6 +38,10 @@ def newton_report(
     options: Newton = Newton(),  # noqa: B008  (a frozen value)
 ) -> NewtonReport:
     """How many iterations ``implementation="newton"`` takes, and how near it comes to ``"scan"``.
+
+    It solves once more, beside an `rnnjax.unroll` of the same arrays, and may be called within a program, whose loss
+    returns what it finds as metrics: there what is not used is not computed, so that without ``agreement`` no loop over
+    the steps runs.
 
     Args:
         cell: an affine cell whose update treats every unit alone.
@@ -53,7 +57,7 @@ def newton_report(
     >>> cell = rnnjax.cells.DiagonalGRU(4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
     >>> report = newton_report(cell, params, None, jax.random.normal(jax.random.key(1), (100, 3)))
-    >>> report.converged, report.iterations < 10, report.agreement < 1e-5
+    >>> bool(report.converged), int(report.iterations) < 10, float(report.agreement) < 1e-5
     (True, True, True)
     """
     if not is_floating(cell, AffineCell):
@@ -67,8 +71,7 @@ def newton_report(
     plan = make_plan(cell, params, compute_dtype(state.h.dtype))
     if reason := loops.fits(plan, job):
         raise ValueError(f"newton_report: 'newton' {reason}.")
-    iterations, residual, agreement, converged = _report(cell, loops, params, state, xs)
-    return NewtonReport(int(iterations), float(residual), float(agreement), bool(converged))
+    return NewtonReport(*_report(cell, loops, params, state, xs))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

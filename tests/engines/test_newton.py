@@ -69,6 +69,31 @@ def test_chaos_does_not_converge():
     assert not report.converged and report.iterations <= 8 and not report.residual < 1e-3
 
 
+def test_a_program_returns_the_record_beside_its_loss():
+    """Within one compiled program, with its gradient; of a training that comes to a recurrence that is too strong."""
+    cell = rnnjax.Elman(12)
+    params, xs = problem(cell, 100)  # more than the iterations allowed
+
+    @jax.jit
+    def loss(params):
+        _, ys = rnnjax.unroll(cell, params, None, xs, implementation="newton")
+        report = newton_report(cell, jax.lax.stop_gradient(params), None, xs)
+        return jnp.mean(ys**2), {"converged": report.converged, "iterations": report.iterations}
+
+    weak, strong = (params._replace(w_hh=scale * params.w_hh) for scale in (0.2, 6.0))
+    for now, converges in ((weak, True), (strong, False)):
+        (value, found), slope = jax.value_and_grad(loss, has_aux=True)(now)
+        assert bool(found["converged"]) is bool(found["iterations"] < 64) is converges
+        if converges:  # else it is chaotic, and rounding decides
+            wanted, slope_wanted = jax.value_and_grad(lambda p: loss_by_scan(cell, p, xs))(now)
+            np.testing.assert_allclose(value, wanted, rtol=1e-5)
+            np.testing.assert_allclose(slope.b, slope_wanted.b, rtol=1e-3, atol=1e-6)
+
+
+def loss_by_scan(cell, params, xs):
+    return jnp.mean(rnnjax.unroll(cell, params, None, xs, implementation="scan")[1] ** 2)
+
+
 def test_the_loop_runs_where_it_does_not_converge(monkeypatch):
     """One iteration is not enough; values and gradients are the loop's, through an engine with options of its own."""
     monkeypatch.setattr(choice, "_engines", choice._engines)
