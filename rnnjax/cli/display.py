@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from rnnjax.cli.live import progress_words
 from rnnjax.fit.printer import Printer, duration
 from rnnjax.lm.options import BudgetOptions
 from rnnjax.text.shown import shown
@@ -72,6 +73,7 @@ class Display(Printer):
         return (
             f"{duration(row['seconds']):>7}  step {row['step']:>6}  epoch {row['epoch']}  loss {nats(row['loss'])}  "
             f"gradient {row['grad_norm']:.3f}  lr {row['lr']:.2e}  {row['symbols_per_second']:,.0f} characters/s"
+            + (f"  {words}" if (words := progress_words(row)) else "")
         )
 
     def progress(self) -> tuple[float, float]:
@@ -98,4 +100,6 @@ class Display(Printer):
             ("validation", nats(self.last_eval.get("val_loss")), best),
             (f"step {row['step']}", f"epoch {row['epoch']}, learning rate {row['lr']:.2e}", speed),
         ]
+        if words := progress_words(row):
+            lines.append(("stream", words, ""))
         return self.grid(lines, bar=True)

@@ -17,6 +17,7 @@ import jax
 
 from rnnjax.cells import cell_file, cell_from_name
 from rnnjax.cells.registry import absolute_cell
+from rnnjax.cli.live import check_live, open_live
 from rnnjax.cli.origin import begin_with, describe_origin, take_up
 from rnnjax.cli.presets import preset_options
 from rnnjax.cli.reading import read_text
@@ -28,6 +29,7 @@ from rnnjax.fit.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
 from rnnjax.fit.optimizers import learning_rate
 from rnnjax.fit.processes import crew
+from rnnjax.lm.batches import Batches
 from rnnjax.lm.model import LMParams
 from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
 from rnnjax.lm.run import (
@@ -64,6 +66,7 @@ class Started(NamedTuple):
     replaced: Replacement | None = None  # the run before it, until this one has its first checkpoint
     notes: tuple[str, ...] = ()  # to be said
     params: LMParams | None = None  # to begin with
+    batches: Batches | None = None  # of a text that is read as it comes
 
 
 def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Started:
@@ -91,7 +94,12 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
         provenance["code"] = code_digest(file)
     _compare(config, provenance.get("code"))
-    corpus = crew().together(lambda: _text(config, origin, not values["no_cache"]))
+    batches: Batches | None = None
+    if config.stream.stream:
+        corpus, batches = open_live(config)
+        make_model(config.model, len(corpus.vocabulary))
+    else:
+        corpus = crew().together(lambda: _text(config, origin, not values["no_cache"]))
     crew().compare("train", {"text (by its sha256)": corpus.sha256}, "give all of them the same files")
     paths = RunPaths(root)
     provenance = _provenance(corpus) | provenance
@@ -113,7 +121,7 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
 
     crew().by_lead(write)
     _require_shared(paths)
-    return Started(paths, config, corpus, provenance, replaced, notes, params)
+    return Started(paths, config, corpus, provenance, replaced, notes, params, batches)
 
 
 def _text(config: RunConfig, origin: Run | None, cache: bool) -> Corpus:
@@ -232,8 +240,15 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
     config = _with_devices(config, fixed="devices" in asked)
     if "text" in given:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, paths=_absolute(values["text"])))
-    else:
+    elif not config.stream.stream:
         own_text(config, f"--resume {root}")
+    live = {"stream": config.stream.stream, "text": config.text.paths, "valid": config.stream.valid}
+    check_live(values | live | {"eval_symbols": config.train.eval_symbols}, given)
+    if config.stream.stream:
+        corpus, batches = open_live(config, vocabulary)
+        write_config(paths, config, provenance)
+        note = "The stream goes on from where it is now; what came meanwhile is not seen."
+        return Started(paths, config, corpus, provenance, notes=(note,), batches=batches)
     _compare(config, None)
     known = vocabulary if "init_from" in provenance else None
     more: dict[str, Any] = {"cache": not values["no_cache"], "quiet": not crew().is_lead}

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 import typer
 from rich.console import Console
 
 from rnnjax.cli.display import Display, nats
 from rnnjax.cli.distributed import processes as several
+from rnnjax.cli.live import check_live, describe_live
 from rnnjax.cli.options import TrustCode, options_command
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
@@ -28,7 +28,7 @@ from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
 from rnnjax.fit.processes import crew
 from rnnjax.lm.baselines import compute_baselines
-from rnnjax.lm.options import BudgetOptions, ModelOptions, TrainOptions
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, StreamOptions, TrainOptions
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import RunPaths, make_model
 from rnnjax.lm.train import FINAL_SYMBOLS, Outcome
@@ -46,6 +46,7 @@ BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there o
     {
         "Budget, one of": BudgetOptions,
         "Text": TextOptions,
+        "Text without an end": StreamOptions,
         "Model": ModelOptions,
         "Optimizer": OptimizerOptions,
         "Training": TrainOptions,
@@ -125,7 +126,7 @@ def train(
     [bold]rnnjax train other.txt --init-from runs/book[/bold]       begins with its parameters
     """
     own: dict[str, Any] = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
-    own |= {"init_from": init_from, "no_cache": no_cache}
+    own |= {"init_from": init_from, "no_cache": no_cache, "distributed": distributed}
     values = own | options
     given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
     if values["document_separator"] is not None:
@@ -133,6 +134,8 @@ def train(
     console = Console(highlight=False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard: tensorboardX is not installed; pip install 'rnnjax[tensorboard]'.")
+    if resume is None:
+        check_live(values, given)
     with several(distributed, processes, process, wait, values["devices"]), contextlib.ExitStack() as stack:
         started = begin(values, given, stack) if resume is None else go_on(resume, values, given, stack)
         _train(started, console, resume is not None, tensorboard)
@@ -149,18 +152,16 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
         return
     model = make_model(config.model, len(corpus.vocabulary))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
-    steps_per_epoch = corpora.num_chunks(corpora.streams(corpus.train, config.train.batch_size), config.train.chunk_len)
+    steps_per_epoch = 0
+    if started.batches is None:
+        streams = corpora.streams(corpus.train, config.train.batch_size)
+        steps_per_epoch = corpora.num_chunks(streams, config.train.chunk_len)
     saved = find_checkpoints(paths.checkpoints)
     so_far = best(saved) if saved else None
     with Display(console, paths.log, config.budget, steps_per_epoch) as display:
         if so_far is not None:
             display.best = so_far.val_loss, so_far.step
-        documents = "" if corpus.documents is None else f" in {corpus.documents:,} documents"
-        rare = f", {corpus.n_unknown:,} of them rare and unknown" if corpus.n_unknown else ""
-        display.say(
-            f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s{documents}, {len(corpus.vocabulary)} symbols"
-            f"{rare}; train {len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
-        )
+        display.say(_describe(config, corpus) if started.batches is None else describe_live(config, corpus))
         for note in (*map(spoken, corpus.notes), *started.notes):
             display.say(note)
         count_devices = config.train.devices
@@ -172,7 +173,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
             f"{paths.root}"
         )
         thread, wanted = None, config.train.baselines
-        if wanted or (wanted is None and corpus.n_symbols <= BASELINE_SYMBOLS):
+        if wanted or (wanted is None and 0 < corpus.n_symbols <= BASELINE_SYMBOLS):
             thread = _start_baselines(corpus, paths, display)
         with stop_on_signal() as should_stop, _tensorboard(tensorboard, paths) as write:
 
@@ -191,10 +192,20 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
                 should_stop=should_stop,
                 code=provenance.get("code"),
                 params=started.params,
+                batches=started.batches,
             )
         if thread is not None and outcome.reason != "stopped":
             thread.join()
-        _conclude(outcome, corpus, paths, display)
+        _conclude(outcome, started, display)
+
+
+def _describe(config: RunConfig, corpus: Corpus) -> str:
+    documents = "" if corpus.documents is None else f" in {corpus.documents:,} documents"
+    rare = f", {corpus.n_unknown:,} of them rare and unknown" if corpus.n_unknown else ""
+    return (
+        f"{corpus.sources}: {corpus.n_symbols:,} {config.text.level}s{documents}, {len(corpus.vocabulary)} symbols"
+        f"{rare}; train {len(corpus.train):,}, validation {len(corpus.valid):,}, test {len(corpus.test):,}"
+    )
 
 
 def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threading.Thread | None:
@@ -239,24 +250,30 @@ def _tensorboard(wanted: bool, paths: RunPaths) -> Iterator[Any]:
         yield write
 
 
-def _extent(ids: np.ndarray) -> str:
-    return "the whole" if len(ids) <= FINAL_SYMBOLS else f"the first {FINAL_SYMBOLS:,} symbols of the"
+def _losses(outcome: Outcome, started: Started, beside: str) -> str:
+    """Of the best checkpoint, and on what."""
+    loss, ids = nats(outcome.valid_loss), started.corpus.valid
+    if started.batches is not None:
+        return f"{loss} a symbol on {started.config.stream.valid or 'what was held out of the stream'}"
+    what = "the whole" if len(ids) <= FINAL_SYMBOLS else f"the first {FINAL_SYMBOLS:,} symbols of the"
+    return f"{loss} a symbol on {what} validation text{beside}, {nats(outcome.test_loss)} on the test text"
 
 
-def _conclude(outcome: Outcome, corpus: Corpus, paths: RunPaths, display: Display) -> None:
-    progress = outcome.progress
+def _conclude(outcome: Outcome, started: Started, display: Display) -> None:
+    progress, paths = outcome.progress, started.paths
     rows = read_metrics(paths.metrics)
     if any(row["kind"] == "train" for row in rows):
         loss_curve(rows, display.baselines).savefig(paths.curve, dpi=150)
     if outcome.reason == "stopped":
         display.say(f"stopped at step {progress.step}, all is saved; go on with: rnnjax train --resume {paths.root}")
         return
+    if outcome.reason == "data":
+        display.say("the stream has ended")
     if outcome.reason == "patience":
         display.say(f"no new best in {progress.since_best} evaluations, stopped early")
     display.say(
         f"done in {duration(progress.seconds)}, {progress.step} steps: the best checkpoint (step {outcome.best_step}) "
-        f"has {nats(outcome.valid_loss)} a symbol on {_extent(corpus.valid)} validation text{display.beside()}, "
-        f"{nats(outcome.test_loss)} on the test text",
+        f"has {_losses(outcome, started, display.beside())}",
         "bold",
     )
     display.say(f"picture {paths.curve}, samples {paths.samples}; now: rnnjax sample {paths.root}")

@@ -73,7 +73,7 @@ def complain(sentence: str) -> None:
 
 
 # `ModelOptions: hidden must ...` is `--hidden must ...` on the command line.
-_FIELD = re.compile(r"\b(?:Model|Optimizer|Train|Budget|Text|Forecast)Options: (\w+)( must )")
+_FIELD = re.compile(r"\b(?:Model|Optimizer|Train|Budget|Stream|Text|Forecast)Options: (\w+)( must )")
 _KEYWORDS = {
     "batch_size": "--batch-size",
     "chunk_len": "--chunk-len",

@@ -13,11 +13,11 @@ from rnnjax.online.names import BORDER_NAMES, check_border_name
 from rnnjax.options import option
 from rnnjax.text.corpus import TextOptions
 
-__all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "TrainOptions"]
+__all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "StreamOptions", "TrainOptions"]
 
 # What a resumed run may change: how long, and how often one looks. All else would be another run.
 RESUMABLE = frozenset(
-    "steps epochs minutes evals eval_symbols patience sample_length log_every baselines devices".split()
+    "steps epochs minutes evals eval_symbols patience sample_length log_every baselines devices valid".split()
 )
 # Of later versions, with what makes no other run.
 _LATER = {
@@ -30,7 +30,9 @@ _LATER = {
     "average": 0.0,
     "average_after": 0,
 }
-NEW_OPTIONS = frozenset({"devices", "baselines", *_LATER})  # that folders of older versions lack
+_STREAM = {"stream", "valid", "vocabulary_symbols"}
+NEW_OPTIONS = frozenset({"devices", "baselines", *_LATER, *_STREAM})  # that folders of older versions lack
+MAX_COUNTED = 1_000_000_000  # symbols of a stream, which wait in memory until they are counted
 MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
 _LOOKED = "What is looked at"
 MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
@@ -185,6 +187,34 @@ class BudgetOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    """A text that is read as it comes, see `rnnjax.lm.live`.
+
+    Attributes:
+        stream: whether it is.
+        valid: a file to evaluate on; None holds out a part of the text.
+        vocabulary_symbols: the first so many symbols of the text give the vocabulary; later ones that it lacks become
+            the unknown symbol. Bytes are known anyway.
+    """
+
+    stream: bool = option(False, "Read TEXT as it comes, once and without an end: - or a pipe.")
+    valid: str | None = option(None, "Evaluate on this file; by default one part in 20 of the stream.", "FILE")
+    vocabulary_symbols: int = option(
+        1_000_000, "Take the vocabulary of a stream from its beginning; the rest is unknown.", "SYMBOLS"
+    )
+
+    def __post_init__(self) -> None:
+        where = "StreamOptions"
+        object.__setattr__(self, "stream", check_flag(where, "stream", self.stream))
+        size = check_size(where, "vocabulary_symbols", self.vocabulary_symbols)
+        if size > MAX_COUNTED:
+            raise ValueError(f"{where}: vocabulary_symbols must be at most {MAX_COUNTED:,}, got {size:,}.")
+        object.__setattr__(self, "vocabulary_symbols", size)
+        if self.valid is not None and (not isinstance(self.valid, str) or "\0" in self.valid):
+            raise TypeError(f"{where}: valid must be the name of a file, got {self.valid!r:.80}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """All options of a run, in groups."""
 
@@ -193,6 +223,7 @@ class RunConfig:
     optimizer: OptimizerOptions
     train: TrainOptions
     budget: BudgetOptions
+    stream: StreamOptions = StreamOptions()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts; `from_json` is the inverse."""
@@ -209,9 +240,10 @@ class RunConfig:
         for name, kind in KINDS.items():
             try:
                 known = {field.name for field in dataclasses.fields(kind)}
-                if missing := known - (NEW_OPTIONS | data[name].keys()):
+                values = data.get(name, {}) if name == "stream" else data[name]
+                if missing := known - (NEW_OPTIONS | values.keys()):
                     raise ValueError(f"{min(missing)} is missing")
-                groups[name] = kind(**data[name])
+                groups[name] = kind(**values)
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise ValueError(f"config: the file does not hold a run's options ({name}: {error}).") from error
         return cls(**groups)
@@ -230,6 +262,8 @@ class RunConfig:
             for group in KINDS
         }
         del found["text"]["paths"]
+        if not self.stream.stream:  # as in folders from before there were streams
+            del found["stream"]
         return found
 
 
@@ -238,5 +272,6 @@ KINDS: dict[str, Any] = {
     "optimizer": OptimizerOptions,
     "train": TrainOptions,
     "budget": BudgetOptions,
+    "stream": StreamOptions,
     "text": TextOptions,  # last: what is wrong elsewhere is better told by the others
 }

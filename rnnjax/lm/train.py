@@ -24,6 +24,7 @@ from rnnjax.fit.optimizers import make_optimizer, schedule
 from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
+from rnnjax.lm.batches import Batches, CorpusBatches
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import RunConfig
@@ -32,8 +33,8 @@ from rnnjax.lm.sample import default_prime, generate
 from rnnjax.online import Cut, border_from_name
 from rnnjax.online.across import AnyBorder, across, begin
 from rnnjax.programs import kept
-from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Chunk, Corpus
+from rnnjax.text.vocabulary import Vocabulary
 from rnnjax.update import Carry, Info, gradient_step
 
 __all__ = ["FINAL_SYMBOLS", "Outcome", "train", "update"]
@@ -119,6 +120,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     code: str | None = None,
     params: LMParams | None = None,
+    batches: Batches | None = None,
 ) -> Outcome:
     """Trains until the budget is used up, and leaves metrics, samples and checkpoints in the run's folder.
 
@@ -131,20 +133,27 @@ def train(
         should_stop: asked at every line of metrics; True saves a checkpoint and returns.
         code: the digest of the file that the cell's code is in, if it is in one.
         params: to begin with, which are saved at once; None for new ones.
+        batches: chunks and validation text from elsewhere, see `rnnjax.lm.live`; None takes those of the corpus.
 
     Raises:
         ValueError: if the text is too short, the budget too large, or a checkpoint does not fit the model.
         CheckpointError: if a checkpoint cannot be written or read.
         TrainingFailedError: if the loss exploded `rnnjax.fit.loop.MAX_ROLLBACKS` times in a row.
     """
-    task, options, budget = _text_task(config, paths, corpus, code, params), config.train, config.budget
+    options, budget = config.train, config.budget
+    batches = CorpusBatches(corpus, options.batch_size, options.chunk_len) if batches is None else batches
+    task = _text_task(config, paths, corpus, batches, code, params)
     steps = budget.steps
     if budget.epochs is not None:
+        if task.steps_per_epoch is None:
+            raise ValueError("train: epochs must be those of a text that ends, got a stream; give steps or minutes.")
         steps = max(1, round(budget.epochs * task.steps_per_epoch))
         if steps >= 2**31:
             raise ValueError(f"train: epochs must come to fewer than {2**31:,} updates, got {steps:,}; take fewer.")
     plan = Plan(steps, budget.minutes, options.evals, options.patience, options.log_every, on_time=False)
+    batches.until(should_stop)
     loop = Loop(task, plan, paths.root, report)
+    batches.until(lambda: should_stop() or loop.fraction() >= 1.0)
     with loop.owned():
         reason = loop.run(resume, should_stop)
         if reason == "stopped":
@@ -152,16 +161,17 @@ def train(
         params, best_step = loop.best()
         valid, test = (
             task.loss(params, ids, starts, FINAL_SYMBOLS) if len(ids) > 1 else math.nan
-            for ids, starts in ((corpus.valid, corpus.valid_starts), (corpus.test, corpus.test_starts))
+            for ids, starts in (batches.validation(), (corpus.test, corpus.test_starts))
         )
         row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
         loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
         return Outcome(reason, loop.progress, best_step, valid, test)
 
 
-def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | None, params: LMParams | None) -> _Text:
+def _text_task(
+    config: RunConfig, paths: RunPaths, corpus: Corpus, batches: Batches, code: str | None, params: LMParams | None
+) -> _Text:
     options = config.train
-    corpora.require_length(len(corpus.train), options.batch_size, options.chunk_len)
     mesh = devices.make_mesh(devices.choose_devices(options.devices, options.batch_size))
     model = make_model(config.model, len(corpus.vocabulary))
     state = jax.eval_shape(lambda: model.initial_state((options.batch_size,)))
@@ -171,12 +181,11 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | N
             f"TrainOptions: devices must be 1 for a cell whose state has an array without an axis of the batch of "
             f"{options.batch_size}, which cannot be split, as one of shape {wrong[0]}, got {options.devices}."
         )
-    rows = corpora.streams(corpus.train, options.batch_size)
     uniform = math.log(max(len(corpus.vocabulary), 2))
     return _Text(
         where="train",
         remedy="lower the learning rate (lr) or the bound on the gradient (clip), and start again",
-        steps_per_epoch=corpora.num_chunks(rows, options.chunk_len),
+        steps_per_epoch=batches.steps_per_epoch,
         calm_loss=uniform,
         crew=crew(),
         saves_start=params is not None,
@@ -184,11 +193,11 @@ def _text_task(config: RunConfig, paths: RunPaths, corpus: Corpus, code: str | N
         logs={"samples": paths.samples},
         identity=run_identity(config, {"sha256": corpus.sha256, "code": code}, corpus.vocabulary),
         config=config,
-        corpus=corpus,
+        vocabulary=corpus.vocabulary,
+        batches=batches,
         mesh=mesh,
         model=model,
         optimizer=make_optimizer(config.optimizer),
-        rows=rows,
         uniform=uniform,
         key=jax.random.key(options.seed),
         border=border_from_name(
@@ -202,12 +211,11 @@ class _Text(Task):
     """A language model and its text."""
 
     config: RunConfig
-    corpus: Corpus
+    vocabulary: Vocabulary
+    batches: Batches
     mesh: Mesh | None
     model: LanguageModel
     optimizer: optax.GradientTransformation
-    rows: np.ndarray  # [B, N], the streams
-    steps_per_epoch: int
     uniform: float  # loss of a guess
     key: jax.Array
     border: AnyBorder
@@ -234,13 +242,10 @@ class _Text(Task):
 
     def chunk(self, step: int) -> Chunk:
         """The rows of this process."""
-        train = self.config.train
-        own = devices.own_rows(self.mesh, train.batch_size)
-        chunk = corpora.chunk(self.rows[own], self.cursor(step), train.chunk_len, self.corpus.train_starts, own.start)
-        return Chunk(chunk.inputs.astype(np.int32), chunk.targets.astype(np.int32), chunk.resets)
+        return self.batches.chunk(step, devices.own_rows(self.mesh, self.config.train.batch_size))
 
-    def cursor(self, step: int) -> int:
-        return step % self.steps_per_epoch * self.config.train.chunk_len
+    def more(self) -> bool:
+        return self.batches.more()
 
     def rate(self, place: Place) -> float:
         return schedule(self.config.optimizer)(place)
@@ -252,7 +257,7 @@ class _Text(Task):
             self.model, self.optimizer, carry, chunk, jnp.float32(rate), self.key, jnp.uint32(step + 1), self.mesh,
             self.border,
         )  # fmt: skip
-        if (step + 1) % self.steps_per_epoch == 0:
+        if self.steps_per_epoch is not None and (step + 1) % self.steps_per_epoch == 0:
             carry = carry._replace(state=self.fresh_state(carry.params))
         return carry, info
 
@@ -271,6 +276,7 @@ class _Text(Task):
             "lr": interval.rate,
             "seconds": round(interval.seconds, 3),
             "symbols_per_second": round(interval.steps_per_second * self.symbols, 1),
+            **self.batches.facts(),
         }
 
     def explosion(self, loss: float, progress: Progress) -> str:
@@ -280,10 +286,10 @@ class _Text(Task):
         return ""
 
     def evaluate(self, params: Any) -> dict[str, float] | None:
-        if len(self.corpus.valid) < 2:
+        valid = self.batches.validation()
+        if len(valid.ids) < 2:
             return None
-        limit = self.config.train.eval_symbols or None
-        return {"val_loss": self.loss(params, self.corpus.valid, self.corpus.valid_starts, limit)}
+        return {"val_loss": self.loss(params, *valid, self.config.train.eval_symbols or None)}
 
     def score(self, metrics: dict[str, float]) -> float:
         return metrics["val_loss"]
@@ -304,7 +310,7 @@ class _Text(Task):
 
     def evaluated(self, params: Any, step: int) -> Iterable[tuple[str, str] | dict[str, Any]]:
         """A sample; its key depends on the step alone."""
-        length, vocabulary = self.config.train.sample_length, self.corpus.vocabulary
+        length, vocabulary = self.config.train.sample_length, self.vocabulary
         if not length:
             return
         pieces = generate(
