@@ -23,7 +23,7 @@ import numpy as np
 import rnnjax
 from rnnjax.files import write_atomic
 
-__all__ = ["DataError", "Options", "fail", "finish", "parse", "run", "say"]
+__all__ = ["DataError", "Options", "fail", "finish", "parse", "plain", "run", "say"]
 
 DEFAULT = "default"
 
@@ -132,7 +132,7 @@ def finish(options: Options, result: Mapping[str, Any], pictures: Mapping[str, A
         _save_picture(figure, options.out / name, dpi=40 if options.quick else 110)
     path = options.out / "result.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found[options.dataset] = {**_plain(dict(result)), "quick": options.quick, "made_with": _made_with(options)}
+    found[options.dataset] = {**plain(dict(result)), "quick": options.quick, "made_with": _made_with(options)}
     write_atomic(path, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
     say(options, f"wrote {', '.join(str(options.out / name) for name in ('result.json', *(pictures or {})))}")
     return path
@@ -169,14 +169,14 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON holds: five digits of every number, null for what is not finite."""
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return _plain(np.asarray(value).tolist())
+        return plain(np.asarray(value).tolist())
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
