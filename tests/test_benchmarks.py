@@ -22,6 +22,7 @@ from benchmarks.contestants.torch_rnn import persistent_is_possible
 from benchmarks.grid import Point, Sizes
 from benchmarks.settings import OPTIONS
 from benchmarks.summary import summary
+from benchmarks.text import make_text
 
 TINY = Sizes(4, 2, 3, 5)
 OWN = "import rnnjax\n\n\nclass Mine(rnnjax.GRU):\n    pass\n"
@@ -423,3 +424,39 @@ def test_tables_of_the_committed_results(kind, cells, tmp_path):
 
 def test_every_rival_has_a_builder():
     assert list(RIVALS) == ["flax.linen", "flax.nnx", "haiku", "equinox", "keras", "torch", "bare scan"]
+
+
+def test_tables_of_scale_and_of_texts(tmp_path):
+    """Numbers by hand, between the markers of a page."""
+    where = {"device": "a machine", "cores": 2, "python": "3", "jax": "1", "commit": "abc", "date": "today"}
+    scale = {
+        "provenance": where,
+        "command": "python -m benchmarks scale --out x.json",
+        "allreduce": [{"processes": 2, "bytes": 4_000_000, "seconds": 0.0042, "median": 0.006}],
+        "updates": [{"processes": 2, "devices": 2, "seconds": 0.01, "median": 0.02}],
+        "link": {"latency": 1e-4, "bandwidth": 1e9},
+        **{"batch": 8, "steps": 16, "model": {"layers": 1, "hidden": 32, "embed": 4, "vocab": 9}},
+    }
+    row = {"level": "char", "vocabulary": 98, "open_anon": 10**8, "train_anon": 3 * 10**8, "train_file": 10**8}
+    text = {"provenance": where, "command": "python -m benchmarks text", "texts": []}
+    for size, seconds, more in ((10**6, 0.1, 0), (10**8, 2.0, 5 * 10**6)):
+        for visit, factor in (("first", 1), ("again", 0.01)):
+            found = {"bytes": size, "visit": visit, "seconds": seconds * factor, **row}
+            text["texts"].append(found | {name: row[name] + more for name in ("open_anon", "train_anon", "train_file")})
+    page = tmp_path / "page.md"
+    marks = [f"<!-- benchmarks:{kind}:{end} -->\n" for kind in ("scale", "text") for end in ("begin", "end")]
+    page.write_text("".join(marks))
+    for name, document in (("scale", scale), ("text", text)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+        run("tables", str(tmp_path / f"{name}.json"), "--readme", str(page))
+    written = page.read_text()
+    # 2 (N - 1) (a + S / (N b)) = 2 (1e-4 + 4e6 / 2e9) seconds
+    assert "| 4 MB | 2 | 4.20 ms | 6.00 ms | 4.20 ms |" in written and "| 2 | 2 | 10.0 ms | 20.0 ms |" in written
+    assert "a = 100 us, b = 1.00 GB/s" in written and "1 LSTM layer(s) of 32 units on 8 x 16 symbols" in written
+    assert "| 100 | char | 98 | 2.0 | 50 | 0.02 | 5 | 5 | 5 |" in written and "| 1 | char" not in written
+
+
+def test_a_text_of_a_size(tmp_path):
+    make_text(tmp_path / "text", 5_000_001)
+    data = (tmp_path / "text").read_bytes()
+    assert len(data) == 5_000_001 and b"import" in data[:10_000]

@@ -14,7 +14,7 @@ import functools, re, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import rnnjax
-from rnnjax.engines.linear.over_devices import unroll_over
+from rnnjax.engines import unroll_over
 
 same = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6))
 """

@@ -21,7 +21,9 @@ from rnnjax.fit.rendezvous import Group, join
 __all__ = ["DETECTED", "processes"]
 
 DETECTED = "detected"  # what --distributed without an address stands for
-HEARTBEAT = 30  # seconds after which JAX takes a silent process for dead
+# Seconds after which JAX takes a silent process for dead, and ends the others with a trace: where processes have met
+# (`rnnjax.fit.rendezvous`), they end before that, with a sentence.
+HEARTBEAT = 100
 _BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "coordination", "heartbeat")
 
 

@@ -24,6 +24,7 @@ from rnnjax.engines.choice import (
 )
 from rnnjax.engines.cudnn import CudnnLoops
 from rnnjax.engines.cudnn import rank as cudnn_rank
+from rnnjax.engines.linear.over_devices import unroll_over
 from rnnjax.engines.linear.recurrence import linear_engine
 from rnnjax.engines.linear.scans import Associative, Hoisted
 from rnnjax.engines.scan import no_named_remat, unroll_scan
@@ -45,6 +46,7 @@ __all__ = [
     "make_job",
     "register",
     "split_over_devices",
+    "unroll_over",
 ]
 
 register(Engine("scan", unroll_scan, fits=no_named_remat, rank=lambda job: 0))

@@ -4,7 +4,8 @@ JAX's own runtime needs minutes to notice that a process is missing, and ends th
 it starts, process 0 listens at the address that all were given, the others call, and versions and numbers are compared:
 whatever is wrong is one sentence, on every process, within the time that was given. The connections stay. A process
 that ends says why, or its connection breaks; either way the others know within the second, where a collective
-operation would wait.
+operation would wait. And each says every few seconds that it is alive, so that one which was stopped, or whose machine
+is gone, is missed after `SILENCE`.
 
 What is sent are lines of JSON, over connections that are as open as those of JAX itself: for a network that is trusted.
 """
@@ -26,6 +27,7 @@ __all__ = ["Group", "join", "parse_address"]
 _MAX_LINE = 1 << 16
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _RETRY = 0.2  # seconds
+SILENCE = 30.0  # seconds after which a process that says nothing is lost; each says something six times as often
 
 
 def parse_address(text: str) -> tuple[str, int] | None:
@@ -53,6 +55,11 @@ class _Peer:
 
     def send(self, message: dict[str, Any]) -> None:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a message is there already."""
+        return b"\n" in self.rest
 
     def receive(self, deadline: float) -> dict[str, Any] | None:
         """The next message; None where the other side has ended, or sent something else.
@@ -98,28 +105,57 @@ class Group:
         threading.Thread(target=self._watch, args=(end,), name="rendezvous", daemon=True).start()
 
     def _watch(self, end: Callable[[str, int], None]) -> None:
-        there = dict(self._peers)
+        there, silence = dict(self._peers), SILENCE
+        heard, spoken = dict.fromkeys(there, time.monotonic()), 0.0
         with selectors.DefaultSelector() as selector:
             for index, peer in there.items():
                 selector.register(peer.socket, selectors.EVENT_READ, index)
             while there:
-                for key, _ in selector.select():
-                    try:
-                        message = there[key.data].receive(time.monotonic() + 5.0)
-                    except TimeoutError:  # half a line, from a process that hangs: JAX's heartbeat ends that
+                if time.monotonic() >= spoken + silence / 6 and not self._left:
+                    spoken = time.monotonic()
+                    self._tell({"alive": True})
+                for key, _ in selector.select(silence / 6):
+                    index, last = key.data, self._messages(key.data)
+                    heard[index] = time.monotonic()
+                    if last is None or "alive" in last:
                         continue
-                    if self._left if message is None else message.get("left"):
+                    if last.get("left") or (self._left and "gone" in last):
                         selector.unregister(key.fileobj)
-                        del there[key.data]
+                        del there[index]
                         continue
-                    lost = f"process {key.data} has ended without a word (killed, or its machine is out of reach)"
-                    said = message or {"ended": lost}
-                    if self._ending.acquire(blocking=False):
-                        sentence, code = str(said.get("ended"))[:1000], int(said.get("code", 1))
-                        self._tell({"ended": sentence, "code": code})
-                        end(sentence, code)
+                    why = f"process {index} has ended without a word (killed, or its machine is out of reach)"
+                    self._end(end, str(last.get("ended", why)), int(last.get("code", 1)))
                     return
+                # What has come meanwhile was read first: this process may have been stopped itself.
+                for index in there.keys() & heard.keys() if not self._left else ():
+                    if time.monotonic() > heard[index] + silence and time.monotonic() < spoken + silence:
+                        why = f"process {index} has not answered for {silence:g} seconds (stopped, or out of reach)"
+                        self._end(end, why, 1)
+                        return
         self._disconnect()
+
+    def _messages(self, index: int) -> dict[str, Any] | None:
+        """The last of the messages that are there, or the first that is not about being alive.
+
+        Returns:
+            None for half a message; ``{"gone": True}`` where the connection has ended.
+        """
+        peer = self._peers[index]
+        message: dict[str, Any] = {"alive": True}
+        while "alive" in message:
+            try:
+                found = peer.receive(time.monotonic() + 0.05)
+            except TimeoutError:
+                return None
+            message = {"gone": True} if found is None else found
+            if not peer.has_more:
+                break
+        return message
+
+    def _end(self, end: Callable[[str, int], None], sentence: str, code: int) -> None:
+        if self._ending.acquire(blocking=False):
+            self._tell({"ended": sentence[:1000], "code": code})
+            end(sentence[:1000], code)
 
     def leave(self, sentence: str, code: int) -> None:
         """Tells the others why this process ends; waits for ever if it ends already for another reason."""

@@ -38,7 +38,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def prepare(devices=1, at=None, number=None, pause=0.0, elsewhere=None, variables=None):
+def prepare(devices=1, at=None, number=None, pause=0.0, elsewhere=None, variables=None, silence=None):
     """Before a command: so many devices, no engine that needs the only one; then slow, and a signal at an update.
 
     Where the run folder is looked for is another place if ``elsewhere`` names one.
@@ -48,11 +48,14 @@ def prepare(devices=1, at=None, number=None, pause=0.0, elsewhere=None, variable
     import jax
 
     from rnnjax.cli import start
+    from rnnjax.fit import rendezvous
     from rnnjax.fit.processes import Clock
 
     os.environ["RNNJAX_NATIVE"] = "0"
     os.environ.update(variables or {})
     start.SEEN = 1.0
+    if silence is not None:
+        rendezvous.SILENCE = silence
     if elsewhere is not None:
         shared = start._require_shared
         start._require_shared = lambda paths: shared(type(paths)(pathlib.Path(elsewhere)))
@@ -124,6 +127,37 @@ def test_a_process_that_is_killed_ends_the_others(text, tmp_path):
         "rnnjax: [process 0] process 1 has ended without a word (killed, or its machine is out of reach)."
     ], lead
     assert checkpoints.load(checkpoints.find_checkpoints(run / "checkpoints")[-1].path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_is_stopped_is_missed(text, tmp_path, stopped):
+    """It still has its connections; the other ends with a sentence all the same."""
+    port, running = free_port(), []
+    words = [text, *OPTIONS, "--steps", 10**6, "--out", tmp_path / "run", "--distributed", f"127.0.0.1:{port}"]
+    for index in range(2):
+        place = tmp_path / f"process{index}"
+        place.mkdir()
+        hooks = {"at": 9, "number": signal.SIGSTOP} if index == stopped else {}
+        prepared = functools.partial(prepare, silence=6.0, **hooks)
+        running.append(Running(place, ["train", *words, "--processes", 2, "--process", index], prepared))
+    try:
+        ended = running[1 - stopped].wait(PATIENCE)
+    finally:
+        running[stopped].process.kill()
+    assert ended.returncode == 1, ended
+    assert [line for line in ended.stderr.splitlines() if line.startswith("rnnjax")] == [
+        f"rnnjax: [process {1 - stopped}] process {stopped} has not answered for 6 seconds (stopped, or out of reach)."
+    ], ended
+
+
+def test_a_batch_that_the_processes_do_not_divide(text, tmp_path):
+    ended = train(tmp_path / "at", 2, text, *OPTIONS, "--batch-size", 7, "--out", tmp_path / "run")
+    for index, process in enumerate(ended):
+        assert process.returncode == 2, process
+        said = [line for line in process.stderr.splitlines() if line.startswith(f"rnnjax: [process {index}] ")]
+        assert len(said) == 1 and "--batch-size must be a multiple of 2" in said[0], process
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_that_read_different_texts(text, tmp_path):
