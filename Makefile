@@ -45,6 +45,7 @@ lint: $(VENV)/.installed-test
 # A warning is an error. What was executed is kept in .cache/docs, and executed again when its code has changed.
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html -d .cache/doctrees docs build/site
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html -D language=ko -d .cache/doctrees_ko docs build/site/ko
 	@echo "Open $(CURDIR)/build/site/index.html in a browser."
 
 test-release: docs $(VENV)/.installed-test

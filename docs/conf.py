@@ -27,7 +27,7 @@ extensions = [
     "sphinx_design",
     "generated",
 ]
-exclude_patterns = ["_static"]
+exclude_patterns = ["_static", "locale"]
 default_role = "py:obj"
 
 # Pages of the course are programs: executed at build, kept in a cache, and an error ends the build.
@@ -47,11 +47,16 @@ autosummary_generate = False
 napoleon_numpy_docstring = False
 add_module_names = False
 
+# The course is there in Korean too: `make docs` builds it beside the other, and language.js links the two.
+locale_dirs = ["locale"]
+gettext_compact = False
+
 html_theme = "sphinx_book_theme"
 html_title = "rnnjax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = [(f"figures/{name}.js", {"defer": "defer"}) for name in ("core", "figures", "reader")]
+html_js_files.append(("language.js", {"defer": "defer"}))
 html_show_sourcelink = False
 html_copy_source = False
 html_show_search_summary = False  # it would fetch pages, which no browser does for files on a disk

@@ -102,6 +102,17 @@ def test_equations_are_set(browser):
         assert opened.page.locator("mjx-merror").count() == 0
 
 
+def test_the_course_is_there_in_korean(browser):
+    with Opened(browser, "course/04-lstm") as opened:
+        opened.page.click("a.language")
+        opened.page.wait_for_selector("html[lang='ko']")
+        assert "망각 게이트" in opened.page.inner_text("article") and "def" not in opened.page.inner_text("h1")
+        opened.page.wait_for_selector("figure.live[data-ready]")
+        opened.page.click("a.language")
+        opened.page.wait_for_selector("html[lang='en']")
+        assert opened.page.url.endswith("course/04-lstm.html") and "/ko/" not in opened.page.url
+
+
 def test_the_search_finds(browser):
     with Opened(browser, "search") as opened:
         opened.page.goto((SITE / "search.html").as_uri() + "?q=gradient")

@@ -58,6 +58,34 @@ def test_a_page_of_the_course_is_a_program_with_exercises(page):
     assert "$$" in text or "```text" in text  # the equation
 
 
+def entries_of(catalogue):
+    """The texts of a catalogue and their translations; each stands on a line of its own."""
+    lines = [
+        line for line in catalogue.read_text(encoding="utf-8").splitlines() if line.startswith(("msgid", "msgstr"))
+    ]
+    texts = [ast.literal_eval(line.partition(" ")[2]) for line in lines]
+    return list(zip(texts[2::2], texts[3::2], strict=True))
+
+
+@pytest.mark.parametrize("page", [DOCS / "course" / "index.md", *COURSE], ids=lambda page: page.stem)
+def test_the_course_in_korean(page):
+    """Every paragraph is translated, as it stands today, with the code, the links and the numbers that are in it."""
+    catalogue = DOCS / "locale" / "ko" / "LC_MESSAGES" / "course" / f"{page.stem}.po"
+    source = " ".join(page.read_text(encoding="utf-8").split())
+    known = entries_of(catalogue)
+    for text, korean in known:
+        assert " ".join(text.split()) in source, f"the page says it otherwise now: {text}"
+        assert re.search("[가-힣]", korean)
+        for pattern in (r"`[^`]+`", r"\]\([^)]+\)", r"\$[^$]+\$"):
+            assert sorted(re.findall(pattern, text)) == sorted(re.findall(pattern, korean)), text
+    text = re.sub(r"^---\n.*?\n---\n|```.*?```|:::|\$\$.*?\$\$", "\n\n", page.read_text(encoding="utf-8"), flags=re.S)
+    said = " ".join(" ".join(text.split()) for text, _ in known)
+    for paragraph in re.split(r"\n\s*\n", text):
+        words = re.sub(r"^(#+|\d+\.|\*) ", "", " ".join(paragraph.split()))
+        if re.match(r"[A-Z*]", words) and not words.startswith(("|", "{")):
+            assert words[:60] in said or words.startswith("*"), words
+
+
 def test_no_page_asks_a_network_for_anything():
     """Scripts and styles come with the site."""
     for path in (DOCS / "_static").rglob("*.*"):
