@@ -158,7 +158,7 @@ def widen(tree: S, dtype: Any) -> S:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def check_step(cell: Any, params: Any, state: Any, x: Any) -> jax.Array:
+def check_step(cell: Any, params: Any, state: Any, x: Any, by: str = "step") -> jax.Array:
     """The arguments of a cell's ``step``; hands back ``x`` as an array.
 
     Whatever has other axes than the state would be broadcast against it, and a whole sequence is such a thing.
@@ -167,6 +167,8 @@ def check_step(cell: Any, params: Any, state: Any, x: Any) -> jax.Array:
         TypeError: if params or state are no trees of arrays, for example in the wrong order, or ``x`` no array.
         ValueError: if ``x`` has another size than the parameters, or other batch axes than the state.
     """
+    if isinstance(cell, type) or not hasattr(cell, "init"):
+        raise TypeError(f"{by}: cell must be a cell, an instance, got {describe(cell)}.")
     where = f"{type(cell).__name__}.step"
     for name, tree in (("params", params), ("state", state)):
         if tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float):
@@ -225,7 +227,7 @@ def affine_step(cell: AffineCell, params: Params, state: State, x: jax.Array) ->
     Returns:
         The next state, and ``y [*batch, H]``.
     """
-    x = check_step(cell, params, state, x)
+    x = check_step(cell, params, state, x, "affine_step")
     dtype = compute_dtype(state.h.dtype)
     zx = project_input(cell, params, x, dtype)
     zh = project_state(cell, params, state.h, dtype)
@@ -268,7 +270,7 @@ def linear_step(cell: LinearCell, params: Params, state: State, x: jax.Array) ->
     Returns:
         The next state, and ``y [*batch, H]``.
     """
-    x = check_step(cell, params, state, x)
+    x = check_step(cell, params, state, x, "linear_step")
     narrow = jax.tree.leaves(state)[0].dtype
     dtype = compute_dtype(narrow)
     a, b = cell.coefficients(params, x, dtype)

@@ -34,7 +34,7 @@ from rnnjax.checks import (
 )
 from rnnjax.promotion import promoting
 
-__all__ = ["cell_class", "check_fields", "public"]
+__all__ = ["cell_class", "check_fields", "check_kinds", "public"]
 
 Kind = TypeVar("Kind", bound=type[Any])
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -175,6 +175,17 @@ def _check_union(where: str, name: str, value: Any, members: tuple[Any, ...]) ->
             )
     number = next((m for m in members if m in (int, float)), None)
     return value if number is None else _checked(where, name, value, number)
+
+
+def check_kinds(value: Any) -> None:
+    """Checks the fields of a frozen dataclass as `public` checks the arguments of a function: kinds, no ranges.
+
+    Raises:
+        TypeError: for a field of another kind; the sentence begins with the name of the class.
+    """
+    for name, annotation in _annotations(type(value)):
+        if check := _check_of(name, annotation):
+            object.__setattr__(value, name, check(type(value).__name__, name, getattr(value, name)))
 
 
 @typing.overload

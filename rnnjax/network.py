@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import Params, State, param_shapes
 from rnnjax.checks import short
+from rnnjax.kinds import public
 
 __all__ = [
     "NO_CONTROLS",
@@ -137,6 +138,7 @@ def _step(
     return cell.step(params, state, x)
 
 
+@public(but=("params", "state", "x"))
 def network_step(net: Any, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
     """One step of any network that needs no future; a class takes it over by ``step = network_step``.
 

@@ -1,5 +1,9 @@
 """Arguments of another kind or shape: one sentence that names the function, instead of an error from within JAX."""
 
+import inspect
+import pkgutil
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,3 +150,76 @@ def test_annotations_are_what_is_checked():
 def test_a_name_with_a_slip(call, meant):
     with pytest.raises((ValueError, TypeError), match=f"; did you mean '{meant}'\\?"):
         call()
+
+
+KINDS = (None, 3, 1.5, "no", b"x", [], {}, object(), np.array(["a"]), rnnjax.LSTM, len)
+# What is right in its place: a size of 3, a number or an empty list where an array is wanted, a name.
+RIGHT = {
+    "describable": [rnnjax.LSTM],
+    "cell_file": ["no"],
+    "assert_close": [None, [], {}],
+    "TextOptions": [[]],
+    "ReportOptions": [[]],
+    "load_corpus": [None],
+}
+
+
+def right(name, thing, kind):
+    wanted = [str(p.annotation) for p in needed(thing)]
+    if all(any(word in hint for word in ("Array", "int", "float")) for hint in wanted):
+        return isinstance(kind, int | float | list)
+    return any(type(kind) is type(one) and str(kind) == str(one) for one in RIGHT.get(name, ()))
+
+
+def needed(thing):
+    """The arguments without which it cannot be called, or else its first one."""
+    given = [p for p in inspect.signature(thing).parameters.values() if "VAR" not in p.kind.name]
+    return [p for p in given if p.default is p.empty] or [p for p in given if p.kind is p.POSITIONAL_OR_KEYWORD][:1]
+
+
+def public_things():
+    """Every callable that a room offers, but protocols, errors, and records that hold what others made."""
+    rooms = [module.name for module in pkgutil.iter_modules(rnnjax.__path__) if module.ispkg and module.name != "cli"]
+    found = {}
+    for room in ("", *rooms):
+        module = getattr(rnnjax, room) if room else rnnjax
+        for name in module.__all__:
+            thing = getattr(module, name)
+            kind = isinstance(thing, type)
+            made = kind and (issubclass(thing, tuple | BaseException) or getattr(thing, "_is_protocol", False))
+            if (inspect.isfunction(thing) or kind) and not made:
+                found.setdefault(id(thing), (room, name, thing))
+    return list(found.values())
+
+
+def call_with(thing, kind):
+    """All that it needs, or its first argument, is of this kind."""
+    chosen = needed(thing)
+    by_name = {p.name: kind for p in chosen if p.kind is p.KEYWORD_ONLY}
+    return thing(*[kind] * (len(chosen) - len(by_name)), **by_name)
+
+
+def test_every_public_callable_names_itself_when_it_gets_another_kind():
+    """A wrong kind in the place of each argument: TypeError or ValueError, in a sentence that begins with the name."""
+    wrong, called = [], 0
+    for room, name, thing in public_things():
+        for kind in KINDS:
+            if not needed(thing):
+                continue
+            called += 1
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    call_with(thing, kind)
+            except (TypeError, ValueError, FileNotFoundError, RuntimeError) as error:
+                # What is also an option of the command line says its name: cell, label, level.
+                options = (name.partition("_")[0], *inspect.signature(thing).parameters)
+                if not str(error).startswith((name, *(f"{option}: " for option in options))) or "\n" in str(error):
+                    wrong.append(f"{room}.{name}({kind!r:.20}): {type(error).__name__}: {error}")
+            except Exception as error:
+                wrong.append(f"{room}.{name}({kind!r:.20}): {type(error).__name__}: {error}")
+            else:
+                if not right(name, thing, kind):
+                    wrong.append(f"{room}.{name}({kind!r:.20}): nothing is said")
+    assert not wrong, "\n".join(wrong)
+    assert called > 1500

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rnnjax.checks import did_you_mean
-from rnnjax.kinds import public
+from rnnjax.kinds import check_kinds, public
 from rnnjax.user_code import load_module
 
 __all__ = ["LABELS", "Label", "default_labels", "label_from_name", "label_text", "register_label"]
@@ -38,6 +38,9 @@ class Label:
     function: Callable[[str], np.ndarray]
     binary: bool | None = True
     closing: str = ""
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
 
 # Comments and strings of Python. A backslash takes the next character with it, also in raw strings; a string of single

@@ -14,6 +14,7 @@ from rnnjax.engines.affine.loops import Operands
 from rnnjax.engines.affine.newton import solve
 from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.choice import is_floating
+from rnnjax.kinds import public
 from rnnjax.network import NO_CONTROLS, start_state
 from rnnjax.unroll import unroll
 
@@ -29,6 +30,7 @@ class NewtonReport(NamedTuple):
     converged: jax.Array  # bool; if not, "newton" gives what "scan" does
 
 
+@public
 def newton_report(
     cell: Any,
     params: Any,

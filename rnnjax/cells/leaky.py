@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import Gates, affine_step, batch_axes, compute_dtype
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
-from rnnjax.kinds import cell_class
+from rnnjax.kinds import cell_class, public
 from rnnjax.traced import name_values
 
 __all__ = ["LeakyParams", "LeakyRNN", "LeakyState", "leaky_noise"]
@@ -123,6 +123,7 @@ class LeakyRNN:
     step = affine_step
 
 
+@public
 def leaky_noise(
     key: jax.Array, cell: LeakyRNN, params: LeakyParams, xs: jax.Array, sigma: float | jax.Array
 ) -> tuple[LeakyParams, jax.Array]:

@@ -31,6 +31,7 @@ from rnnjax.cells.projected_lstm import ProjectedLSTM
 from rnnjax.cells.slstm import SLSTM
 from rnnjax.cells.sru import SRU
 from rnnjax.checks import did_you_mean, short
+from rnnjax.kinds import public
 from rnnjax.user_code import load_module, user_line
 
 __all__ = ["CELLS", "absolute_cell", "cell_file", "cell_from_name", "cell_from_repr", "describable"]
@@ -213,6 +214,7 @@ def _number(word: str) -> float:
     return math.inf if word == "inf" else math.nan
 
 
+@public
 def cell_file(spec: str) -> pathlib.Path | None:
     """The file of Python code that a cell's name stands for, where it is a ``file.py:Class``; nothing is run.
 

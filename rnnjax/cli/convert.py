@@ -64,6 +64,9 @@ def convert(
     merge: Annotated[
         str | None, typer.Option(help="concat, sum, mean or product, of Bidirectional layers in a .weights.h5 file.")
     ] = None,
+    spatial_shape: Annotated[
+        list[int] | None, typer.Option(help="Of the images of a ConvLSTM in a .weights.h5 file; once for each axis.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
 ) -> None:
     """Convert recurrent weights between files of torch, Keras and rnnjax, exactly.
@@ -84,7 +87,10 @@ def convert(
     if goal == origin:
         raise ValueError(f"convert: SRC and DST must be of two kinds, got {goal} twice; copy the file, or give --to.")
     _check_options(
-        origin, {"--name": name, "--merge": merge, "--reset-after": reset_after}, {"--prefix": prefix}, activation
+        origin,
+        {"--name": name, "--merge": merge, "--reset-after": reset_after, "--spatial-shape": spatial_shape},
+        {"--prefix": prefix},
+        activation,
     )
     os.environ.setdefault("KERAS_BACKEND", "jax")  # the one backend that is here for sure
     moves: dict[str, list[_Move]] = {}  # by the other framework
@@ -97,7 +103,8 @@ def convert(
                 moves["torch"] = _moves_from_torch(source, params, prefix, activation)
             else:
                 options: Any = {"activation": activation, "reset_after": reset_after, "merge": merge}
-                cell, params = from_keras(source, name=name or None, **options)
+                shape = tuple(spatial_shape) if spatial_shape else None
+                cell, params = from_keras(source, name=name or None, spatial_shape=shape, **options)
                 moves["keras"] = _moves_of_keras(cell, params, _names_in(source, name))
             echo(f"{source} ({origin}): {cell!r}")
             if goal == "rnnjax":

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import batch_shape, state_like
-from rnnjax.checks import did_you_mean
+from rnnjax.checks import check_kind, describe, did_you_mean
 from rnnjax.engines.stacked import stackable
-from rnnjax.kinds import public
+from rnnjax.kinds import check_kinds, public
 from rnnjax.network import Controls, Network
 
 __all__ = [
@@ -80,7 +80,13 @@ def make_job(
     reverse: bool = False,
     remat: bool | int | str | None = None,
 ) -> Job:
-    """The job of an unroll of these arrays."""
+    """The job of an unroll of these arrays.
+
+    Raises:
+        TypeError: if ``cell`` is no instance of a cell, or ``xs`` no array.
+    """
+    if isinstance(cell, type) or not hasattr(cell, "init") or not hasattr(xs, "shape"):
+        raise TypeError(f"make_job: cell must be a cell and xs an array, got {describe(cell)} and {describe(xs)}.")
     valid, resets, _, lengths, _ = controls or Controls()
     return Job(
         cell,
@@ -140,6 +146,9 @@ class Engine:
     rank: Callable[[Job], float] = lambda job: -1
     iterative: bool = False
 
+    def __post_init__(self) -> None:
+        check_kinds(self)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Engines:
@@ -155,7 +164,11 @@ def register(entry: Engine) -> None:
     """Adds an engine, in place of the one of that name if there is one.
 
     An engine for affine cells is best made by `affine_engine` from a pair of loops.
+
+    Raises:
+        TypeError: if it is no `Engine`.
     """
+    check_kind("register", "entry", entry, Engine, "an Engine")
     global _engines
     others = tuple(old for old in _engines.entries if old.name != entry.name)
     _engines = _Engines((*others, entry))
@@ -223,7 +236,9 @@ def choose(job: Job, name: str | None = None) -> Engine:
     Raises:
         UnfitError: if it does not fit.
         ValueError: if there is none of that name, or none that fits.
+        TypeError: if ``job`` is none.
     """
+    check_kind("choose", "job", job, Job, "a Job")
     if name is None:
         able = [entry for entry in _engines.entries if not entry.fits(job)]
         if able:

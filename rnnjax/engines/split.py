@@ -16,6 +16,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.cell import AffineCell, LinearCell
+from rnnjax.checks import check_kind
 from rnnjax.cpu import splits_batches
 from rnnjax.engines.affine.rules import splits
 from rnnjax.engines.choice import Controls, Engine, Job
@@ -38,7 +39,12 @@ def split_over_devices(engine: Engine, job: Job, params: Any) -> Engine:
         engine: what runs on each device.
         job: the whole job.
         params: the parameters; every device gets them.
+
+    Raises:
+        TypeError: if ``engine`` or ``job`` is none.
     """
+    check_kind("split_over_devices", "engine", engine, Engine, "an Engine")
+    check_kind("split_over_devices", "job", job, Job, "a Job")
     if not splits_batches() or not job.free or job.backend != "cpu" or not job.steps or engine.name == "native":
         return engine
     devices = jax.local_devices(backend="cpu")

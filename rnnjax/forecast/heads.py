@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy import special, stats
 
-from rnnjax.checks import short
+from rnnjax.checks import check_real, short
+from rnnjax.kinds import check_kinds
 
 __all__ = ["Head", "NegativeBinomial", "Normal", "Quantiles", "StudentT"]
 
@@ -168,12 +169,14 @@ class Quantiles:
 
     Raises:
         ValueError: for other levels.
+        TypeError: for what is no sequence of numbers.
     """
 
     levels: Sequence[float] = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 
     def __post_init__(self) -> None:
-        levels = tuple(float(level) for level in self.levels)
+        check_kinds(self)
+        levels = tuple(check_real("Quantiles", "every one of levels", level) for level in self.levels)
         rising = all(a < b for a, b in itertools.pairwise(levels))
         if len(levels) < 3 or not rising or not 0 < levels[0] < levels[-1] < 1:
             raise ValueError(f"Quantiles: levels must be three or more, rising, within (0, 1), got {short(levels)}.")

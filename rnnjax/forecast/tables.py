@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnjax.checks import did_you_mean, short
+from rnnjax.checks import describe, did_you_mean, short
 from rnnjax.forecast.dates import Clock, clock_of, positions
 from rnnjax.forecast.series import Series
+from rnnjax.kinds import public
 
 __all__ = ["MISSING", "Columns", "Ends", "as_dates", "from_table", "series_of_table"]
 
@@ -55,6 +56,7 @@ def as_dates(times: Any) -> np.ndarray:
     return np.array([np.datetime64(str(one).strip(), "s") for one in array], dtype="datetime64[s]")
 
 
+@public(but=("table",))
 def from_table(
     table: Mapping[str, Any],
     *,
@@ -88,6 +90,8 @@ def from_table(
     >>> from_table(table, target="sold", time="day").values[0].tolist()
     [3.0, 4.0, nan, 6.0]
     """
+    if not isinstance(table, Mapping) and not (hasattr(table, "columns") and hasattr(table, "__getitem__")):
+        raise TypeError(f"from_table: table must be columns by name, or a data frame, got {describe(table)}.")
     return series_of_table(table, Columns(target, time, by, tuple(known), tuple(observed), tuple(static)))[0]
 
 

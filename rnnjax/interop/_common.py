@@ -21,6 +21,7 @@ __all__ = [
     "as_array",
     "check_shape",
     "concatenate",
+    "is_of",
     "join_layers",
     "join_states",
     "layers_of",
@@ -47,10 +48,19 @@ def require(module: str, package: str, where: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:  # it is there, and something that it needs is not
-            raise
+            hint = " or set KERAS_BACKEND=jax" if module == "keras" else ""
+            raise ModuleNotFoundError(
+                f"{where}: {package} is there, and {error.name}, which it imports, is not; install that{hint}.",
+                name=error.name,
+            ) from error
         raise ModuleNotFoundError(
             f"{where}: {package} is needed, which is not installed; pip install {package}.", name=error.name
         ) from None
+
+
+def is_of(kind: type, *packages: str) -> bool:
+    """Whether a class, or one that it comes from, is of one of these packages; nothing is imported to know that."""
+    return any(base.__module__.partition(".")[0] in packages for base in kind.__mro__)
 
 
 def refuse(where: str, what: str, reason: str) -> NoReturn:

@@ -18,10 +18,11 @@ import numpy as np
 from rnnjax.files import CheckpointError, first_line, parse_json
 from rnnjax.interop._common import require
 
-__all__ = ["GATES", "Direction", "Found", "read_model", "read_weights", "settings"]
+__all__ = ["BUILT", "GATES", "Direction", "Found", "read_model", "read_weights", "settings"]
 
 MAX_RATIO = 64  # bytes of weights for a byte of the file
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4} | {f"ConvLSTM{axes}D": 4 for axes in (1, 2, 3)}
+BUILT = "built for"  # among the settings of a layer: the shape of the input that it was built for
 
 
 class Direction(NamedTuple):
@@ -40,8 +41,9 @@ class Found(NamedTuple):
     merge: Any = None
 
 
-def settings(class_name: str, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def settings(class_name: str, config: Mapping[str, Any], built: Any = None) -> tuple[str, Mapping[str, Any]]:
     """The kind of a recurrent layer or cell, and its configuration; an ``RNN`` is the cell in it."""
+    config = {**config, BUILT: built.get("input_shape") if isinstance(built, Mapping) else None}
     if class_name == "RNN":
         inner = config["cell"]
         return settings(inner["class_name"], {**inner["config"], "go_backwards": config.get("go_backwards", False)})
@@ -106,7 +108,7 @@ def _is_known(layer: Mapping[str, Any]) -> bool:
 
 
 def _direction(layer: Mapping[str, Any], arrays: Sequence[Any]) -> Direction:
-    return Direction(*settings(layer["class_name"], layer["config"]), arrays)
+    return Direction(*settings(layer["class_name"], layer["config"], layer.get("build_config")), arrays)
 
 
 def read_weights(where: str, path: str) -> list[Found]:

@@ -94,6 +94,7 @@ def export_cell(
     )
 
 
+@public
 def export_functions(
     folder: str | os.PathLike[str],
     params: Any,

@@ -13,6 +13,7 @@ from rnnjax.interop._common import layers_of, require
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import from_torch, to_torch
 from rnnjax.kinds import public
+from rnnjax.network import input_shape
 from rnnjax.networks import Bidirectional
 from rnnjax.networks.bidirectional import BidirectionalParams, Directions
 
@@ -77,7 +78,8 @@ def save_torch(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
 def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     """Writes a Keras model of these layers to a ``.keras`` file, or its weights to a ``.weights.h5`` file, in one move.
 
-    The model takes ``[B, T, I]`` and returns the outputs of all steps; `to_keras_layer` makes its layers.
+    The model takes ``[B, T, I]``, or ``[B, T, *spatial, I]``, and returns the outputs of all steps; `to_keras_layer`
+    makes its layers.
 
     Args:
         path: ends in ``.keras`` or ``.weights.h5``; its folder must be there.
@@ -102,7 +104,7 @@ def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
             p = BidirectionalParams((Directions(*(p for _, p in layer)),))
         first = p.layers[0].forward if len(layer) == 2 else p
         if not model.layers:
-            model.add(keras.Input((None, first.w_ih.shape[0])))
+            model.add(keras.Input((None, *input_shape(layer[0][0], first.w_ih.shape[-2]))))
         model.add(to_keras_layer(inner, p, return_sequences=True, dtype=str(first.w_ih.dtype)))
     # Keras looks at the ending of the name.
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=ending)

@@ -14,7 +14,8 @@ from rnnjax.cells.conv_lstm import ConvLSTMParams
 from rnnjax.cells.elman import ElmanParams
 from rnnjax.cells.gru_reset_before import GRUResetBeforeParams
 from rnnjax.cells.lstm import LSTMParams
-from rnnjax.interop._common import check_shape, refuse, reorder_gates, require
+from rnnjax.checks import check_kind, short
+from rnnjax.interop._common import check_shape, is_of, refuse, reorder_gates, require
 from rnnjax.interop._flax import image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
@@ -68,6 +69,10 @@ def from_haiku(
     ((3, 16), [1.0, 1.0, 1.0, 1.0])
     """
     where = "from_haiku"
+    core_kind = core if isinstance(core, type) else type(core)
+    if core_kind is not str and not is_of(core_kind, "haiku"):
+        raise TypeError(f"{where}: core must be a core of Haiku or its name, got {short(core)}.")
+    check_kind(where, "params", params, Mapping, "the mapping that Haiku's init makes")
     kind = core if isinstance(core, str) else (core if isinstance(core, type) else type(core)).__name__
     if kind not in _NAMES:
         refuse(where, f"haiku.{kind}", f"of the cores of Haiku, rnnjax has {', '.join(_NAMES)}")

@@ -1,6 +1,7 @@
-r"""Weights of Keras's ``SimpleRNN``, ``LSTM`` and ``GRU``, both ways and exact; from layers, models and files.
+r"""Weights of Keras's recurrent layers, both ways and exact; from layers, models and files.
 
-Keras has the weights as we have them, ``[I, G H]`` and ``[H, G H]``, the LSTM's gates in our order, and those of the
+Keras has the weights as we have them, ``[I, G H]`` and ``[H, G H]``, the LSTM's gates in our order (also in
+``ConvLSTM1D`` to ``ConvLSTM3D``, whose kernels are ours, too, where ``padding="same"``), and those of the
 GRU as ``z, r, h``; its ``z`` keeps the old state, as ours. Each layer has one bias, but the GRU with
 ``reset_after=True`` two, of which ours is the sum, except for the candidate's:
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import compute_dtype
+from rnnjax.cells.conv_lstm import ConvLSTM, ConvLSTMParams
 from rnnjax.cells.elman import Elman, ElmanParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.gru_reset_before import GRUResetBefore, GRUResetBeforeParams
@@ -33,19 +35,22 @@ from rnnjax.interop._common import (
     check_params,
     check_shape,
     concatenate,
+    is_of,
     join_layers,
     layers_of,
     refuse,
     reorder_gates,
     require,
 )
-from rnnjax.interop._keras_files import GATES, Direction, Found, read_model, read_weights, settings
+from rnnjax.interop._keras_files import BUILT, GATES, Direction, Found, read_model, read_weights, settings
 from rnnjax.kinds import public
+from rnnjax.network import input_shape
 from rnnjax.networks import Bidirectional
 
 __all__ = ["from_keras", "to_keras", "to_keras_layer"]
 
-_KINDS: dict[type, str] = {Elman: "SimpleRNN", LSTM: "LSTM", GRU: "GRU", GRUResetBefore: "GRU"}
+_KINDS: dict[type, str] = {Elman: "SimpleRNN", LSTM: "LSTM", GRU: "GRU", GRUResetBefore: "GRU", ConvLSTM: "ConvLSTM"}
+_PLAIN = {"padding": "same", "data_format": "channels_last", "strides": 1, "dilation_rate": 1}  # of a ConvLSTM here
 _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}  # of Keras, and what they are here
 _SWAP = (1, 0, 2)  # r, z, n to z, r, h, and back
 
@@ -58,6 +63,7 @@ def from_keras(
     activation: Literal["tanh", "relu"] | None = None,
     reset_after: bool | None = None,
     merge: Literal["concat", "sum", "mean", "product"] | None = None,
+    spatial_shape: tuple[int, ...] | None = None,
 ) -> tuple[Any, Any]:
     """A cell or network with the weights of recurrent layers of Keras.
 
@@ -70,10 +76,12 @@ def from_keras(
             file are taken to have tanh and sigmoid, as Keras makes them unless it is told otherwise.
         reset_after: of a GRU without bias in such a file; a bias tells it by its shape.
         merge: of a `Bidirectional` in such a file, its ``merge_mode`` as `rnnjax.Bidirectional` calls it.
+        spatial_shape: of the images of a ``ConvLSTM``, ``(height, width)`` for two axes, in such a file and where the
+            layer was built without it.
 
     Returns:
-        ``(cell, params)``: `Elman`, `LSTM`, `GRU` or `GRUResetBefore`; for several names a `Stack` of them; from
-        `Bidirectional` layers a `Bidirectional` network. The weights keep their dtype.
+        ``(cell, params)``: `Elman`, `LSTM`, `GRU`, `GRUResetBefore` or `ConvLSTM`; for several names a `Stack` of
+        them; from `Bidirectional` layers a `Bidirectional` network. The weights keep their dtype.
 
     Raises:
         TypeError: for another object.
@@ -88,6 +96,8 @@ def from_keras(
     bare = False
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{where}: there is no file {path!r}; name a .keras or .weights.h5 file.")
         bare = not path.endswith(".keras")
         found = read_weights(where, path) if bare else read_model(where, path)
     else:
@@ -110,7 +120,7 @@ def from_keras(
     layers = []
     for layer in chosen:
         pair = zip(layer.directions, (False, True), strict=False)
-        layers.append(tuple(_convert(where, layer.name, d, backward, told) for d, backward in pair))
+        layers.append(tuple(_convert(where, layer.name, d, backward, told, spatial_shape) for d, backward in pair))
     merged: Any = next(iter(merges), "concat")
     return join_layers(layers, merged if bare else _MERGES[merged])
 
@@ -139,8 +149,10 @@ def _choose(where: str, found: list[Found], name: str | Sequence[str] | None) ->
 
 def _read_object(where: str, source: Any) -> Iterator[Found]:
     """The recurrent layers of a layer or of a model, in the order of the model."""
+    if not is_of(type(source), "keras"):
+        raise TypeError(f"{where}: it takes a layer or model of Keras or the path of a file, got {short(source)}.")
     keras = require("keras", "keras", where)
-    known = {getattr(keras.layers, kind + end) for kind in GATES for end in ("", "Cell")}
+    known = {getattr(keras.layers, kind + end, None) for kind in GATES for end in ("", "Cell")}
 
     def is_known(layer: Any) -> bool:
         if type(layer) is keras.layers.Bidirectional:
@@ -155,7 +167,7 @@ def _read_object(where: str, source: Any) -> Iterator[Found]:
         raise TypeError(f"{where}: it takes a layer or model of Keras or the path of a file, got {short(source)}.")
     elif not is_known(source):
         refuse(
-            where, f"a {type(source).__name__} layer", "here are SimpleRNN, LSTM, GRU and Bidirectional ones of them"
+            where, f"a {type(source).__name__} layer", "here are SimpleRNN, LSTM, GRU, ConvLSTM and Bidirectional ones"
         )
     elif type(source) is keras.layers.Bidirectional:
         pair = (source.forward_layer, source.backward_layer)
@@ -166,10 +178,18 @@ def _read_object(where: str, source: Any) -> Iterator[Found]:
 
 def _direction(layer: Any) -> Direction:
     # Not get_weights, which goes by a way to NumPy that warns with some versions of the two.
-    return Direction(*settings(type(layer).__name__, layer.get_config()), [weight.value for weight in layer.weights])
+    known = settings(type(layer).__name__, layer.get_config(), layer.get_build_config())
+    return Direction(*known, [weight.value for weight in layer.weights])
 
 
-def _convert(where: str, name: str, layer: Direction, backward: bool, told: Mapping[str, Any]) -> tuple[Any, Any]:
+def _convert(
+    where: str,
+    name: str,
+    layer: Direction,
+    backward: bool,
+    told: Mapping[str, Any],
+    spatial_shape: tuple[int, ...] | None,
+) -> tuple[Any, Any]:
     arrays = [as_array(where, name, a) for a in layer.arrays]
     if len(arrays) not in (2, 3):
         raise ValueError(
@@ -177,15 +197,19 @@ def _convert(where: str, name: str, layer: Direction, backward: bool, told: Mapp
             "build the layer first."
         )
     kernel, recurrent, *bias = arrays
-    size = recurrent.shape[0]
-    gates, rest = divmod(recurrent.shape[-1], size)
+    axes = recurrent.ndim - 2
+    size = recurrent.shape[-2] if axes >= 0 else 0
+    gates, rest = divmod(recurrent.shape[-1], size) if size else (0, 0)
     kind = layer.kind or next((kind for kind, count in GATES.items() if count == gates), "")
-    if recurrent.ndim != 2 or rest or gates != GATES.get(kind, 0):
+    kind = f"ConvLSTM{axes}D" if layer.kind is None and axes > 0 else kind
+    if rest or gates != GATES.get(kind, 0) or axes != (int(kind[-2]) if kind.startswith("Conv") else 0):
         what = f"{GATES[kind]} H (from {kind})" if kind in GATES else "H, 3 H or 4 H"
+        kernels = "*K, " if kind.startswith("Conv") else ""
         raise ValueError(
-            f"{where}: the recurrent_kernel of {name!r} must have shape [H, {what}], got {recurrent.shape}."
+            f"{where}: the recurrent_kernel of {name!r} must have shape [{kernels}H, {what}], got {recurrent.shape}."
         )
-    check_shape(where, f"the kernel of {name!r}", kernel, (kernel.shape[0], gates * size), "from its recurrent_kernel")
+    shape = (*recurrent.shape[:-2], *kernel.shape[-2:-1], gates * size)
+    check_shape(where, f"the kernel of {name!r}", kernel, shape, "from its recurrent_kernel")
     activation = _check_config(where, name, kind, layer, backward, told)
     after = layer.config.get("reset_after", told.get("reset_after"))
     if kind == "GRU" and bias and layer.kind is None:
@@ -197,6 +221,10 @@ def _convert(where: str, name: str, layer: Direction, backward: bool, told: Mapp
     check_shape(where, f"the bias of {name!r}", b, shape, "from its recurrent_kernel")
     if kind == "SimpleRNN":
         return Elman(size, activation=activation), ElmanParams(*map(jnp.array, (kernel, recurrent, b)))
+    if kind.startswith("Conv"):
+        spatial = _images(where, name, layer, axes, spatial_shape)
+        cell = ConvLSTM(size, spatial_shape=spatial, kernel_shape=recurrent.shape[:-2])
+        return cell, ConvLSTMParams(*map(jnp.array, (kernel, recurrent, b)))
     if kind == "LSTM":
         return LSTM(size), LSTMParams(*map(jnp.array, (kernel, recurrent, b)))
     w_ih, w_hh, b = (reorder_gates(a, _SWAP) for a in (kernel, recurrent, b))
@@ -205,6 +233,20 @@ def _convert(where: str, name: str, layer: Direction, backward: bool, told: Mapp
     wide = b.astype(compute_dtype(b.dtype))
     summed = concatenate([(wide[0] + wide[1]).astype(b.dtype)[: 2 * size], b[0][2 * size :]])
     return GRU(size), GRUParams(*map(jnp.array, (w_ih, w_hh, summed, b[1][2 * size :])))
+
+
+def _images(where: str, name: str, layer: Direction, axes: int, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The sizes of the images, after what would make the layer another function than a `ConvLSTM` is refused."""
+    for option, only in _PLAIN.items():
+        found = layer.config.get(option, only)
+        if any(one != only for one in (found if isinstance(found, list | tuple) else (found,))):
+            refuse(where, f"{option}={found!r} of {name!r}", f"a ConvLSTM here has {only!r}")
+    built = tuple((layer.config.get(BUILT) or ())[2 : 2 + axes])
+    if given is None and (len(built) != axes or None in built):
+        raise ValueError(
+            f"{where}: the sizes of the images are not known of {name!r}; give spatial_shape, {axes} of them."
+        )
+    return built if given is None else tuple(given)
 
 
 def _check_config(where: str, name: str, kind: str, layer: Direction, backward: bool, told: Mapping[str, Any]) -> Any:
@@ -229,13 +271,20 @@ def _check_config(where: str, name: str, kind: str, layer: Direction, backward: 
     return activation
 
 
+def _kind(cell: Any) -> str:
+    """What Keras calls the layer of a cell."""
+    kind = _KINDS[type(cell)]
+    return f"{kind}{len(cell.spatial_shape)}D" if isinstance(cell, ConvLSTM) else kind
+
+
 @public
 def to_keras(cell: Any, params: Any, *, use_bias: bool = True) -> list[jax.Array]:
     """The weights for ``set_weights`` of the Keras layer that computes what ``cell`` does.
 
-    That is a ``SimpleRNN`` for `Elman`, with its activation, an ``LSTM``, a ``GRU(reset_after=True)`` for `GRU` and a
-    ``GRU(reset_after=False)`` for `GRUResetBefore`. For a `Bidirectional` it is a ``Bidirectional`` layer; the weights
-    of further layers follow, as ``set_weights`` of a ``Sequential`` model takes them.
+    That is a ``SimpleRNN`` for `Elman`, with its activation, an ``LSTM``, a ``GRU(reset_after=True)`` for `GRU`, a
+    ``GRU(reset_after=False)`` for `GRUResetBefore` and a ``ConvLSTM1D`` to ``ConvLSTM3D`` for `ConvLSTM`. For a
+    `Bidirectional` it is a ``Bidirectional`` layer; the weights of further layers follow, as ``set_weights`` of a
+    ``Sequential`` model takes them.
 
     Args:
         cell: one of these cells, or a `Stack` or `Bidirectional` of them.
@@ -257,11 +306,11 @@ def to_keras(cell: Any, params: Any, *, use_bias: bool = True) -> list[jax.Array
 def _weights(cell: Any, p: Any, use_bias: bool) -> list[jax.Array]:
     where = "to_keras"
     if type(cell) not in _KINDS:
-        refuse(where, type(cell).__name__, "Keras has only Elman, LSTM, GRU and GRUResetBefore")
+        refuse(where, type(cell).__name__, "Keras has only Elman, LSTM, GRU, GRUResetBefore and ConvLSTM")
     check_params(where, cell, p)
-    gates, size = GATES[_KINDS[type(cell)]], cell.hidden_size
-    check_shape(where, "w_hh", p.w_hh, (size, gates * size), f"from {cell!r}")
-    check_shape(where, "w_ih", p.w_ih, (p.w_ih.shape[0], gates * size), f"from {cell!r}")
+    gates, size, kernel = GATES[_kind(cell)], cell.hidden_size, getattr(cell, "kernel_shape", ())
+    check_shape(where, "w_hh", p.w_hh, (*kernel, size, gates * size), f"from {cell!r}")
+    check_shape(where, "w_ih", p.w_ih, (*kernel, *p.w_ih.shape[-2:-1], gates * size), f"from {cell!r}")
     check_shape(where, "b", p.b, (gates * size,), f"from {cell!r}")
     arrays = [jnp.asarray(a) for a in (p.w_ih, p.w_hh, p.b)]
     if _KINDS[type(cell)] == "GRU":
@@ -304,13 +353,16 @@ def to_keras_layer(cell: Any, params: Any, *, use_bias: bool = True, **options: 
             own["activation"] = inner.activation
         if isinstance(inner, GRU | GRUResetBefore):
             own["reset_after"] = isinstance(inner, GRU)
+        if isinstance(inner, ConvLSTM):
+            own |= {"kernel_size": inner.kernel_shape, "padding": "same"}
         if isinstance(cell, Bidirectional):
             own.pop("name", None)
-        made.append(getattr(keras.layers, _KINDS[type(inner)])(inner.hidden_size, use_bias=use_bias, **own))
+        made.append(getattr(keras.layers, _kind(inner))(inner.hidden_size, use_bias=use_bias, **own))
     layer = made[0]
     if isinstance(cell, Bidirectional):
         outer = {key: options[key] for key in ("name",) if key in options}
         layer = keras.layers.Bidirectional(made[0], _mode(cell.merge), backward_layer=made[1], **outer)
-    layer.build((None, None, layers[0][0][1].w_ih.shape[0]))
+    first, own_params = layers[0][0]
+    layer.build((None, None, *input_shape(first, own_params.w_ih.shape[-2])))
     layer.set_weights([np.asarray(w) for w in weights])
     return layer

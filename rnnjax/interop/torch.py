@@ -31,6 +31,7 @@ from rnnjax.interop._common import (
     check_params,
     check_shape,
     concatenate,
+    is_of,
     join_layers,
     join_states,
     layers_of,
@@ -120,9 +121,9 @@ def from_torch(
 
 
 def _describe_module(where: str, module: Any) -> tuple[Any, Any]:
-    torch = require("torch", "torch", where)
     name = type(module).__name__
-    if type(module) not in [getattr(torch.nn, name + end) for name in ("RNN", "LSTM", "GRU") for end in ("", "Cell")]:
+    layers = require("torch", "torch", where).nn if is_of(type(module), "torch") else None
+    if type(module) not in [getattr(layers, n + end, None) for n in ("RNN", "LSTM", "GRU") for end in ("", "Cell")]:
         raise TypeError(
             f"{where}: it takes torch.nn.RNN, LSTM or GRU, a cell of one, or a state_dict, got {name}; "
             "hand over the recurrent layer within it."

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import batch_shape, compute_dtype, widen
+from rnnjax.kinds import check_kinds
 from rnnjax.online.borders import Reader, read_with, send
 from rnnjax.online.rows import each_step, flatten_rows
 
@@ -37,6 +38,9 @@ class RTRL:
 
     cell: Any
     reader: Reader | None = None
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
     def start(self, params: Any, state: Any, chunk: Any) -> Any:
         """Zeros: ``[B, S, *shape]`` for every parameter."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnjax.kinds import check_kinds
 from rnnjax.online.borders import send
 from rnnjax.promotion import compute_dtype
 
@@ -39,6 +40,9 @@ class UORO:
     """
 
     key: jax.Array
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
     def start(self, params: Any, state: Any, chunk: Any) -> Product:
         """Zeros."""

@@ -15,6 +15,7 @@ from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import value_scale
 from rnnjax.analysis.units import Leaf
+from rnnjax.kinds import check_kinds, public
 from rnnjax.lm.run import Run
 from rnnjax.report.choose import asked_units, ranked_units
 from rnnjax.report.dynamics import gradient_data, lyapunov_data
@@ -73,7 +74,11 @@ class ReportOptions:
     shifts: int = 99
     streams: int = 16
 
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
+
+@public
 def collect_run(
     name: str,
     run: Run,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnnjax.analysis.unit_plots import DIVERGING, SEQUENTIAL
+from rnnjax.checks import describe
 from rnnjax.report.packing import to_json
 
 __all__ = ["page", "page_size"]
@@ -36,9 +37,15 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
 
     Raises:
         ValueError: if there is no run.
+        TypeError: for what `collect_run` has not made.
     """
+    if isinstance(runs, str | bytes | Mapping) or not hasattr(runs, "__iter__"):
+        raise TypeError(f"page: runs must be a sequence of what collect_run makes, got {describe(runs)}.")
+    for run in runs:
+        if not isinstance(run, Mapping) or "name" not in run:
+            raise TypeError(f"page: every run must be what collect_run makes, got {describe(run)}.")
     if not runs:
-        raise ValueError("report: there must be at least one run to show, got none; name one.")
+        raise ValueError("page: there must be at least one run to show, got none; name one.")
     names = [str(run["name"]) for run in runs]
     shared = {"runs": names, "diverging": DIVERGING, "sequential": SEQUENTIAL}
     blocks = [f'<script type="application/json" id="shared">{to_json(shared)}</script>']

@@ -90,6 +90,8 @@ def check_laws(
     >>> rnnjax.testing.check_laws(rnnjax.Elman(4), laws=("loop", "chunks"), implementations=("scan",))
     """
     check_size("check_laws", "input_size", input_size)
+    if isinstance(cell, type) or not callable(getattr(cell, "init", None)):
+        raise TypeError(f"check_laws: cell must be a cell or a network, an instance, got {describe(cell)}.")
     names = tuple(LAWS) if laws is None else tuple(laws)
     for name in names:
         if name not in LAWS:

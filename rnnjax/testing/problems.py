@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import param_shapes
-from rnnjax.checks import check_dtype, check_size
+from rnnjax.checks import check_dtype, check_size, describe
 from rnnjax.kinds import public
 from rnnjax.network import Network, input_shape, network_step, start_state
 from rnnjax.promotion import compute_dtype
@@ -273,7 +273,12 @@ def assert_close(got: Any, want: Any, tolerance: float = 1e-10) -> None:
 
     Raises:
         AssertionError: with the first leaf that disagrees.
+        TypeError: for a leaf that is no array of numbers.
     """
+    for name, tree in (("got", got), ("want", want)):
+        for leaf in jax.tree.leaves(tree):
+            if getattr(getattr(leaf, "dtype", None), "kind", "O") in "OUSM" or isinstance(leaf, type):
+                raise TypeError(f"assert_close: {name} must be a tree of arrays, got {describe(leaf)} in it.")
     structure: Any = jax.tree.structure(got)
     if structure != jax.tree.structure(want):
         raise AssertionError(f"the structure is {structure}, not {jax.tree.structure(want)}")

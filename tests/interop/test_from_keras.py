@@ -13,7 +13,8 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
 from rnnjax.cells import GRUResetBefore
-from rnnjax.interop import from_keras, to_keras, to_keras_layer
+from rnnjax.interop import from_keras, save_keras, to_keras, to_keras_layer
+from rnnjax.network import input_shape
 from rnnjax.testing.problems import fast_jit, loss_of
 from tests.interop.agreement import TOLERANCE, difference, filled, outcome, parameters, record
 
@@ -28,6 +29,11 @@ CASES = {  # the layer, its options, and the cell or network that it is here
     "Bidirectional (concat) of LSTM": ("LSTM", {}, Bidirectional((LSTM(H),))),
     "Bidirectional (sum) of GRU": ("GRU", {}, Bidirectional((GRU(H),), merge="sum")),
     "Bidirectional (ave) of GRU": ("GRU", {}, Bidirectional((GRU(H),), merge="mean")),
+    "ConvLSTM2D": (
+        "ConvLSTM2D",
+        {"kernel_size": (3, 1), "padding": "same"},
+        rnnjax.ConvLSTM(H, spatial_shape=(3, 2), kernel_shape=(3, 1)),
+    ),
     "Bidirectional (mul) of SimpleRNN": ("SimpleRNN", {}, Bidirectional((Elman(H),), merge="product")),
 }
 
@@ -56,7 +62,7 @@ def make(keras, name):
         layer = keras.layers.Bidirectional(
             layer, merge_mode={"mean": "ave", "product": "mul"}.get(cell.merge, cell.merge)
         )
-    layer.build((None, None, I))
+    layer.build((None, None, *input_shape(cell, I)))
     fill(layer)
     return layer
 
@@ -80,7 +86,7 @@ def test_both_ways(keras, name):
     cell, use_bias = CASES[name][2], CASES[name][1].get("use_bias", True)
     layer = make(keras, name)
     state = filled(cell.initial_state((B,)))
-    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, I)), jnp.float32)
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, *input_shape(cell, I))), jnp.float32)
     run = theirs(layer, state)
 
     def compare(params, weights):
@@ -174,7 +180,7 @@ def test_files(model, monkeypatch):
     with pytest.raises(
         ModuleNotFoundError, match=r"^from_keras: keras is needed, which is not installed; pip install ke"
     ):
-        from_keras(object())
+        from_keras(model)
 
 
 def test_sequential(keras, model):
@@ -307,7 +313,9 @@ def test_classes_of_others_in_a_file_are_left_alone(model, tmp_path):
         ),
         ("LSTM", {"go_backwards": True}, "go_backwards=True of .*run unroll\\(reverse=True\\)"),
         ("LSTM", {"merge_mode": None}, "the merge_mode None of .* here the directions are merged"),
-        ("ConvLSTM1D", {"kernel_size": 3}, "a ConvLSTM1D layer has no exact counterpart"),
+        ("ConvLSTM1D", {"kernel_size": 3}, "padding='valid' of .* counterpart: a ConvLSTM here has 'same'"),
+        ("ConvLSTM1D", {"kernel_size": 3, "padding": "same", "dilation_rate": 2}, "dilation_rate=.* has no exact"),
+        ("ConvLSTM1D", {"kernel_size": 2, "padding": "same"}, "every size of kernel_shape must be odd"),
     ],
 )
 def test_what_is_no_cell_here(keras, kind, options, message):
@@ -315,8 +323,28 @@ def test_what_is_no_cell_here(keras, kind, options, message):
     if "merge_mode" in options:
         layer = keras.layers.Bidirectional(layer, merge_mode=options["merge_mode"])
     layer.build((None, None, I) if kind != "ConvLSTM1D" else (None, None, 6, I))
-    with pytest.raises(ValueError, match=rf"^from_keras: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^(from_keras|ConvLSTM): .*{message}"):
         from_keras(layer)
+
+
+def test_images_in_files(keras, tmp_path):
+    """The sizes of the images are in a .keras file, and in no file of weights; both directions are read."""
+    cell = Bidirectional((rnnjax.ConvLSTM(2, spatial_shape=(5,)),))
+    params, path = filled(parameters(cell)), tmp_path / "images.keras"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, for how Keras makes arrays
+        save_keras(path, cell, params)
+        save_keras(tmp_path / "images.weights.h5", cell, params)
+    layer = to_keras_layer(cell, params)
+    for got, back in (
+        from_keras(path),
+        from_keras(tmp_path / "images.weights.h5", merge="concat", spatial_shape=(5,)),
+        from_keras(layer),
+    ):
+        assert got == cell and difference(back, params) == 0
+    assert from_keras(path, spatial_shape=(9,))[0].layers[0][0].spatial_shape == (9,)
+    with pytest.raises(ValueError, match=r"^from_keras: the sizes of the images are not known of .*; give spatial_sha"):
+        from_keras(tmp_path / "images.weights.h5", merge="concat")
 
 
 def test_what_keras_does_not_have(keras):

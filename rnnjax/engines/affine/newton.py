@@ -36,6 +36,7 @@ from rnnjax.engines.affine.program import Refusal
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import Controls, Job
 from rnnjax.engines.scan import select
+from rnnjax.kinds import check_kinds
 
 __all__ = ["Newton", "NewtonLoops", "Solution", "solve"]
 
@@ -84,6 +85,9 @@ class NewtonLoops:
 
     options: Newton = Newton()
     platform = "any"  # what reverse mode alone cannot do with it goes to the loops of XLA
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
 
     def fits(self, plan: Plan, job: Job) -> str:
         """It needs an update that treats every unit alone, and states that are not rounded at every step."""

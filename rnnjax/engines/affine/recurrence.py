@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, compute_dtype, param_shapes
+from rnnjax.checks import check_kind, describe
 from rnnjax.engines.affine.loops import Loops, Operands
 from rnnjax.engines.affine.plan import Plan, make_plan
 from rnnjax.engines.affine.transforms import recur
@@ -55,7 +56,13 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
         name: what ``implementation=`` selects.
         loops: a hashable value with the methods of `Loops`.
         rank: see `Engine`.
+
+    Raises:
+        TypeError: if ``loops`` lacks the methods, or ``name`` is no string.
     """
+    check_kind("affine_engine", "name", name, str, "a string")
+    if isinstance(loops, type) or not callable(getattr(loops, "fits", None)):
+        raise TypeError(f"affine_engine: loops must have the methods of Loops, got {describe(loops)}.")
 
     def fits(job: Job) -> str:
         if not is_floating(job.cell, AffineCell):

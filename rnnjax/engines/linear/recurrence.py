@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import LinearCell, cast_like, compute_dtype, pack_state, unpack_state, widen
+from rnnjax.checks import check_kind, describe
 from rnnjax.engines.choice import Controls, Engine, Job, is_floating
 from rnnjax.engines.linear.scans import Associative, Recurrence, first
 from rnnjax.engines.operation import Axes, Flat, Operation, apply, wanted
@@ -51,7 +52,14 @@ def linear_engine(name: str, recurrence: Recurrence, rank: Callable[[Job], float
         name: what ``implementation=`` selects.
         recurrence: a hashable value with the methods of `Recurrence`.
         rank: see `Engine`.
+
+    Raises:
+        TypeError: if ``recurrence`` lacks the methods, or ``name`` is no string.
     """
+    check_kind("linear_engine", "name", name, str, "a string")
+    if isinstance(recurrence, type) or not callable(getattr(recurrence, "fits", None)):
+        got = describe(recurrence)
+        raise TypeError(f"linear_engine: recurrence must have the methods of Recurrence, got {got}.")
 
     def fits(job: Job) -> str:
         if not is_floating(job.cell, LinearCell):
