@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from rnnjax.online import EProp, SnAp1
 __all__ = ["Card", "Gate", "card"]
 
 _BYTES = 4  # of a float32
+_SMALL = 16  # units that show the pattern of a Jacobian
 
 
 class Gate(NamedTuple):
@@ -178,6 +180,10 @@ def jacobian_class(cell: Any) -> str:
 
 
 def _pattern(cell: Any, state: Any) -> str:
+    if cell.hidden_size > _SMALL and dataclasses.is_dataclass(cell) and not isinstance(cell, type):
+        with contextlib.suppress(TypeError, ValueError):  # of another size that must not be larger
+            cell = dataclasses.replace(cell, hidden_size=_SMALL)  # the pattern does not depend on the size
+            state = jax.eval_shape(cell.initial_state)
     rng = np.random.default_rng(0)
 
     def some(leaf: Any) -> jax.Array:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-__all__ = ["option"]
+__all__ = ["MAX_LAYERS", "MAX_SIZE", "option"]
+
+MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
 
 
 def option(default: Any, help: str, metavar: str = "", **more: Any) -> Any:

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -105,8 +105,6 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
     described = metadata.get("cell", "an unknown cell")
     if "DeepStack(" in described:
         arrays, metadata = _unpacked(arrays, metadata)
-    if re.search(r"\b(LayerNormLSTM|LayerNormGRU|MILSTM|MIRNN)\(", described):
-        arrays = _renamed(arrays)
     if cell is None:
         if described.count("hidden_size=") > len(arrays):
             raise CheckpointError(f"{where} describes more cells than it holds arrays; it is no file of rnnjax.save.")
@@ -153,6 +151,22 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
 
 
+def stored_names(wanted: Sequence[str], have: Collection[str]) -> dict[str, str]:
+    """What leaves are called where they are stored: the same, but that older files call ``b`` what is now a ``bias``.
+
+    >>> stored_names(["layers[0].bias", "w_ih"], {"layers[0].b", "w_ih"})
+    {'layers[0].bias': 'layers[0].b', 'w_ih': 'w_ih'}
+    """
+
+    def older(name: str) -> str:
+        old = name.removesuffix("ias")
+        renamed = name.rpartition(".")[2] == "bias" and name not in have and old in have and old not in known
+        return old if renamed else name
+
+    known = set(wanted)
+    return {name: older(name) for name in wanted}
+
+
 def restore(
     arrays: Mapping[str, Any],
     like: Any,
@@ -176,11 +190,11 @@ def restore(
         CheckpointError: naming the first leaf that is missing, left over, or differs in shape or dtype.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    filled, wanted = [], set()
-    for path, leaf in leaves:
-        name = jax.tree_util.keystr(path)
-        name = prefix + name if prefix else name.lstrip(".")
-        wanted.add(name)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    names = [prefix + name if prefix else name.lstrip(".") for name in names]
+    stored = stored_names(names, arrays)
+    filled, wanted = [], set(stored.values())
+    for name, (_, leaf) in zip(map(stored.__getitem__, names), leaves, strict=True):
         if name not in arrays:
             raise CheckpointError(f"{where}: there is no leaf {name!r}; {advice}.")
         array = arrays[name]
@@ -251,17 +265,6 @@ def _unpacked(
     return found, {**metadata, "cell": text}
 
 
-def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What older files call ``b`` in a cell that adds it elsewhere than to ``x @ w_ih`` is its ``bias``."""
-
-    def name(old: str) -> str:
-        match = re.fullmatch(r"(|.*\.)b", old)
-        apart = match and {f"{match[1]}gain_x", f"{match[1]}beta_x"} & arrays.keys()
-        return f"{old}ias" if apart else old
-
-    return {name(old): array for old, array in arrays.items()}
-
-
 def _rebuilds(cell: Any) -> bool:
     """Whether the cell equals what is made of its repr; a class of somebody else's may have one of our names."""
     try:
@@ -276,9 +279,13 @@ def _short(text: str) -> str:
 
 def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
     """The leaves that the cell has, each in the dtype of the array of its name where both are of one kind."""
+    like = shapes_of(cell, input_size)
+    stored = stored_names(
+        [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(like)], arrays
+    )
 
     def leaf(path: Any, wanted: Any) -> Any:
-        array = arrays.get(jax.tree_util.keystr(path).lstrip("."))
+        array = arrays.get(stored[jax.tree_util.keystr(path).lstrip(".")])
         kinds = (jnp.floating, jnp.integer, jnp.complexfloating, jnp.bool_)
         if array is not None and any(
             jnp.issubdtype(wanted.dtype, kind) and jnp.issubdtype(array.dtype, kind) for kind in kinds
@@ -286,4 +293,4 @@ def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
             return jax.ShapeDtypeStruct(wanted.shape, array.dtype)
         return wanted
 
-    return jax.tree_util.tree_map_with_path(leaf, shapes_of(cell, input_size))
+    return jax.tree_util.tree_map_with_path(leaf, like)

@@ -159,3 +159,8 @@ def test_errors():
         card(rnnjax.Stack((rnnjax.GRU(3),)))
     with pytest.raises(ValueError, match=r"^card: batch_size must"):
         card(rnnjax.GRU(3), batch_size=0)
+
+
+def test_a_large_cell_is_known_by_a_small_one():
+    """The Jacobian of 100,000 units would be 40 GB, and so would be its weights."""
+    assert rnnjax.card(rnnjax.cells.RecurrentHighway(100_000), 2).jacobian == "dense"

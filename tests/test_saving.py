@@ -8,15 +8,18 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from safetensors import numpy as safetensors
 
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Stack, topologies
 from rnnjax import arrays as arrays_file
+from rnnjax.arrays import seal, write_arrays
 from rnnjax.cells import describable
 from rnnjax.cells.registry import cell_from_repr
 from rnnjax.files import FileWarning, write_atomic
+from rnnjax.fit.checkpoint import open_checkpoint
 from rnnjax.initializers import Chrono
 from rnnjax.lm.model import LanguageModel
 from rnnjax.saving import CheckpointError, named_arrays
@@ -345,6 +348,21 @@ def test_older_files_of_cells_that_add_their_bias_elsewhere(tmp_path):
     write_atomic(tmp_path / "old.safetensors", arrays_file.encode(arrays, metadata))
     with pytest.warns(FileWarning):
         assert_same(rnnjax.load(tmp_path / "old.safetensors")[1], params)
+
+
+def test_a_checkpoint_of_before_holds_the_same_biases(tmp_path):
+    """Parameters, and the statistics of an optimizer, whose leaves are called like them."""
+    params = random_params(rnnjax.cells.LayerNormLSTM(3), 3)
+    tree = {"params": params, "optimizer": optax.adam(0.1).init(params)}
+    arrays = {name.replace("bias", "b"): array for name, array in named_arrays(tree).items()}
+    assert sum(name.endswith(".b") for name in arrays) == 3
+    path = tmp_path / "step_00000001.safetensors"
+    write_arrays(path, arrays, seal(arrays, {"rnnjax.checkpoint": "{}"}))
+    with open_checkpoint(path) as stored:
+        assert_same(stored.tree(tree), tree)
+        assert_same(stored.tree(params, "['params']"), params)
+        with pytest.raises(CheckpointError, match=r"there is no leaf '\['params'\]\.w_hh'"):
+            stored.tree({"params": random_params(GRU(3), 3)._replace(w_ih=params.w_ih)})
 
 
 def test_a_file_of_an_older_deep_stack_is_a_stack(tmp_path):

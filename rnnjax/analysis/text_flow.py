@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
+from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.kinds import public
 from rnnjax.network import start_state
@@ -38,10 +39,17 @@ def symbol_gradient_flow(model: SymbolModel, pieces: np.ndarray, *, max_lag: int
     """
     targets = jnp.asarray(pieces[1:])
 
-    def loss(ys: jax.Array) -> jax.Array:
+    @jax.checkpoint  # logits of all steps at once could be many, and again on the way back
+    def one(now: tuple[jax.Array, jax.Array]) -> jax.Array:
+        ys, targets = now
         logits = jnp.matmul(ys.astype(model.w_out.dtype), model.w_out, preferred_element_type=jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits + model.b_out, targets)
 
+    def loss(ys: jax.Array) -> jax.Array:
+        size = max(1, min(len(ys), 2**23 // (ys.shape[1] * model.w_out.shape[1])))
+        losses: jax.Array = jax.lax.map(one, (ys, targets), batch_size=size)
+        return losses
+
     state = start_state(model.cell, model.params, (pieces.shape[1],))
-    inputs = model.inputs[pieces[:-1]]
-    return gradient_flow(model.cell, model.params, state, inputs, loss, max_lag=max_lag, chunk_len=chunk_len)
+    cell, inputs = as_inputs(model, pieces[:-1])
+    return gradient_flow(cell, model.params, state, inputs, loss, max_lag=max_lag, chunk_len=chunk_len)

@@ -15,6 +15,7 @@ from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import flatten_state, state_size
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
+from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import OneHot, SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
@@ -107,11 +108,12 @@ def lyapunov(
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     ids = _pieces(read_text_of(opened, text, 0).ids, length, batch_size)
+    cell, inputs = as_inputs(model, ids)
     spectrum = lyapunov_spectrum(
-        model.cell,
+        cell,
         model.params,
         start_state(model.cell, model.params, (batch_size,)),
-        model.inputs[ids],
+        inputs,
         num_exponents=min(count, state_size(model.cell)),
         warmup=warmup,
     )
@@ -154,8 +156,8 @@ def fixedpoints(
     ids = read_text_of(opened, text, 20_000).ids
     x = _held_input(model, ids, symbol, opened.vocabulary.symbols)
     state = start_state(model.cell, model.params, ())
-    xs = model.inputs[ids[:1000].astype(np.int32)]
-    visited = visited_states(model.cell, model.params, state, xs, count=256, key=jax.random.key(0))
+    cell, inputs = as_inputs(model, ids[:1000].astype(np.int32))
+    visited = visited_states(cell, model.params, state, inputs, count=256, key=jax.random.key(0))
     chosen = jax.tree.map(lambda leaf: leaf[:starts], visited)
     # Newton's steps need the square of the state's size in memory and its cube in time.
     polish = 30 if state_size(model.cell) <= 1100 else 0

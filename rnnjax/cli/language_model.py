@@ -9,6 +9,7 @@ import os
 import pathlib
 import secrets
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -284,19 +285,19 @@ def info(run: RunArgument, trust_code: TrustCode = False, as_json: Json = False)
     if as_json:
         echo_json(facts)
         return
-    for group, values in facts["options"].items():
-        echo(f"{group}: {_inline(values) if isinstance(values, dict) else values}")
-    echo(f"provenance: {_inline(facts['provenance'])}")
+    for group, values in (*facts["options"].items(), ("provenance", facts["provenance"])):
+        line = f"{group}: {_inline(values) if isinstance(values, dict) else values}"
+        _echo_wrapped(line)
     echo(f"vocabulary: {facts['vocabulary']['size']} symbols, level {facts['vocabulary']['level']}\n")
     rows = [*facts["parameters"], {"name": "total", "shape": "", "dtype": "", **facts["total"]}]
     echo_table(
         ("parameter", "shape", "dtype", "count", "bytes"),
         [(p["name"], str(p["shape"]), p["dtype"], f"{p['count']:,}", f"{p['bytes']:,}") for p in rows],
     )
-    echo(f"\nlayers: {', '.join(facts['layers'])}")
+    echo(f"\nlayers: {facts['network']}")
     for kind in ("train", "eval", "done"):
         if facts["last"][kind]:
-            echo(f"last {kind}: {_inline(facts['last'][kind])}")
+            _echo_wrapped(f"last {kind}: {_inline(facts['last'][kind])}")
     if facts["best"]:
         echo(f"best: step {facts['best']['step']}, validation {nats(facts['best']['val_loss'])} a symbol")
     if facts["seconds"] is not None:
@@ -312,10 +313,13 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
     paths, config, provenance, vocabulary = read_config(run)
     saved = find_checkpoints(paths.checkpoints)
     model, losses, layers = None, {}, [f"{config.model.cell}, not run without --trust-code"]
+    network = layers[0]
     if trust_code or cell_file(config.model.cell) is None:
         check_code(config, provenance, run, trust_code)
         model = make_model(config.model, len(vocabulary))
         layers = [repr(cell) for cell in model.stack.cells]
+        alike = [(text, len([*same])) for text, same in itertools.groupby(map(_brief, model.stack.cells))]
+        network = ", ".join(text if count == 1 else f"{count} x {text}" for text, count in alike)
     shapes: dict[str, Any] = {}
     for one in saved:
         with open_checkpoint(one.path) as stored:
@@ -346,6 +350,7 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
         "provenance": provenance,
         "vocabulary": {"level": vocabulary.level, "size": len(vocabulary)},
         "layers": layers,
+        "network": network,
         "parameters": parameters,
         "total": {name: sum(p[name] for p in parameters) for name in ("count", "bytes")},
         "best": {"step": lowest.step, "val_loss": losses[lowest.step]} if lowest is not None else None,
@@ -356,6 +361,20 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
             for c in saved
         ],
     }
+
+
+def _echo_wrapped(line: str) -> None:
+    echo(textwrap.fill(line, 100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
+
+
+def _brief(value: Any) -> str:
+    """A cell as it would be written: its size, and the options that are not the usual ones."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    named = {field.name: (getattr(value, field.name), field.default) for field in dataclasses.fields(value)}
+    parts = [str(found[0]) for name, found in named.items() if name == "hidden_size"]
+    parts += [f"{name}={_brief(own)}" for name, (own, usual) in named.items() if name != "hidden_size" and own != usual]
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def _inline(values: dict[str, Any]) -> str:

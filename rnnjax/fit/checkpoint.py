@@ -22,7 +22,7 @@ import numpy as np
 
 from rnnjax.arrays import ArraysFile, seal, write_arrays
 from rnnjax.files import CheckpointError, check_kind, first_line, open_regular, parse_json
-from rnnjax.saving import named_arrays, restore
+from rnnjax.saving import named_arrays, restore, stored_names
 
 __all__ = [
     "Checkpoint",
@@ -167,7 +167,7 @@ class Stored:
         restore(shapes, like, prefix=prefix, where=where)
         names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
         names = [prefix + name if prefix else name.lstrip(".") for name in names]
-        return restore(self._file.read_sealed(names), like, prefix=prefix, where=where)
+        return restore(self._file.read_sealed(stored_names(names, shapes).values()), like, prefix=prefix, where=where)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import datetime
 import gzip
@@ -69,6 +70,13 @@ def read_series(path: str | os.PathLike[str], columns: Columns) -> Source:
         OSError: if the file cannot be read.
     """
     where = os.fspath(path)
+    if not os.path.exists(where):
+        raise FileNotFoundError(
+            f"forecast: there is no file {where!r}; name a text file in columns, or leave it out for series that are "
+            "made."
+        )
+    if os.path.isdir(where):
+        raise IsADirectoryError(f"forecast: {where!r} must be a file, got a folder; name a text file in columns.")
     raw = read_regular(pathlib.Path(path), "forecast")
     text = _read(where, raw)
     names = {name: k for k, name in enumerate(text.header)}
@@ -140,7 +148,8 @@ def _read(where: str, raw: bytes) -> _Text:
         raise ValueError(f"{where}, line {reader.line_num}: the fields cannot be told apart ({error}).") from error
     if all(_is_number(name) for name in header):
         raise ValueError(f"{where}, line 1: the first line must name the columns, got {short(', '.join(header))}.")
-    if twice := [name for name in header if header.count(name) > 1]:
+    counts = collections.Counter(header)
+    if twice := [name for name in header if counts[name] > 1]:
         raise ValueError(f"{where}, line 1: columns must have different names, got {twice[0]!r} twice; rename one.")
     return _Text(header, rows, lines, delimiter)
 
@@ -150,8 +159,10 @@ def _guessed(where: str, text: _Text, columns: Columns) -> Columns:
     taken = {columns.target, columns.time, columns.by, *columns.known, *columns.observed, *columns.static}
     free = [name for name in text.header if name not in taken]
 
+    place = {name: k for k, name in enumerate(text.header)}
+
     def cells(name: str) -> list[str]:
-        k = text.header.index(name)
+        k = place[name]
         return [row[k].strip() for row in text.rows[:50] if row[k].strip().lower() not in MISSING]
 
     if not columns.time:

@@ -10,7 +10,7 @@ from rnnjax.checks import check_choice, check_flag, check_real, check_size
 from rnnjax.forecast.heads import Head, NegativeBinomial, Normal, Quantiles, StudentT
 from rnnjax.forecast.model import Forecaster
 from rnnjax.networks import Stack
-from rnnjax.options import option
+from rnnjax.options import MAX_LAYERS, MAX_SIZE, option
 
 __all__ = ["HEADS", "ForecastOptions", "make_forecaster"]
 
@@ -65,6 +65,9 @@ class ForecastOptions:
         where = "ForecastOptions"
         for name in ("hidden", "layers", "steps", "batch_size", "samples", "windows"):
             object.__setattr__(self, name, check_size(where, name, getattr(self, name)))
+        for name, most in (("hidden", MAX_SIZE), ("layers", MAX_LAYERS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{where}: {name} must be at most {most}, got {getattr(self, name)}.")
         for name in ("context", "seed"):
             object.__setattr__(self, name, check_size(where, name, getattr(self, name), least=0))
         check_choice(where, "head", self.head, tuple(HEADS))

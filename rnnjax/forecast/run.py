@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from rnnjax.checks import check_size
 from rnnjax.files import CheckpointError, read_json, write_json
 from rnnjax.forecast.options import ForecastOptions
 from rnnjax.forecast.tables import Columns
@@ -89,13 +90,19 @@ class ForecastConfig:
             raise ValueError(f"forecast: {os.fspath(root)} is a run of another command, not of rnnjax forecast.")
         try:
             columns: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data["columns"].items()}
-            known = {name: data[name] for name in ("horizon", "path", "file", "about")}
-            return cls(
+            found = cls(
                 options=ForecastOptions(**data["options"]),
                 columns=Columns(**columns),
-                season=tuple(data["season"]),
-                **known,
+                horizon=check_size("config", "horizon", data["horizon"]),
+                season=tuple(check_size("config", "season", one) for one in data["season"]),
+                path=data["path"],
+                file=data["file"],
+                about=dict(data["about"]),
             )
+            words = (found.path, found.file, found.columns.target, *found.about.values())
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError("a word is none")
+            return found
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"forecast: {path} does not hold the options of a forecast ({error}).") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -45,10 +45,15 @@ def sample(
         ValueError: for a horizon beyond what the known covariates or a direct model cover.
     """
     horizon, num_samples = check_size("sample", "horizon", horizon), check_size("sample", "num_samples", num_samples)
-    found = []
+    return np.concatenate(list(_draws(model, params, series, horizon, num_samples, key)))
+
+
+def _draws(
+    model: Forecaster, params: Any, series: Any, horizon: int, num_samples: int, key: jax.Array
+) -> Iterator[np.ndarray]:
+    """What `sample` returns, some series at a time."""
     for number, window in _windows("sample", model, params, series, horizon, num_samples):
-        found.append(np.asarray(_paths(model, horizon, num_samples, params, window, jax.random.fold_in(key, number))))
-    return np.concatenate(found)
+        yield np.asarray(_paths(model, horizon, num_samples, params, window, jax.random.fold_in(key, number)))
 
 
 @public
@@ -74,8 +79,13 @@ def quantiles(
     if not levels or not all(0 < level < 1 for level in levels):
         raise ValueError(f"quantiles: levels must lie within (0, 1), got {short(levels)}.")
     if not (model.direct and isinstance(model.head, Quantiles)):
-        paths = sample(model, params, series, horizon=horizon, num_samples=num_samples, key=key)
-        return np.moveaxis(np.quantile(paths, levels, axis=1), 0, 1).astype(np.float32)
+        horizon, num_samples = (
+            check_size("quantiles", name, size) for name, size in (("horizon", horizon), ("num_samples", num_samples))
+        )
+        # Of some series at a time: the paths of all might not fit into the memory.
+        draws = _draws(model, params, series, horizon, num_samples, key)
+        parts = [np.moveaxis(np.quantile(paths, levels, axis=1), 0, 1).astype(np.float32) for paths in draws]
+        return np.concatenate(parts)
     found = [
         np.asarray(_exact(model, horizon, levels, params, window))
         for _, window in _windows("quantiles", model, params, series, check_size("quantiles", "horizon", horizon), 20)

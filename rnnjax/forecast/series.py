@@ -13,6 +13,8 @@ from rnnjax.forecast.dates import Clock
 
 __all__ = ["Series", "as_series"]
 
+_LARGEST = 1e18
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
@@ -53,6 +55,7 @@ class Series:
         for n, row in enumerate(rows):
             if not np.isfinite(row).any():
                 raise ValueError(f"Series: every series must hold a value, got {len(row)} missing ones in values[{n}].")
+            _check_size(f"values[{n}]", row)
             if np.isinf(row).any():
                 raise ValueError(
                     f"Series: values must be finite or NaN (missing), got {row[np.isinf(row)][0]} at "
@@ -95,6 +98,7 @@ class Series:
                     f"Series: {name}[{n}] must have {least}{len(values)} rows, one a value, of {rows[0].shape[1]} "
                     f"covariates, got {describe(row)}."
                 )
+            _check_size(f"{name}[{n}]", row)
             if np.isinf(row).any() or (name == "known" and np.isnan(row).any()):
                 raise ValueError(f"Series: {name} must be finite, got another number in {name}[{n}]; fill it in.")
         return rows
@@ -157,6 +161,15 @@ def _several(name: str, rows: Any) -> Sequence[Any]:
     if len(rows) and all(np.ndim(one) == 0 for one in rows):
         raise TypeError(f"Series: {name} must be a list of arrays, one a series, got numbers; write [{name}].")
     return rows
+
+
+def _check_size(name: str, row: np.ndarray) -> None:
+    """Raises for finite numbers whose squares float32 does not hold."""
+    large = np.flatnonzero(np.isfinite(row) & (np.abs(row) > _LARGEST))
+    if len(large):
+        raise ValueError(
+            f"Series: numbers must lie within +-{_LARGEST:g}, got {row.flat[large[0]]:g} in {name}; divide the series."
+        )
 
 
 def _numbers(name: str, row: Any, axes: int) -> np.ndarray:

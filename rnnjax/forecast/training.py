@@ -23,6 +23,7 @@ from rnnjax.kinds import public
 __all__ = ["fit"]
 
 EVAL_WINDOWS = 256  # of what is held out, at most
+_ROOM = 4096  # steps that a window may reach beyond the longest series, at least
 HOLDOUT = 5  # horizons, at most a fifth of a series
 
 
@@ -79,6 +80,12 @@ def fit(
     horizon = check_size("fit", "horizon", horizon)
     origins = check_size("fit", "origins", origins)
     batch_size = check_size("fit", "batch_size", batch_size)
+    longest = int(series.lengths.max())
+    if model.reach + model.context_used > 4 * longest + _ROOM:
+        raise ValueError(
+            f"fit: season and context must lie within a series, of {longest} values at most, got a season of "
+            f"{model.seasons[-1]} and a context of {model.context_used}; lower them."
+        )
     frames = Frames(series, model.seasons, horizon + origins)
     kept = _holdout(series, horizon, holdout)
     ends = series.lengths - kept

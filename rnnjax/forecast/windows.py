@@ -42,6 +42,8 @@ class Frames:
 
     def __post_init__(self) -> None:
         series = self.series
+        for n, row in enumerate(series.values):
+            _check_steps(n, row)
         put = object.__setattr__
         put(self, "mask", [np.isfinite(row) for row in series.values])
         put(self, "filled", [np.nan_to_num(row).astype(np.float32) for row in series.values])
@@ -100,6 +102,19 @@ class Frames:
             if context >= origin:
                 start[context - origin, b] = True
         return Window(values, mask, features, observed, self.series.static[np.asarray(rows)], start)
+
+
+def _check_steps(n: int, row: np.ndarray) -> None:
+    """Raises for values that change by less than float32 tells apart at their size, as a large counter does."""
+    there = row[np.isfinite(row)]
+    steps = np.abs(np.diff(there))
+    steps = steps[steps > 0]
+    largest = np.float32(np.abs(there).max())
+    if len(steps) and float(np.median(steps)) < 2 * float(np.spacing(largest)):
+        raise ValueError(
+            f"Series: values must change by more than float32 can tell apart, got changes of {np.median(steps):.3g} at "
+            f"{largest:.9g} in values[{n}]; subtract a constant, or take differences."
+        )
 
 
 def _copy(into: np.ndarray, row: np.ndarray, first: int, last: int) -> None:

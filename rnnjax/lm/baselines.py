@@ -101,8 +101,11 @@ def unigram(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> float:
 def witten_bell(
     train: np.ndarray, valid: np.ndarray, vocab_size: int, order: int = 5, *, max_symbols: int = MAX_SYMBOLS
 ) -> float:
-    """Nats per symbol under `witten_bell_log_probs`, trained on at most the last `max_symbols` of `train`."""
-    return float(-witten_bell_log_probs(train[-max_symbols:], valid, vocab_size, order).mean())
+    """Nats per symbol under `witten_bell_log_probs`, of at most `max_symbols` of each text.
+
+    It is trained on the last ones of `train`, and tried on the first ones of `valid`, so that its memory is bounded.
+    """
+    return float(-witten_bell_log_probs(train[-max_symbols:], valid[:max_symbols], vocab_size, order).mean())
 
 
 @public

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rnnjax.checks import check_ids, check_real, check_size, check_starts
 from rnnjax.kinds import public
 from rnnjax.lm.evaluate import Evaluation
 from rnnjax.lm.model import LanguageModel, LMParams
+from rnnjax.text.corpus import Chunk
 
 __all__ = ["Dynamic", "evaluate_dynamic"]
 
@@ -113,8 +113,8 @@ def _follow(model: LanguageModel, options: Dynamic, trained: LMParams, carry: An
         symbols, targets, resets, counted = inputs
 
         def loss(params: LMParams) -> Any:
-            new, logits = model.logits(params, state, symbols, resets=resets)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets) * counted
+            new, losses = model.losses(params, state, Chunk(symbols, targets, resets))
+            losses = losses * counted
             return jnp.sum(losses) / jnp.maximum(jnp.sum(counted), 1), (new, jnp.sum(losses))
 
         (_, (new, summed)), gradient = jax.value_and_grad(loss, has_aux=True)(params)

@@ -33,6 +33,7 @@ from rnnjax.unroll import unroll
 __all__ = ["LMParams", "LanguageModel"]
 
 _MAX_LOGITS = 2**23  # numbers in a block of logits that nobody keeps: 32 MB of float32
+_MAX_TRAINED = 2**26  # the same in training, where a block costs its matmul once more: 256 MB
 
 
 class LMParams(NamedTuple):
@@ -161,8 +162,8 @@ class LanguageModel:
         Returns:
             The state after the last symbol, and logits ``[T, *batch, V]``.
         """
-        state, _, _, logits = self._run(params, state, symbols, resets, key, implementation)
-        return state, logits
+        state, _, dropped = self._run(params, state, symbols, resets, key, implementation)
+        return state, self._readout(params, dropped)
 
     def _run(
         self,
@@ -172,8 +173,8 @@ class LanguageModel:
         resets: jax.Array | None,
         key: jax.Array | None,
         implementation: str | None = None,
-    ) -> tuple[StackState, jax.Array, jax.Array, jax.Array]:
-        """The state, what the layers return before and after its dropout, and the logits."""
+    ) -> tuple[StackState, jax.Array, jax.Array]:
+        """The state, and what the layers return before and after its dropout."""
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
         drop: Any = functools.partial(locked_dropout, resets=resets) if self.locked else dropout
         low = self._low(params)
@@ -187,10 +188,30 @@ class LanguageModel:
             stack = with_dropout(stack, self.dropout)
             layers = drop_connect(keys[3], layers, self.weight_dropout) if self.weight_dropout else layers
         state, ys = unroll(stack, layers, state, xs, resets=resets, key=keys[1], implementation=implementation)
-        w_out = low.embedding.T if self.tie else low.w_out
-        dropped = drop(keys[2], ys, self.dropout)
-        logits = jnp.matmul(dropped.astype(self.dtype), w_out, preferred_element_type=jnp.float32)
-        return state, ys, dropped, promoting(jnp.add)(logits, params.b_out)
+        return state, ys, drop(keys[2], ys, self.dropout)
+
+    def _readout(self, params: LMParams, ys: jax.Array) -> jax.Array:
+        """Logits ``[..., V]``."""
+        w_out: Any = params.embedding.T if params.embedding is not None and self.tie else params.w_out
+        logits = jnp.matmul(ys.astype(self.dtype), w_out.astype(self.dtype), preferred_element_type=jnp.float32)
+        return promoting(jnp.add)(logits, params.b_out)
+
+    def _losses(self, params: LMParams, ys: jax.Array, targets: jax.Array) -> jax.Array:
+        """The cross-entropy of every prediction, ``[T, B]``.
+
+        Logits of a large vocabulary are made in blocks of time, on the way back once more, so that of a chunk of any
+        length no more than 256 MB of them, or those of one step, exist at a time.
+        """
+
+        def nats(now: tuple[jax.Array, jax.Array]) -> jax.Array:
+            ys, targets = now
+            return optax.softmax_cross_entropy_with_integer_labels(self._readout(params, ys), targets)
+
+        most = max(1, _MAX_TRAINED // max(1, targets[:1].size * self.vocab_size))
+        if len(ys) <= most:
+            return nats((ys, targets))
+        losses: jax.Array = jax.lax.map(jax.checkpoint(nats), (ys, targets), batch_size=most)
+        return losses
 
     def map_logits(
         self,
@@ -254,11 +275,16 @@ class LanguageModel:
 
         The loss is ``nats`` a symbol, and the penalties ``ar`` and ``tar`` where there are any.
         """
-        state, ys, dropped, logits = self._run(params, state, chunk.inputs, chunk.resets, key)
-        nats = optax.softmax_cross_entropy_with_integer_labels(logits, chunk.targets).mean()
+        state, ys, dropped = self._run(params, state, chunk.inputs, chunk.resets, key)
+        nats = self._losses(params, dropped, chunk.targets).mean()
         loss = nats
         if self.ar:
             loss += self.ar * activation_regularization(dropped)
         if self.tar:
             loss += self.tar * temporal_activation_regularization(ys, resets=chunk.resets)
         return loss, state, {"nats": nats}
+
+    def losses(self, params: LMParams, state: StackState, chunk: Chunk) -> tuple[StackState, jax.Array]:
+        """The state at the end of a chunk, and the cross-entropy of every prediction, ``[T, B]``, without dropout."""
+        state, ys, _ = self._run(params, state, chunk.inputs, chunk.resets, None)
+        return state, self._losses(params, ys, chunk.targets)

@@ -10,7 +10,7 @@ from rnnjax.cells import CELLS
 from rnnjax.checks import check_choice, check_flag, check_real, check_size
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.online.names import BORDER_NAMES, check_border_name
-from rnnjax.options import option
+from rnnjax.options import MAX_LAYERS, MAX_SIZE, option
 from rnnjax.text.corpus import TextOptions
 
 __all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "StreamOptions", "TrainOptions"]
@@ -33,7 +33,6 @@ _LATER = {
 _STREAM = {"stream", "valid", "vocabulary_symbols"}
 NEW_OPTIONS = frozenset({"devices", "baselines", *_LATER, *_STREAM})  # that folders of older versions lack
 MAX_COUNTED = 1_000_000_000  # symbols of a stream, which wait in memory until they are counted
-MAX_SIZE, MAX_LAYERS = 2**20, 1024  # whatever a file says, a network is no larger
 _LOOKED = "What is looked at"
 MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
 

@@ -33,7 +33,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and "kind" in row:
             rows.append(row)

@@ -2,6 +2,8 @@ r"""A loss that carries what crosses the border of a chunk: the one place where 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,6 +70,7 @@ def begin(border: AnyBorder, params: Any, state: Any, chunk: Any, most: int | No
     """
     trace, count = None, jnp.zeros((), jnp.int32)
     if isinstance(border, Border):
+        _check_memory(border, jax.eval_shape(border.start, params, state, chunk))
         trace = border.start(params, state, chunk)
     elif isinstance(border, Lookback):
         before = border.steps // chunk_steps(chunk) - 1
@@ -75,6 +78,20 @@ def begin(border: AnyBorder, params: Any, state: Any, chunk: Any, most: int | No
         copy = jax.tree.map(jnp.copy, state)  # whoever gives up its buffers gives up each once
         trace = Window(copy, jax.tree.map(lambda a: jnp.zeros((before, *a.shape), a.dtype), chunk))
     return Carried(state, trace, count)
+
+
+def _check_memory(border: Border, trace: Any) -> None:
+    """Raises for a trace that the machine does not hold, before anything of it is made."""
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trace))
+    device = jax.local_devices()[0]
+    have = (device.memory_stats() or {}).get("bytes_limit", 0) if device.platform != "cpu" else 0
+    if not have and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if have and 2 * needed > have:  # the one before and the one after a chunk
+        raise ValueError(
+            f"border: the trace of {type(border).__name__} would take {needed / 2**30:,.1f} GiB, twice, and there are "
+            f"{have / 2**30:,.1f}; take SnAp1 or Lookback, fewer units, or a smaller batch."
+        )
 
 
 def across(where: str, loss_fn: Callable[..., Any], border: AnyBorder) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnjax.analysis.flat import state_size
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
+from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.network import start_state
@@ -48,11 +49,12 @@ def lyapunov_data(model: SymbolModel, ids: np.ndarray) -> dict[str, Any] | None:
         return None
     warmup = min(_WARMUP, length // 4)
     pieces = text_pieces(ids, length, _PIECES)
+    cell, inputs = as_inputs(model, pieces)
     spectrum = lyapunov_spectrum(
-        model.cell,
+        cell,
         model.params,
         start_state(model.cell, model.params, (_PIECES,)),
-        model.inputs[pieces],
+        inputs,
         num_exponents=min(_EXPONENTS, state_size(model.cell)),
         warmup=warmup,
     )

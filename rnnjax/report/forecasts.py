@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import importlib.resources
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rnnjax.files import read_json
+from rnnjax.files import CheckpointError, read_json
 from rnnjax.forecast.run import ForecastPaths
+from rnnjax.lm.plots import read_metrics
 
 __all__ = ["forecast_page"]
 
@@ -51,6 +51,15 @@ def forecast_page(paths: ForecastPaths) -> str:
             f"report: {paths.root} has no result yet; go on with rnnjax forecast --resume {paths.root}."
         )
     data = read_json(paths.result, "report")
+    try:
+        return _page(paths, data)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"report: {paths.result} does not hold the result of a forecast ({error!r:.80})."
+        ) from error
+
+
+def _page(paths: ForecastPaths, data: dict[str, Any]) -> str:
     name = html.escape(paths.root.resolve().name)
     sections = [
         ("about", "The run", _facts(data["facts"])),
@@ -161,14 +170,8 @@ def _bits(one: dict[str, Any], limit: float) -> str:
 
 
 def _training(paths: ForecastPaths) -> str:
-    rows = []
-    for line in paths.metrics.read_text(encoding="utf-8").splitlines() if paths.metrics.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # half-written when the run was killed
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
+    rows = read_metrics(paths.metrics) if paths.metrics.is_file() else []
+    rows = [row for row in rows if all(isinstance(row.get(key), int | float) for key in ("step", "loss"))]
     train = [(row["step"], row["loss"]) for row in rows if row.get("kind") == "train"]
     held = [(row["step"], row["loss"]) for row in rows if row.get("kind") == "eval"]
     if len(train) < 2:

@@ -10,7 +10,12 @@ import pytest
 
 import rnnjax
 from rnnjax import forecast
+from rnnjax.files import read_json, write_json
 from rnnjax.forecast import baselines, metrics
+from rnnjax.forecast.options import ForecastOptions
+from rnnjax.forecast.run import ForecastConfig, ForecastPaths
+from rnnjax.forecast.tables import Columns
+from rnnjax.report.forecasts import forecast_page
 from tests.lm import tiny_run
 
 TINY = ["--horizon", 4, "--steps", 6, "--hidden", 4, "--windows", 2, "--batch-size", 4, "--lr", 0.01]
@@ -113,6 +118,29 @@ def test_failed_start_leaves_the_old_run(run, capsys, tmp_path) -> None:
     (tmp_path / "old" / "mine.txt").write_text("mine")
     found = tiny_run.rnnjax(capsys, "forecast", "--out", tmp_path / "old", "--force", *TINY)
     assert found.code == 2 and "mine.txt" in found.err and (tmp_path / "old" / "mine.txt").read_text() == "mine"
+    for name, words in (("nope.csv", "there is no file"), ("old", "must be a file, got a folder; name a text file")):
+        found = tiny_run.rnnjax(capsys, "forecast", tmp_path / name, "--out", tmp_path / "new", *TINY)
+        assert found.code == 2 and words in found.err and not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_says_something_else(tmp_path) -> None:
+    """Signed, and of other kinds than what is written: one sentence, and no layer is made."""
+    paths = ForecastPaths(tmp_path)
+    config = ForecastConfig(ForecastOptions(), Columns("y"), 4, (8,), "", "0" * 64, {"jax": "0"})
+    config.write(paths.config)
+    assert ForecastConfig.read(tmp_path) == config
+    good = read_json(paths.config, "test")
+    for change in (
+        {"horizon": "4"}, {"season": [0]}, {"season": 8}, {"path": 3}, {"about": {"jax": [1]}}, {"about": 3},
+        {"columns": {"target": 1}}, {"options": {"layers": 2**31 - 1}}, {"options": {"hidden": 2**30}},
+    ):  # fmt: skip
+        write_json(paths.config, good | change)
+        with pytest.raises(ValueError, match=r"^forecast: .*config\.json does not hold the options of a forecast \("):
+            ForecastConfig.read(tmp_path)
+    for data in ({}, {"facts": {}, "scores": 3}, {"facts": {"a": 1}}):
+        write_json(paths.result, data)
+        with pytest.raises(ValueError, match=r"^report: .*result\.json does not hold the result of a forecast \("):
+            forecast_page(paths)
 
 
 def trained(values, observed=None, **options):

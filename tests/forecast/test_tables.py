@@ -2,13 +2,16 @@
 
 import gzip
 
+import jax
 import numpy as np
 import pytest
 
+import rnnjax
 from rnnjax import forecast
 from rnnjax.forecast.dates import Clock, calendar
 from rnnjax.forecast.files import read_series
 from rnnjax.forecast.tables import Columns
+from rnnjax.forecast.windows import Frames
 from tests.lm import tiny_run
 
 HOURS = np.datetime_as_string(np.datetime64("2024-03-01T00", "h") + np.arange(60).astype("timedelta64[h]"), unit="m")
@@ -166,3 +169,34 @@ def test_other_bytes_are_told(tmp_path, capsys) -> None:
         found = tiny_run.rnnjax(capsys, "forecast", tmp_path / "d.csv", "--out", tmp_path / "run")
         assert found.code == 2 and sentence in found.err
     assert tiny_run.rnnjax(capsys, "forecast", tmp_path / "none.csv").code == 2
+
+
+def test_numbers_that_float32_does_not_hold_or_tell_apart() -> None:
+    hour = np.arange(60)
+    with pytest.raises(
+        ValueError, match=r"^Series: numbers must lie within \+-1e\+18, got 1e\+20 in values\[1\]; divide"
+    ):
+        forecast.Series([hour, np.full(3, 1e20)])
+    with pytest.raises(ValueError, match=r"^Series: numbers must lie within .* in known\[0\]; divide the series"):
+        forecast.Series([hour], known=[np.full((60, 1), -1e19)])
+    counter = 1_234_567_890 + hour  # 128 lie between two numbers of float32 there
+    with pytest.raises(
+        ValueError, match=r"^Series: values must change by more than float32 can tell apart, got .* of 1 "
+    ):
+        Frames(forecast.Series([counter]), (1,), 4)
+    Frames(forecast.Series([counter - counter[0], np.full(9, 3e9)]), (1,), 4)  # what never changes is told elsewhere
+
+
+def test_a_season_that_no_series_holds_takes_no_memory() -> None:
+    model = forecast.Forecaster(rnnjax.GRU(2), forecast.Normal(), season=10**9)
+    with pytest.raises(
+        ValueError, match=r"^fit: season and context must lie within a series, of 60 values at most, got "
+    ):
+        forecast.fit(model, [np.sin(np.arange(60.0))], horizon=2, key=jax.random.key(0), steps=1)
+
+
+def test_many_columns_are_read_at_once(tmp_path) -> None:
+    names = [f"c{k}" for k in range(20_000)]
+    rows = "\n".join(",".join(["x"] * len(names)) for _ in range(2))
+    with pytest.raises(ValueError, match="got none and 0 columns of numbers"):
+        read_series(write(tmp_path, f"{','.join(names)}\n{rows}\n"), Columns("", ""))

@@ -34,18 +34,21 @@ import numpy as np
 import optax
 
 import rnnjax
-from rnnjax import analysis, data, decoding, initializers, interop, testing, topologies
+from rnnjax import analysis, data, decoding, forecast, initializers, interop, online, testing, topologies
 from rnnjax.cells import CELLS
 from rnnjax.fit import OptimizerOptions, fit
+from rnnjax.forecast.windows import Frames
 from rnnjax.lm import baselines
+from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
 from rnnjax.lm.evaluate import evaluate, evaluate_windows
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.text import TextOptions, Vocabulary, load_corpus
 
-SECONDS = 60  # of one call
+SECONDS = 60  # of the processor, of one call
 KEY = jax.random.key(0)
 GRU, LSTM = rnnjax.GRU(3), rnnjax.LSTM(3)
+DIAGONAL, LEAKY = rnnjax.cells.DiagonalGRU(3), rnnjax.cells.LeakyRNN(3)
 
 
 class Target(NamedTuple):
@@ -132,6 +135,52 @@ WRONG: tuple[Callable[[], Any], ...] = (
     lambda: GRU.init(KEY, 3),
     lambda: LSTM.init(KEY, 4),
 )
+
+
+def forecasts() -> list[Target]:
+    """Of series."""
+    rows = [10 + np.sin(np.arange(30) * np.pi / 2), np.cos(np.arange(26.0))]
+    model = forecast.Forecaster(GRU, forecast.StudentT(), season=4, context=8)
+    params = model.init(KEY, horizon=3, features=forecast_features(rows, model))
+    known = {"model": model, "params": params, "series": rows}
+    table = {"day": np.arange(9), "sold": np.arange(9.0), "shop": ["a"] * 9, "price": np.ones(9), "kind": ["x"] * 9}
+    past = {"history": rows[0], "horizon": 3, "season": 4}
+    short = {"actual": rows[0][:3], "history": rows[0], "season": 4}
+    return [
+        Target("Series", forecast.Series, {"values": rows, "known": [np.ones((33, 1)), np.ones((29, 1))],
+               "observed": [np.ones((30, 1)), np.ones((26, 1))], "static": np.zeros((2, 1), int), "clock": None,
+               "names": ["a", "b"]}),
+        Target("from_table", forecast.from_table, {"table": table, "target": "sold", "time": "day", "by": "shop",
+               "known": ["price"], "observed": [], "static": ["kind"]}),
+        Target("Forecaster", forecast.Forecaster, {"network": GRU, "head": forecast.Normal(), "season": 4,
+               "direct": True, "context": 8, "lags": (1, 2), "scale": "mean_std", "embed_size": 2, "hidden_size": 3,
+               "dropout": 0.1}),
+        Target("fit", forecast.fit, {"model": model, "series": rows, "horizon": 3, "key": KEY, "steps": 1,
+               "batch_size": 2, "origins": 2, "holdout": 3, "optimizer": OptimizerOptions(), "evals": 1,
+               "patience": 0}),
+        Target("sample", forecast.sample, {**known, "horizon": 2, "num_samples": 3, "key": KEY}),
+        Target("quantiles", forecast.quantiles, {**known, "horizon": 2, "levels": (0.1, 0.5), "num_samples": 3,
+               "key": KEY}),
+        Target("backtest", forecast.backtest, {**known, "horizon": 2, "windows": 2, "levels": (0.1, 0.5, 0.9),
+               "num_samples": 3, "key": KEY}),
+        Target("surprise", forecast.surprise, known),
+        Target("StudentT", forecast.StudentT, {}),
+        Target("Quantiles", forecast.Quantiles, {"levels": (0.1, 0.5, 0.9)}),
+        *(Target(name, getattr(forecast.baselines, name), past) for name in ("naive", "seasonal_naive", "drift",
+                                                                             "naive2")),
+        Target("find_season", forecast.baselines.find_season, {"rows": rows, "longest": 12}),
+        Target("smape", forecast.metrics.smape, {"actual": rows[0], "forecast": rows[0]}),
+        *(Target(name, getattr(forecast.metrics, name), {**short, "forecast": rows[0][3:6]})
+          for name in ("mase", "rmsse")),
+        Target("wql", forecast.metrics.wql, {"actual": rows[0][:3], "forecast": np.ones((2, 3)), "levels": (0.1, 0.5)}),
+        Target("crps", forecast.metrics.crps, {"actual": rows[0][:3], "samples": np.ones((4, 3))}),
+        Target("coverage", forecast.metrics.coverage, {"actual": rows[0], "lower": rows[0], "upper": rows[0]}),
+    ]  # fmt: skip
+
+
+def forecast_features(rows: Any, model: Any) -> int:
+    """How many features the model reads of these series."""
+    return int(Frames(forecast.Series(rows), model.seasons, 4).sizes["features"])
 
 
 @functools.cache
@@ -304,7 +353,26 @@ def targets() -> tuple[Target, ...]:
                "params": {"w": jnp.ones(2)}, "optimizer": adam, "batches": lambda n: {"x": np.ones(2, np.float32)},
                "steps": 2, "evals": 1, "key": None, "patience": 0, "log_every": 1, "mode": "min"}),
         Target("tbptt", rnnjax.tbptt, {"loss_fn": in_chunks, "optimizer": adam, "params": gru,
-               "opt_state": adam.init(gru), "state": state, "stream": xs, "chunk_len": 2}),
+               "opt_state": adam.init(gru), "state": state, "stream": xs, "chunk_len": 2, "border": online.Cut()}),
+        Target("RTRL", online.RTRL, {"cell": GRU, "reader": None}),
+        Target("SnAp1", online.SnAp1, {"cell": GRU, "reader": None}),
+        Target("EProp", online.EProp, {"cell": GRU, "reader": None}),
+        Target("UORO", online.UORO, {"key": KEY}),
+        Target("Lookback", online.Lookback, {"steps": 4}),
+        Target("card", rnnjax.card, {"cell": GRU, "input_size": 2, "batch_size": 3, "peak_flops": 1e9,
+               "peak_bytes": 1e9}),
+        Target("Newton", rnnjax.engines.Newton, {"max_iters": 3, "tolerance": 1e-3, "damping": 0.5}),
+        Target("newton_report", analysis.newton_report, {"cell": DIAGONAL, "params": DIAGONAL.init(KEY, 3),
+               "state": None, "xs": xs, "options": rnnjax.engines.Newton(max_iters=3)}),
+        Target("Dynamic", Dynamic, {"lr": 0.1, "decay": 0.1, "window": 4, "epsilon": 0.1}),
+        Target("evaluate_dynamic", evaluate_dynamic, {"model": model, "params": lm_params, "ids": np.arange(20) % 5,
+               "options": Dynamic(window=4), "starts": [0, 7]}),
+        Target("leaky_noise", rnnjax.cells.leaky_noise, {"key": KEY, "cell": LEAKY, "params": LEAKY.init(KEY, 3),
+               "xs": xs, "sigma": 0.1}),
+        Target("nnx_cell", interop.nnx_cell, {"cell": GRU}),
+        Target("from_haiku", interop.from_haiku, {"core": "LSTM", "params": {"lstm/linear":
+               {"w": jnp.ones((7, 16)), "b": jnp.zeros(16)}}, "name": None, "spatial_shape": None}),
+        *forecasts(),
         Target("start_state", rnnjax.network.start_state, {"net": GRU, "params": gru, "batch_shape": (2,)}),
     ]  # fmt: skip
     return tuple(found)
@@ -339,8 +407,9 @@ def attempt(target: Target, rng: random.Random) -> Finding | None:
     def late(*_: Any) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
+    before = {one: signal.signal(one, late) for one in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(60 * SECONDS)  # for what waits
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -351,8 +420,10 @@ def attempt(target: Target, rng: random.Random) -> Finding | None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             return Finding(target.name, shown, f"{problem}  [{where.filename.rpartition('/')[2]}:{where.lineno}]")
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     return None
 
 

@@ -86,10 +86,31 @@ FILES = [
     "texts",
     "",
 ]
+TABLES = """good.csv good.csv good.csv semicolon.csv utf16.csv bom.csv packed.csv.gz torn.csv.gz header.csv twice.csv
+falling.csv infinite.csv huge.csv counter.csv escape.csv ragged.csv quote.csv nul.csv wide.csv one.csv binary.csv
+words.csv latin.csv long.csv duplicate.csv late.csv empty.txt en.txt missing.csv folder run /dev/null""".split()
+COLUMNS = ["t", "y", "shop", "price", "nope", "", "y,price", "t,t", "\x1b[31my", "é", "y\n", "price,", "kind"]
+FORECASTS = ["frun", "frun", "frun", "torn_frun", "run", "missing", "no_run", "en.txt", ""]
 # What would run for long by right, and says nothing about the program.
-SMALL = {"length", "count", "steps", "epochs", "minutes", "symbols", "starts", "shifts", "layers", "sample_length"}
+SMALL = {
+    "samples",
+    "windows",
+    "horizon",
+    "context",
+    "length",
+    "count",
+    "steps",
+    "epochs",
+    "minutes",
+    "symbols",
+    "starts",
+    "shifts",
+    "layers",
+    "sample_length",
+}
 BASE = {
     "train": "--steps 2 --hidden 4 --batch-size 2 --chunk-len 4 --no-baselines --sample-length 3 --evals 1",
+    "forecast": "--horizon 3 --steps 2 --hidden 2 --windows 1 --batch-size 2 --samples 3 --season 4",
     "sample": "--length 5",
     "cells": "--shifts 2 --symbols 200",
     "ablate": "--unit L1.h.0 --symbols 200",
@@ -140,6 +161,7 @@ def prepare(folder: Path) -> None:
         "w.weights.h5": b"\x89HDF\r\n",
     }.items():
         (folder / name).write_bytes(data)
+    tables(folder)
     for name in ("texts", "empty_folder", "no_run", "folder"):
         (folder / name).mkdir()
     (folder / "texts/one.txt").write_text(text)
@@ -150,8 +172,64 @@ def prepare(folder: Path) -> None:
         made = call(["train", "en.txt", "--out", name, "--cell", cell, *small], folder, "prepare")
         if made.code:
             raise SystemExit(f"no run to begin with: {made.err}")
+    words = ["good.csv", "--target", "y", "--by", "shop", "--known", "price", "--out", "frun"]
+    made = call(["forecast", *words, *BASE["forecast"].split()], folder, "prepare")
+    if made.code:
+        raise SystemExit(f"no forecast to begin with: {made.err}")
+    shutil.copytree(folder / "frun", folder / "torn_frun")
+    (folder / "torn_frun/result.json").write_bytes(b"{")
     shutil.copytree(folder / "run", folder / "torn_run")
     (folder / "torn_run/vocabulary.json").write_bytes(b"{")
+
+
+def tables(folder: Path) -> None:
+    """Files of series, good and bad."""
+    rng = random.Random(1)
+    head = ["t", "y", "shop", "price", "kind"]
+    rows = [
+        [f"2024-01-{1 + k // 24:02d} {k % 24:02d}:00", f"{5 + k % 4 + rng.random():.3f}" if k < 44 else "", s, k % 3, s]
+        for s in ("a", "b")
+        for k in range(48)
+    ]
+    rows = [list(map(str, row)) for row in rows]
+
+    def text(rows: list[list[str]], sign: str = ",", head: list[str] = head, end: str = "\n") -> str:
+        return end.join(sign.join(row) for row in [head, *rows]) + end
+
+    def edited(column: int, at: int, word: str) -> str:
+        changed = [list(row) for row in rows]
+        changed[at][column] = word
+        return text(changed)
+
+    wide = [f"c{k}" for k in range(3000)]
+    plain = text(rows)
+    for name, data in {
+        "good.csv": plain.encode(),
+        "semicolon.csv": text([[row[0], row[1].replace(".", ","), *row[2:]] for row in rows], ";", end="\r\n").encode(),
+        "utf16.csv": plain.encode("utf-16"),
+        "bom.csv": b"\xef\xbb\xbf" + plain.encode(),
+        "packed.csv.gz": gzip.compress(plain.encode()),
+        "torn.csv.gz": gzip.compress(plain.encode())[:-9],
+        "header.csv": text([]).encode(),
+        "twice.csv": text([rows[0], *rows]).encode(),
+        "falling.csv": text(rows[::-1]).encode(),
+        "infinite.csv": edited(1, 5, rng.choice(["inf", "-inf", "1e999"])).encode(),
+        "huge.csv": text([[r[0], f"{r[1]}e300" if r[1] else "", *r[2:]] for r in rows]).encode(),
+        "counter.csv": text([[r[0], str(10**12 + k), *r[2:]] for k, r in enumerate(rows)]).encode(),
+        "escape.csv": plain.replace("y,", "\x1b[31my,", 1).replace(",a,", ",\x1b]0;x\x07,").encode(),
+        "ragged.csv": text([row[: 5 - k % 2] for k, row in enumerate(rows)]).encode(),
+        "quote.csv": plain.replace("shop", '"shop', 1).encode(),
+        "nul.csv": plain.replace("a", "\0").encode(),
+        "wide.csv": text([["1"] * 3000] * 3, head=wide).encode(),
+        "one.csv": text(rows[:1]).encode(),
+        "binary.csv": bytes(range(256)) * 20,
+        "words.csv": edited(1, 7, "many").encode(),
+        "latin.csv": plain.replace("shop", "caf\xe9").encode("latin-1"),
+        "long.csv": edited(2, 3, "x" * 200_000).encode(),
+        "duplicate.csv": plain.replace("price", "y", 1).encode(),
+        "late.csv": plain.replace("2024-01-0", "9999-12-0").encode(),
+    }.items():
+        (folder / name).write_bytes(data)
 
 
 def options_of(command: str) -> dict[str, tuple[bool, Any]]:
@@ -168,13 +246,17 @@ def options_of(command: str) -> dict[str, tuple[bool, Any]]:
     return found
 
 
-def value_of(name: str, kind: Any, rng: random.Random) -> str:
+def value_of(command: str, name: str, kind: Any, rng: random.Random) -> str:
     members = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
     first = typing.get_args(members[0])[0] if typing.get_origin(members[0]) is list else members[0]
     if rng.random() < 0.1:
         return rng.choice(ODD)
+    if name == "file":
+        return rng.choice(TABLES)
+    if name in ("time", "target", "by", "known", "observed", "static"):
+        return rng.choice(COLUMNS)
     if name in ("run", "runs", "resume"):
-        return rng.choice(RUNS)
+        return rng.choice(FORECASTS if command == "forecast" or rng.random() < 0.1 else RUNS)
     if name in ("text", "prime_file"):
         return rng.choice(TEXTS)
     if first is int:
@@ -191,15 +273,18 @@ def value_of(name: str, kind: Any, rng: random.Random) -> str:
 
 def command_line(rng: random.Random) -> list[str]:
     """A random call."""
-    command = rng.choice([*COMMANDS, "train", "train", "sample"])
+    command = rng.choice([*COMMANDS, "train", "train", "sample", "forecast", "forecast"])
     words = [command]
     params = options_of(command)
     for name, (argument, kind) in params.items():
         if argument and rng.random() < 0.95:
             good = {"run": "run", "runs": "run", "source": "net.safetensors", "target": "out.safetensors"}
+            good |= {"file": "good.csv"} if command == "forecast" else {"cell": "gru"} if command == "card" else {}
             bad = rng.random() < 0.3
-            words.append(value_of(name, kind, rng) if bad or name not in good else good[name])
+            words.append(value_of(command, name, kind, rng) if bad or name not in good else good[name])
     words += BASE.get(command, "").split()
+    if command == "forecast" and rng.random() < 0.8:
+        words += ["--target", "y", "--by", "shop"]
     options = [name for name, (argument, _) in params.items() if not argument]
     chosen = rng.sample(options, k=min(len(options), rng.choice([0, 1, 1, 2, 3])))
     for name in chosen:
@@ -208,8 +293,8 @@ def command_line(rng: random.Random) -> list[str]:
             flag = flag[:-1] + "x"
         words.append(flag)
         if params[name][1] not in (bool, bool | None) or rng.random() < 0.02:
-            words.append(value_of(name, params[name][1], rng))
-    if command == "train" and "--resume" not in words and "--out" not in words:
+            words.append(value_of(command, name, params[name][1], rng))
+    if command in ("train", "forecast") and "--resume" not in words and "--out" not in words:
         words += ["--out", f"new_{rng.randrange(10**9)}"]
     if rng.random() < 0.03:
         words = rng.choice(
@@ -221,7 +306,7 @@ def command_line(rng: random.Random) -> list[str]:
 def state_of(folder: Path) -> str:
     """The digest of all that a run holds and no command may change."""
     found = hashlib.sha256()
-    for path in sorted((folder / "run").rglob("*")):
+    for path in sorted(p for name in ("run", "frun") for p in (folder / name).rglob("*")):
         if (
             path.is_file()
             and path.suffix in (".json", ".jsonl", ".safetensors", ".txt")
@@ -240,9 +325,10 @@ def one(number: int, seed: int, folder: Path, slot: str) -> tuple[list[str], Ans
     wrong = finding(answer)
     changed = state_of(folder) != before
     if changed:
-        shutil.rmtree(folder / "run")
-        shutil.copytree(folder / "kept_run", folder / "run")
-        if words[:1] != ["train"]:
+        for name in ("run", "frun"):
+            shutil.rmtree(folder / name)
+            shutil.copytree(folder / f"kept_{name}", folder / name)
+        if words[:1] not in (["train"], ["forecast"]):
             wrong = wrong or "the run has changed"
     for path in folder.glob("new_*"):
         shutil.rmtree(path, ignore_errors=True)
@@ -254,7 +340,8 @@ def work(slot: int, arguments: argparse.Namespace, folder: Path) -> int:
     mine = folder / f"worker_{slot}"
     mine.mkdir()
     prepare(mine)
-    shutil.copytree(mine / "run", mine / "kept_run")
+    for name in ("run", "frun"):
+        shutil.copytree(mine / name, mine / f"kept_{name}")
     codes: collections.Counter[Any] = collections.Counter()
     findings = 0
     for number in range(slot, arguments.calls, arguments.workers):

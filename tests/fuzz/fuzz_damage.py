@@ -35,7 +35,7 @@ from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import open_run
 from tests.fuzz.harness import MEMORY, call, finding, preload
 
-SECONDS = 60  # of one opening
+SECONDS = 60  # of the processor, of one opening
 ODD: list[Any] = [
     None,
     True,
@@ -236,7 +236,8 @@ def one(number: int, seed: int, folder: Path, whole: dict[str, list[Any]]) -> tu
     files = files if kind == "run" else [p for p in sorted(target.rglob("*")) if p.is_file()]
     path = rng.choice(files)
     what = f"{path.relative_to(folder)}: {damage(path, rng)}"
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(60 * SECONDS)  # for what waits
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -254,6 +255,7 @@ def one(number: int, seed: int, folder: Path, whole: dict[str, list[Any]]) -> tu
     except BaseException as error:
         return what, "raised", f"{type(error).__name__}: {traceback.format_exc()[-1500:]}"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
 
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 MEMORY = 12 << 30  # bytes of address space of a child; JAX alone maps several
-SECONDS = 120.0  # of a child: of its processor, or five times as long of the clock where others keep it waiting
+SECONDS = 120  # of the processor, that a child may have; a busy machine takes nothing of them
+STILL = 120.0  # seconds of the clock in which a child does nothing at all: it waits for what never comes
 _STEERING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u202e]")
 
 
 class Answer(NamedTuple):
-    code: int | None  # None: it was killed when its time was over
+    code: int | None  # None: it was ended, as its time was over or it stood still
     out: str
     err: str
     seconds: float
@@ -48,25 +49,30 @@ def call(arguments: list[str], folder: Path, slot: str) -> Answer:
     if not child:
         _be_the_command(arguments, folder, names)
     code: int | None = None
-    while time.monotonic() < started + SECONDS or (time.monotonic() < started + 5 * SECONDS and _busy(child) < SECONDS):
+    busy, since = 0.0, started
+    while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
+            code = None if code == -signal.SIGXCPU else code
             break
-        time.sleep(0.005)
-    else:
-        os.kill(child, signal.SIGKILL)
-        _, _, usage = os.wait4(child, 0)
+        if (now := _busy(child)) > busy:
+            busy, since = now, time.monotonic()
+        if time.monotonic() > since + STILL:
+            os.kill(child, signal.SIGKILL)
+            _, _, usage = os.wait4(child, 0)
+            break
+        time.sleep(0.01)
     texts = [name.read_text(encoding="utf-8", errors="replace") for name in names]
     return Answer(code, *texts, time.monotonic() - started, usage.ru_maxrss * 1024)
 
 
 def _busy(child: int) -> float:
-    """Seconds of the processor that a child has had; infinity where nobody says."""
+    """Seconds of the processor that a child has had; ever more where nobody says."""
     try:
         fields = Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except OSError:
-        return float("inf")
+        return time.monotonic()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -79,6 +85,7 @@ def _be_the_command(arguments: list[str], folder: Path, names: list[Path]) -> No
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
         from rnnjax.cli import main
 
         main(arguments)
@@ -96,7 +103,7 @@ def finding(answer: Answer, memory: int = 3 << 30) -> str:
     """What is wrong with an answer; empty for one of the documented kinds."""
     lines = [line for line in answer.err.splitlines() if not line.startswith("rnnjax: warning: ")]
     if answer.code is None:
-        return f"no answer in {SECONDS:g} seconds"
+        return f"no answer in {SECONDS} seconds of the processor, or {STILL:g} without work"
     if "Traceback" in answer.err or "Traceback" in answer.out:
         return "a traceback"
     if answer.code not in (0, 1, 2):

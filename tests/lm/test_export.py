@@ -144,7 +144,17 @@ def test_info(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["seconds"] == 75.0
     assert [(c["step"], c["val_loss"]) for c in facts["checkpoints"]] == [(2, 2.25), (3, 2.75)]
     text = tiny_run.rnnjax(capsys, "info", folder).out
-    for part in (f"{count:,}", "stack.layers[1].w_hh", "[8, 32]", "2.2500 nats", "training time: 1:15", "step 3"):
+    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 100 and facts["network"] == "2 x LSTM(8)"
+    assert facts["layers"] == [repr(rnnjax.LSTM(8))] * 2
+    for part in (
+        "layers: 2 x LSTM(8)\n",
+        f"{count:,}",
+        "stack.layers[1].w_hh",
+        "[8, 32]",
+        "2.2500 nats",
+        "training time: 1:15",
+        "step 3",
+    ):
         assert part in text
 
 
