@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_regular",
+    "save_figure",
     "sync_folder",
     "write_atomic",
     "write_json",
@@ -171,10 +173,19 @@ def write_atomic(
     """Writes a file in one move, so that it is either the old one or the new one.
 
     Args:
-        path: of the file; a link there is replaced, not followed.
+        path: of the file; a link there is replaced, not followed; a device, as /dev/null, is written to.
         data: its bytes, in one piece or several.
         private: whether nobody but its owner may read it.
+
+    Raises:
+        OSError: if the folder is missing, or the file cannot be written.
     """
+    if path.is_char_device() and not path.is_symlink():
+        with path.open("wb") as device:
+            device.writelines([data] if isinstance(data, bytes) else data)
+        return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -190,6 +201,23 @@ def write_atomic(
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def save_figure(figure: Any, path: pathlib.Path, **options: Any) -> None:
+    """Writes a picture in one move, by the ending of its name; a link there is replaced, not followed.
+
+    Args:
+        figure: of matplotlib.
+        path: of the file; without an ending it is a PNG.
+        **options: of ``figure.savefig``.
+
+    Raises:
+        ValueError: for an ending that matplotlib does not know.
+        OSError: if the file cannot be written.
+    """
+    data = io.BytesIO()
+    figure.savefig(data, format=path.suffix.lstrip(".").lower() or "png", **options)
+    write_atomic(path, data.getvalue())
 
 
 def sync_folder(folder: pathlib.Path) -> None:

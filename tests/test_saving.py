@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from matplotlib.figure import Figure
 from safetensors import numpy as safetensors
 
 import rnnjax
@@ -18,7 +20,7 @@ from rnnjax import arrays as arrays_file
 from rnnjax.arrays import seal, write_arrays
 from rnnjax.cells import describable
 from rnnjax.cells.registry import cell_from_repr
-from rnnjax.files import FileWarning, write_atomic
+from rnnjax.files import FileWarning, save_figure, write_atomic
 from rnnjax.fit.checkpoint import open_checkpoint
 from rnnjax.initializers import Chrono
 from rnnjax.lm.model import LanguageModel
@@ -338,6 +340,23 @@ def test_a_file_is_replaced_in_one_move(tmp_path, monkeypatch):
     assert path.read_bytes() == b"new"
 
 
+def test_a_picture_replaces_a_link_and_a_device_stays_one(tmp_path):
+    """A link in a stranger's folder leads to a file of one's own."""
+    figure = Figure()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a.png").symlink_to(tmp_path / "mine")
+    save_figure(figure, tmp_path / "a.png")
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "a.png").is_symlink()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    save_figure(figure, tmp_path / "b.SVG")
+    assert b"<svg" in (tmp_path / "b.SVG").read_bytes()
+    write_atomic(pathlib.Path(os.devnull), [b"a", b"b"])
+    assert pathlib.Path(os.devnull).is_char_device()
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomic(tmp_path / "nowhere" / "a", b"")
+    assert caught.value.filename == str(tmp_path / "nowhere")
+
+
 def test_older_files_of_cells_that_add_their_bias_elsewhere(tmp_path):
     """It was called as that of any other cell."""
     cell = Stack((GRU(3), rnnjax.cells.MILSTM(2), rnnjax.cells.LayerNormGRU(2)))
@@ -359,8 +378,8 @@ def test_a_checkpoint_of_before_holds_the_same_biases(tmp_path):
     path = tmp_path / "step_00000001.safetensors"
     write_arrays(path, arrays, seal(arrays, {"rnnjax.checkpoint": "{}"}))
     with open_checkpoint(path) as stored:
-        assert_same(stored.tree(tree), tree)
-        assert_same(stored.tree(params, "['params']"), params)
+        assert_same(jax.tree.map(jnp.asarray, stored.tree(tree)), tree)
+        assert_same(jax.tree.map(jnp.asarray, stored.tree(params, "['params']")), params)
         with pytest.raises(CheckpointError, match=r"there is no leaf '\['params'\]\.w_hh'"):
             stored.tree({"params": random_params(GRU(3), 3)._replace(w_ih=params.w_ih)})
 

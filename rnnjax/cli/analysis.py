@@ -25,6 +25,7 @@ from rnnjax.analysis.units import parse_unit
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
 from rnnjax.cli.reading import read_text
+from rnnjax.files import save_figure
 from rnnjax.lm.run import Run, open_run, own_text
 from rnnjax.text.vocabulary import Vocabulary
 
@@ -92,7 +93,7 @@ def cells(
             groups = [[unit.unit] for unit in found[one.name].top(_HELD)]
             effects[one.name] = _ablate(opened, model, source, groups, one, "mean", streams)
     if out is not None:
-        plot_ranking(found[next(iter(found))], count=top).savefig(out)
+        save_figure(plot_ranking(found[next(iter(found))], count=top), out)
     if as_json:
         echo_json(
             {
@@ -158,7 +159,7 @@ def color(
         console.print(Text(legend))
         console.print(_colored(shown, (values - middle) / reach), end="")
     if out is not None:
-        plot_text(shown, values, title=unit, kind=kind).savefig(out)
+        save_figure(plot_text(shown, values, title=unit, kind=kind), out)
 
 
 def ablate(

@@ -21,6 +21,7 @@ from rnnjax.fit.rendezvous import Group, join
 __all__ = ["DETECTED", "processes"]
 
 DETECTED = "detected"  # what --distributed without an address stands for
+MOST = 10_000  # processes
 # Seconds after which JAX takes a silent process for dead, and ends the others with a trace: where processes have met
 # (`rnnjax.fit.rendezvous`), they end before that, with a sentence.
 HEARTBEAT = 100
@@ -66,6 +67,8 @@ def _meet(address: str, count: int | None, index: int | None, wait: float, devic
         )
     if count < 1 or not 0 <= index < count:
         raise ValueError(f"--process: must be from 0 to --processes - 1 = {count - 1}, got {index}; count from 0.")
+    if count > MOST:
+        raise ValueError(f"--processes: must be at most {MOST:,}, got {count:,}.")
     if not 0 < wait <= 86400:
         raise ValueError(f"--wait: must be from 0 to 86,400 seconds, got {wait:g}.")
     if devices % count:

@@ -21,6 +21,7 @@ from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
 from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.files import save_figure
 from rnnjax.fit.folder import remember
 from rnnjax.lm.run import open_run
 from rnnjax.network import start_state
@@ -54,7 +55,7 @@ def gradflow(
     ids = _pieces(read_text_of(opened, text, 0).ids, length + 1, batch_size)
     flow = symbol_gradient_flow(model, ids, max_lag=min(max_lag, length // 2), chunk_len=opened.config.train.chunk_len)
     path = _picture(run, "gradflow.png") if out is None else out
-    plot_gradient_flow(flow, layers=flow.by_layer.shape[1] > 1).savefig(path)
+    save_figure(plot_gradient_flow(flow, layers=flow.by_layer.shape[1] > 1), path)
     lags = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= len(flow.lags)]
     if as_json:
         echo_json(
@@ -118,7 +119,7 @@ def lyapunov(
         warmup=warmup,
     )
     path = _picture(run, "lyapunov.png") if out is None else out
-    plot_lyapunov(spectrum).savefig(path)
+    save_figure(plot_lyapunov(spectrum), path)
     dimension = kaplan_yorke_dimension(spectrum.exponents)
     if as_json:
         exponents = [value if np.isfinite(value) else None for value in spectrum.exponents.tolist()]
@@ -164,7 +165,7 @@ def fixedpoints(
     found = find_fixed_points(model.cell, model.params, chosen, x, steps=steps, polish_steps=polish, visited=visited)
     path = _picture(run, "fixedpoints.png") if out is None else out
     if len(found.points):
-        plot_fixed_points(found, states=np.asarray(flatten_state(model.cell, visited))).savefig(path)
+        save_figure(plot_fixed_points(found, states=np.asarray(flatten_state(model.cell, visited))), path)
     rows = []
     for k in range(len(found.points)):
         kind = "slow" if not found.fixed[k] else "stable" if found.stable[k] else "unstable"

@@ -21,7 +21,7 @@ from rnnjax.checks import check_size
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
 from rnnjax.cli.options import TrustCode, options_command
 from rnnjax.cli.stopping import stop_on_signal
-from rnnjax.files import digest, write_atomic
+from rnnjax.files import check_kind, digest, write_atomic
 from rnnjax.fit import OptimizerOptions, Printer
 from rnnjax.fit.checkpoint import find_checkpoints
 from rnnjax.fit.folder import Replacement, own_folder, remember
@@ -240,6 +240,8 @@ def _go_on(
     """The run in a folder, which must find its file as it was."""
     config = ForecastConfig.read(root)
     stack.enter_context(own_folder(pathlib.Path(root), "forecast"))
+    for name in ForecastPaths(pathlib.Path(root)).names:
+        check_kind(pathlib.Path(root, name), "--resume")
     code = cell_file(config.options.cell)
     if code is not None and not trust_code:
         raise ValueError(

@@ -233,6 +233,8 @@ def eval(
         if dynamic:
             found = evaluate_dynamic(opened.model, opened.params, ids, options=follow, starts=starts)
             results.append({"text": name, "state": "dynamic", **_numbers(found)})
+            if not found.loss < 2 * max(carried.loss, math.log(opened.model.vocab_size)):
+                echo(f"The parameters ran away from what was trained on {name}; lower --dynamic-lr.", err=True)
     if as_json:
         step = opened.meta.get("step")
         echo_json({"run": str(run), "step": step, "unknown_symbols": missing, "results": results})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +21,17 @@ def echo(line: str = "", *, err: bool = False) -> None:
 
 
 def echo_json(data: Any) -> None:
-    """Prints JSON; what would steer a terminal is written as an escape of JSON."""
-    text = json.dumps(data, indent=1, ensure_ascii=False)
+    """Prints JSON; what would steer a terminal is written as an escape of JSON, and what is no number as null."""
+    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
     typer.echo(re.sub("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", _escape, text))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
 from rnnjax.cli.stopping import stop_on_signal
 from rnnjax.cli.verdicts import spoken
-from rnnjax.files import write_json
+from rnnjax.files import save_figure, write_json
 from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
@@ -263,7 +263,7 @@ def _conclude(outcome: Outcome, started: Started, display: Display) -> None:
     progress, paths = outcome.progress, started.paths
     rows = read_metrics(paths.metrics)
     if any(row["kind"] == "train" for row in rows):
-        loss_curve(rows, display.baselines).savefig(paths.curve, dpi=150)
+        save_figure(loss_curve(rows, display.baselines), paths.curve, dpi=150)
     if outcome.reason == "stopped":
         display.say(f"stopped at step {progress.step}, all is saved; go on with: rnnjax train --resume {paths.root}")
         return

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from rnnjax.files import check_kind
 from rnnjax.text.shown import shown
 
 __all__ = ["Printer", "duration"]
@@ -193,6 +194,7 @@ class Printer:
     def _open(self) -> None:
         if self.log is None and self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            check_kind(self.log_path, "log")  # a link would lead elsewhere, and a pipe would wait for a reader
             self.log = self.log_path.open("a", encoding="utf-8")
         if self.live is None and self.console.is_terminal and not self.quiet:
             from rich.live import Live

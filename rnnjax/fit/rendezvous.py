@@ -231,7 +231,8 @@ def _answer(address: str, port: int, hello: dict[str, Any], wait: float, deadlin
                 connection, _ = server.accept()
             except TimeoutError:
                 missing = [str(k) for k in range(1, count) if k not in peers]
-                names = f"process {missing[0]}" if len(missing) == 1 else f"processes {', '.join(missing)}"
+                more = f" and {len(missing) - 20:,} others" if len(missing) > 20 else ""
+                names = f"process {missing[0]}" if len(missing) == 1 else f"processes {', '.join(missing[:20])}{more}"
                 raise refuse(
                     f"--distributed: {names} of {count} did not call at {address} within {wait:g} s; start all of "
                     "them, with the same address, or give them more time with --wait."

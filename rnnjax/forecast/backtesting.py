@@ -16,7 +16,7 @@ from rnnjax.forecast import metrics
 from rnnjax.forecast.baselines import BASELINES
 from rnnjax.forecast.calibration import Calibration, calibration_of
 from rnnjax.forecast.model import Forecaster, ForecasterParams
-from rnnjax.forecast.sampling import check_features, quantiles
+from rnnjax.forecast.sampling import check_features, check_levels, quantiles
 from rnnjax.forecast.series import as_series
 from rnnjax.forecast.windows import Frames
 from rnnjax.kinds import public
@@ -90,7 +90,7 @@ def backtest(
     check_kind("backtest", "params", params, ForecasterParams, "the params of fit's result")
     series = as_series("backtest", series)
     horizon, windows = check_size("backtest", "horizon", horizon), check_size("backtest", "windows", windows)
-    levels = tuple(sorted({*map(float, levels), 0.5}))
+    levels = tuple(sorted({*check_levels("backtest", levels), 0.5}))
     key = jax.random.key(0) if key is None else key
     season = model.seasons[0]
     rows: list[dict[str, Any]] = []

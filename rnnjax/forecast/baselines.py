@@ -5,11 +5,14 @@ Values that are missing (NaN) are passed over.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from rnnjax.checks import as_floats, check_size, short
 
 __all__ = ["BASELINES", "drift", "find_season", "naive", "naive2", "seasonal_naive"]
 
@@ -21,7 +24,7 @@ def naive(history: Any, horizon: int, season: int = 1) -> np.ndarray:
     [3.0, 3.0]
     """
     del season
-    return np.full(horizon, _there(history)[1][-1])
+    return np.full(check_size("naive", "horizon", horizon), _there("naive", history)[1][-1])
 
 
 def seasonal_naive(history: Any, horizon: int, season: int = 1) -> np.ndarray:
@@ -30,8 +33,9 @@ def seasonal_naive(history: Any, horizon: int, season: int = 1) -> np.ndarray:
     >>> seasonal_naive([1.0, 2.0, 3.0, 4.0], 3, season=2).tolist()
     [3.0, 4.0, 3.0]
     """
-    past = np.asarray(history, float)
-    found = naive(past, horizon)
+    where = "seasonal_naive"
+    past, season = as_floats(where, "history", history, 1), check_size(where, "season", season)
+    found = np.full(check_size(where, "horizon", horizon), _there(where, past)[1][-1])
     for k in range(min(season, horizon)):
         own = past[(len(past) + k) % season :: season]
         own = own[np.isfinite(own)]
@@ -47,7 +51,8 @@ def drift(history: Any, horizon: int, season: int = 1) -> np.ndarray:
     [4.0, 5.0]
     """
     del season
-    at, past = _there(history)
+    at, past = _there("drift", history)
+    horizon = check_size("drift", "horizon", horizon)
     slope = (past[-1] - past[0]) / (at[-1] - at[0]) if len(at) > 1 else 0.0
     return past[-1] + slope * (np.arange(1, horizon + 1) + len(np.asarray(history)) - 1 - at[-1])
 
@@ -58,7 +63,8 @@ def naive2(history: Any, horizon: int, season: int = 1) -> np.ndarray:
     Whether there is a season is a test at 90 % of the autocorrelation at its length; it is taken off by classical
     multiplicative decomposition (Makridakis et al., 2020).
     """
-    past = _filled(history)
+    past, season = _filled("naive2", history), check_size("naive2", "season", season)
+    horizon = check_size("naive2", "horizon", horizon)
     if season == 1 or not _is_seasonal(past, season):
         return naive(past, horizon)
     trend = np.full(len(past), np.nan)
@@ -94,7 +100,10 @@ def find_season(rows: Any, longest: int = 1000) -> tuple[int, ...]:
     >>> find_season([np.sin(2 * np.pi * np.arange(200) / 12)])
     (12,)
     """
-    rows = [_filled(row)[-10 * longest :] for row in rows[:100]]
+    longest = check_size("find_season", "longest", longest)
+    if isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or not len(rows):
+        raise TypeError(f"find_season: rows must be a list of arrays, one a series, got {short(rows)}.")
+    rows = [_filled("find_season", row)[-10 * longest :] for row in itertools.islice(rows, 100)]
     reach = min(longest, max(len(row) for row in rows) // 3)
     if reach < 2:
         return ()
@@ -141,15 +150,15 @@ def _is_seasonal(past: np.ndarray, season: int) -> bool:
     return bool(abs(r[-1]) > limit)
 
 
-def _there(history: Any) -> tuple[np.ndarray, np.ndarray]:
-    past = np.asarray(history, float)
+def _there(where: str, history: Any) -> tuple[np.ndarray, np.ndarray]:
+    past = as_floats(where, "history", history, 1)
     at = np.flatnonzero(np.isfinite(past))
     if not len(at):
-        raise ValueError("baselines: a history must hold a value, got none.")
+        raise ValueError(f"{where}: history must hold a value, got none.")
     return at, past[at]
 
 
-def _filled(history: Any) -> np.ndarray:
+def _filled(where: str, history: Any) -> np.ndarray:
     """With straight lines over gaps."""
-    at, past = _there(history)
+    at, past = _there(where, history)
     return np.interp(np.arange(len(np.asarray(history))), at, past)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.checks import describe
+from rnnjax.checks import as_floats, check_real, check_size, describe
 
 __all__ = ["coverage", "crps", "mase", "msis", "owa", "rmsse", "smape", "wql"]
 
@@ -31,7 +31,7 @@ def smape(actual: Any, forecast: Any) -> np.ndarray:
     >>> round(float(smape([100.0, 100.0], [100.0, 50.0])), 2)
     33.33
     """
-    y, f = _pair(actual, forecast)
+    y, f = _pair("smape", actual, forecast)
     size = np.abs(y) + np.abs(f)
     return _mean(np.where(size == 0, 0.0, 200 * np.abs(y - f) / np.where(size == 0, 1.0, size)))
 
@@ -48,16 +48,16 @@ def mase(actual: Any, forecast: Any, history: Any, season: int = 1) -> np.ndarra
     Returns:
         ``[...]``; inf or nan where the history never changes from season to season.
     """
-    y, f = _pair(actual, forecast)
+    y, f = _pair("mase", actual, forecast)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _mean(np.abs(y - f)) / _scale(history, season, 1)
+        return _mean(np.abs(y - f)) / _scale("mase", history, season, 1)
 
 
 def rmsse(actual: Any, forecast: Any, history: Any, season: int = 1) -> np.ndarray:
     """Root mean squared scaled error, as the M5 competition has it (with ``season=1``)."""
-    y, f = _pair(actual, forecast)
+    y, f = _pair("rmsse", actual, forecast)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(_mean((y - f) ** 2) / _scale(history, season, 2))
+        return np.sqrt(_mean((y - f) ** 2) / _scale("rmsse", history, season, 2))
 
 
 def wql(actual: Any, forecast: Any, levels: Sequence[float]) -> np.ndarray:
@@ -71,8 +71,8 @@ def wql(actual: Any, forecast: Any, levels: Sequence[float]) -> np.ndarray:
     Returns:
         ``[...]``; for a single level 0.5 it is the mean absolute error over the mean absolute value.
     """
-    y, q = np.asarray(actual, float), np.asarray(forecast, float)
-    level = np.asarray(levels, float)[:, None]
+    y, q = as_floats("wql", "actual", actual), as_floats("wql", "forecast", forecast)
+    level = as_floats("wql", "levels", levels, 1)[:, None]
     if q.shape != (*y.shape[:-1], len(level), y.shape[-1]):
         raise ValueError(
             f"wql: forecast must have shape [..., {len(level)}, {y.shape[-1]}] of {describe(y)}, got {describe(q)}."
@@ -93,10 +93,10 @@ def crps(actual: Any, samples: Any) -> np.ndarray:
     Returns:
         ``[...]``, mean over the horizon; the mean absolute error where all samples are equal.
     """
-    y, x = np.asarray(actual, float), np.sort(np.asarray(samples, float), axis=-2)
+    y, x = as_floats("crps", "actual", actual), as_floats("crps", "samples", samples)
     if x.ndim != y.ndim + 1 or x.shape[:-2] + x.shape[-1:] != y.shape:
         raise ValueError(f"crps: samples must have shape [..., S, H] of {describe(y)}, got {describe(x)}.")
-    S = x.shape[-2]
+    x, S = np.sort(x, axis=-2), x.shape[-2]
     # Of sorted samples: the sum of abs(X - X') over all pairs.
     weight = (2 * np.arange(S) - S + 1)[:, None]
     apart = 2 * (weight * x).sum(-2) / S**2
@@ -108,17 +108,18 @@ def msis(actual: Any, lower: Any, upper: Any, history: Any, season: int = 1, lev
 
     mean of (u - l) + 2 / a * max(l - y, 0) + 2 / a * max(y - u, 0), over the scale of `mase`; a = 1 - level
     """
-    y, low = _pair(actual, lower)
-    _, high = _pair(actual, upper)
+    level = check_real("msis", "level", level, above=0.0, below=1.0)
+    y, low = _pair("msis", actual, lower, "lower")
+    _, high = _pair("msis", actual, upper, "upper")
     out = np.maximum(low - y, 0) + np.maximum(y - high, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _mean(high - low + 2 / (1 - level) * out + 0 * y) / _scale(history, season, 1)
+        return _mean(high - low + 2 / (1 - level) * out + 0 * y) / _scale("msis", history, season, 1)
 
 
 def coverage(actual: Any, lower: Any, upper: Any) -> np.ndarray:
     """The share of values that lie in their interval, ``[...]``."""
-    y, low = _pair(actual, lower)
-    _, high = _pair(actual, upper)
+    y, low = _pair("coverage", actual, lower, "lower")
+    _, high = _pair("coverage", actual, upper, "upper")
     return _mean(np.where(np.isnan(y), np.nan, (low <= y) & (y <= high)))
 
 
@@ -127,15 +128,15 @@ def owa(smape: Any, mase: Any, naive2_smape: Any, naive2_mase: Any) -> Any:
     return (smape / naive2_smape + mase / naive2_mase) / 2
 
 
-def _pair(actual: Any, forecast: Any) -> tuple[np.ndarray, np.ndarray]:
-    y, f = np.asarray(actual, float), np.asarray(forecast, float)
-    if y.shape != f.shape or not y.ndim:
-        raise ValueError(f"metrics: forecast must have the shape of actual, {describe(y)}, got {describe(f)}.")
+def _pair(where: str, actual: Any, forecast: Any, name: str = "forecast") -> tuple[np.ndarray, np.ndarray]:
+    y, f = as_floats(where, "actual", actual), as_floats(where, name, forecast)
+    if y.shape != f.shape:
+        raise ValueError(f"{where}: {name} must have the shape of actual, {describe(y)}, got {describe(f)}.")
     return y, f
 
 
-def _scale(history: Any, season: int, power: int) -> np.ndarray:
-    past = np.asarray(history, float)
+def _scale(where: str, history: Any, season: int, power: int) -> np.ndarray:
+    past, season = as_floats(where, "history", history), check_size(where, "season", season)
     if past.shape[-1] <= season:
         return np.full(past.shape[:-1], np.nan)
     return _mean(np.abs(past[..., season:] - past[..., :-season]) ** power)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnnjax.files import write_atomic, write_json
+from rnnjax.files import save_figure, write_atomic, write_json
 from rnnjax.forecast.backtesting import LEVELS, Backtest, backtest
 from rnnjax.forecast.marks import Anomalies, anomalies
 from rnnjax.forecast.model import Forecaster
@@ -100,8 +100,8 @@ def write_results(results: Results, paths: ForecastPaths, facts: Mapping[str, st
             rows.append([name, time_text(time), _number(value), surprise, int(marked)])
     _write_csv(paths.surprise, ["series", "time", "value", "surprise", "marked"], rows)
     panels = [results.panel(n) for n in range(min(SHOWN, len(series)))]
-    forecast_figure(panels).savefig(paths.picture, dpi=130)
-    surprise_figure(panels, results.odd).savefig(paths.surprise_picture, dpi=130)
+    save_figure(forecast_figure(panels), paths.picture, dpi=130)
+    save_figure(surprise_figure(panels, results.odd), paths.surprise_picture, dpi=130)
     write_json(paths.result, page_data(results, facts))
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.checks import check_kind, check_size, short
+from rnnjax.checks import check_kind, check_real, check_size, short
 from rnnjax.forecast.heads import Quantiles
 from rnnjax.forecast.model import Forecaster, ForecasterParams
 from rnnjax.forecast.series import Series, as_series
@@ -18,7 +18,7 @@ from rnnjax.forecast.windows import Frames, Window
 from rnnjax.kinds import public
 from rnnjax.topologies.parts import flat
 
-__all__ = ["check_features", "quantiles", "sample"]
+__all__ = ["check_features", "check_levels", "quantiles", "sample"]
 
 _AT_ONCE = 40_000  # paths that are drawn in one program, which bounds its memory
 
@@ -48,6 +48,19 @@ def sample(
     return np.concatenate(list(_draws(model, params, series, horizon, num_samples, key)))
 
 
+def check_levels(where: str, levels: Sequence[float]) -> tuple[float, ...]:
+    """The levels of quantiles as plain numbers.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: for none, or one outside of (0, 1).
+    """
+    found = tuple(check_real(where, "every one of levels", level, above=0.0, below=1.0) for level in levels)
+    if not found:
+        raise ValueError(f"{where}: levels must hold at least one number, got {short(levels)}.")
+    return found
+
+
 def _draws(
     model: Forecaster, params: Any, series: Any, horizon: int, num_samples: int, key: jax.Array
 ) -> Iterator[np.ndarray]:
@@ -75,9 +88,7 @@ def quantiles(
     Raises:
         ValueError: as `sample` does, or for levels outside of (0, 1).
     """
-    levels = tuple(float(level) for level in levels)
-    if not levels or not all(0 < level < 1 for level in levels):
-        raise ValueError(f"quantiles: levels must lie within (0, 1), got {short(levels)}.")
+    levels = check_levels("quantiles", levels)
     if not (model.direct and isinstance(model.head, Quantiles)):
         horizon, num_samples = (
             check_size("quantiles", name, size) for name, size in (("horizon", horizon), ("num_samples", num_samples))

@@ -14,6 +14,7 @@ from rnnjax.forecast.dates import Clock
 __all__ = ["Series", "as_series"]
 
 _LARGEST = 1e18
+_CATEGORIES = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,6 +77,11 @@ class Series:
         ):
             raise ValueError(
                 f"Series: static must be integers [{count}, C] from 0 on, got {describe(static)}; one row a series."
+            )
+        if static.size and static.max() >= _CATEGORIES:
+            raise ValueError(
+                f"Series: static must be below {_CATEGORIES:,}, a row of a table each, got {static.max():,}; count the "
+                "categories from 0 on."
             )
         put(self, "static", static.astype(np.int32))
         names = tuple(map(str, range(count))) if self.names is None else tuple(map(str, self.names))

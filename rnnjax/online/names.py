@@ -27,7 +27,7 @@ def check_border_name(where: str, name: str) -> str:
     """
     kind, colon, steps = str(name).strip().lower().partition(":")
     known = {full.partition(":")[0] for full in BORDER_NAMES}
-    if kind not in known or bool(colon) != (kind == "lookback") or (colon and not (steps.isdigit() and int(steps))):
+    if kind not in known or bool(colon) != (kind == "lookback") or (colon and not (steps.isdecimal() and int(steps))):
         guess = did_you_mean(kind, known) or "."
         raise ValueError(f"{where}: border must be one of {', '.join(BORDER_NAMES)}, got {name!r}{guess}")
     return f"{kind}{colon}{int(steps) if colon else ''}"

@@ -108,6 +108,10 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, capsys, tmp_path, monke
     assert replaced.code == 0 and (tmp_path / "half" / "report.html").is_file()
     page = tiny_run.rnnjax(capsys, "report", tmp_path / "half", "--out", tmp_path / "page.html")
     assert page.code == 0 and (tmp_path / "page.html").read_text().count("<svg") >= 2
+    (tmp_path / "half" / "forecast.png").unlink()
+    (tmp_path / "half" / "forecast.png").symlink_to(tmp_path / "demand.csv")
+    linked = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half")
+    assert linked.code == 2 and "forecast.png must be a file of its own, got a link" in linked.err
     (tmp_path / "half" / "config.json").write_text("{}")
     assert tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half").code == 2
 

@@ -179,6 +179,8 @@ def test_numbers_that_float32_does_not_hold_or_tell_apart() -> None:
         forecast.Series([hour, np.full(3, 1e20)])
     with pytest.raises(ValueError, match=r"^Series: numbers must lie within .* in known\[0\]; divide the series"):
         forecast.Series([hour], known=[np.full((60, 1), -1e19)])
+    with pytest.raises(ValueError, match=r"^Series: static must be below 1,048,576, a row of a table each, got 4,294"):
+        forecast.Series([hour], static=np.array([[2**32]]))
     counter = 1_234_567_890 + hour  # 128 lie between two numbers of float32 there
     with pytest.raises(
         ValueError, match=r"^Series: values must change by more than float32 can tell apart, got .* of 1 "

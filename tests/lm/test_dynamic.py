@@ -1,5 +1,7 @@
 """Dynamic evaluation against a loop in NumPy arrays, and against the static one where nothing moves."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,10 @@ def test_the_command_shows_it_beside_the_static_one(tmp_path, capsys):
     losses = [float(line.split("dynamic")[1].split()[0]) for line in found.out.splitlines() if "dynamic" in line]
     static = [float(line.split("carried")[1].split()[0]) for line in found.out.splitlines() if "carried" in line]
     assert found.code == 0 and losses[0] < 0.7 * static[0]
+    lost = command(capsys, "eval", folder, tmp_path / "other.txt", "--dynamic", "--dynamic-lr", "1e30", "--json")
+    row = json.loads(lost.out, parse_constant=pytest.fail)["results"][-1]
+    assert row["state"] == "dynamic" and (row["loss"] is None or row["loss"] > 9)
+    assert "ran away from what was trained" in lost.err and lost.code == 0
 
 
 def test_errors():
