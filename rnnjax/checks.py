@@ -279,9 +279,8 @@ def as_floats(where: str, name: str, value: Any, axes: int | None = None) -> np.
     if array.dtype != np.float64:
         raise TypeError(f"{where}: {name} must be an array of numbers, got {short(value)}.")
     if array.ndim < 1 or (axes is not None and array.ndim != axes):
-        raise ValueError(
-            f"{where}: {name} must have {'axes' if axes is None else f'{axes} axes' if axes > 1 else 'one axis'}, got {describe(array)}."
-        )
+        wanted = "axes" if axes is None else f"{axes} of them" if axes > 1 else "one axis"
+        raise ValueError(f"{where}: {name} must have {wanted}, got {describe(array)}.")
     return array
 
 
