@@ -183,7 +183,8 @@ def check_kinds(value: Any) -> None:
     Raises:
         TypeError: for a field of another kind; the sentence begins with the name of the class.
     """
-    for name, annotation in _annotations(type(value)):
+    kind: Any = type(value)
+    for name, annotation in _annotations(kind):
         if check := _check_of(name, annotation):
             object.__setattr__(value, name, check(type(value).__name__, name, getattr(value, name)))
 

@@ -30,9 +30,11 @@ import rnnjax
 from rnnjax.arrays import ArraysFile, seal, write_arrays
 from rnnjax.cli.language_model import _describe
 from rnnjax.files import CheckpointError, digest
+from rnnjax.forecast.run import ForecastConfig, ForecastPaths
 from rnnjax.lm.export import export, load_export
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import open_run
+from rnnjax.report.forecasts import forecast_page
 from tests.fuzz.harness import MEMORY, call, finding, preload
 
 SECONDS = 60  # of the processor, of one opening
@@ -71,6 +73,12 @@ def prepare(folder: Path) -> None:
     made = call(["train", "text.txt", "--out", "run", *small.split()], folder, "prepare")
     if made.code:
         raise RuntimeError(f"no run to begin with: {made.err}")
+    rows = "\n".join(f"{5 + k % 4 + rng.random():.3f}" for k in range(40))
+    (folder / "series.csv").write_text(f"y\n{rows}\n")
+    small = "--horizon 3 --steps 4 --hidden 2 --windows 1 --batch-size 2 --season 4 --out frun"
+    made = call(["forecast", "series.csv", *small.split()], folder, "prepare")
+    if made.code:
+        raise RuntimeError(f"no forecast to begin with: {made.err}")
     (folder / "evil.py").write_text(EVIL)
 
 
@@ -90,6 +98,9 @@ def open_all(folder: Path, kind: str) -> list[Any]:
         loss_curve([*read_metrics(run.paths.metrics), TRAIN_ROW], {})
         _describe(folder / "run", False)
         found: list[Any] = [run.config.identity(), run.vocabulary, run.model, run.params]
+    elif kind == "frun":
+        paths = ForecastPaths(folder / "frun")
+        found = [ForecastConfig.read(paths.root), forecast_page(paths)]
     elif kind == "export":
         found = list(load_export(folder / "export"))
     else:
@@ -227,13 +238,15 @@ def damage(path: Path, rng: random.Random) -> str:
 def one(number: int, seed: int, folder: Path, whole: dict[str, list[Any]]) -> tuple[str, str, str]:
     """A damage: what it was, what came of it, and what is wrong with that."""
     rng = random.Random(f"{seed} {number}")
-    kind = rng.choice(["run", "run", "run", "export", "net"])
+    kind = rng.choice(["run", "run", "run", "frun", "export", "net"])
     target = folder / kind
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "kept" / kind, target)
     names = ("config.json", "vocabulary.json", "metrics.jsonl") if kind == "run" else ("",)
     files = [p for p in sorted(target.rglob("*")) if p.is_file() and (p.name in names or p.suffix == ".safetensors")]
-    files = files if kind == "run" else [p for p in sorted(target.rglob("*")) if p.is_file()]
+    if kind == "frun":
+        files = [target / "config.json", target / "result.json"]
+    files = files if kind in ("run", "frun") else [p for p in sorted(target.rglob("*")) if p.is_file()]
     path = rng.choice(files)
     what = f"{path.relative_to(folder)}: {damage(path, rng)}"
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -262,13 +275,15 @@ def one(number: int, seed: int, folder: Path, whole: dict[str, list[Any]]) -> tu
 def resumed(number: int, seed: int, folder: Path) -> tuple[str, str, str]:
     """A damage to any file of a run, and the command that goes on with it."""
     rng = random.Random(f"{seed} resumed {number}")
-    target = folder / "run"
+    name = rng.choice(["run", "run", "frun"])
+    target = folder / name
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder / "kept/run", target)
-    path = rng.choice([p for p in sorted(target.rglob("*")) if p.is_file() and p.name not in ("loss.png", "run.lock")])
+    shutil.copytree(folder / "kept" / name, target)
+    path = rng.choice([p for p in sorted(target.rglob("*")) if p.is_file() and p.suffix not in (".png", ".lock")])
     before = path.read_bytes()
     how = damage(path, rng)
-    answer = call(["train", "--resume", "run", "--steps", "8", "--no-baselines"], folder, "resumed")
+    words = ["train", "--resume", "run", "--steps", "8", "--no-baselines"]
+    answer = call(words if name == "run" else ["forecast", "--resume", "frun", "--steps", "6"], folder, "resumed")
     what, wrong = f"{path.relative_to(folder)}: {how}, resumed", finding(answer)
     if not wrong and answer.code == 0 and path.suffix in (".jsonl", ".txt"):
         kept = path.read_bytes()[: len(before)] == before
@@ -281,7 +296,7 @@ def work(first: int, arguments: argparse.Namespace, folder: Path, log: Path) -> 
     """Opens one damage after the other, in this process; what it finds goes to the log, line by line."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     whole = {}
-    for kind in ("run", "export", "net"):
+    for kind in ("run", "frun", "export", "net"):
         shutil.rmtree(folder / kind, ignore_errors=True)
         shutil.copytree(folder / "kept" / kind, folder / kind)
         whole[kind] = open_all(folder, kind)
@@ -310,7 +325,8 @@ def main() -> None:
         counts: collections.Counter[str] = collections.Counter()
         findings = []
         (folder / "kept").mkdir()
-        shutil.copytree(folder / "run", folder / "kept/run")
+        for kind in ("run", "frun"):
+            shutil.copytree(folder / kind, folder / "kept" / kind)
         for number in range(arguments.resumes):  # by forks, so before JAX runs in this process
             what, came, wrong = resumed(number, arguments.seed, folder)
             counts[came] += 1
