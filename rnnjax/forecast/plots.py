@@ -34,6 +34,15 @@ class Panel(NamedTuple):
     earlier: Any = None
 
 
+def _drawable(panel: Panel) -> Panel:
+    """With steps in the place of dates before or behind those that matplotlib knows, the years 1 to 9999."""
+    times = np.asarray(panel.times)
+    known = times.dtype.kind != "M" or bool(
+        (times > np.datetime64("0001-02")).all() & (times < np.datetime64("9999")).all()
+    )
+    return panel if known else panel._replace(times=np.arange(len(times)))
+
+
 def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
     """Every series with its end, what was said of that end before it was known, and what comes, with quantiles.
 
@@ -41,6 +50,7 @@ def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
         panels: at most eight are drawn well.
         tail: values before the end that are drawn; None is four horizons, at least 60.
     """
+    panels = [*map(_drawable, panels)]
     figure, axes = _figure(len(panels), 2.3)
     for ax, panel in zip(axes, panels, strict=True):
         count, drawn = len(panel.values), panel.earlier if panel.forecast is None else panel.forecast
@@ -52,7 +62,7 @@ def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
         if panel.forecast is not None:
             _fan(ax, panel.times[count : count + horizon], panel.forecast, panel.levels, _BLUE, "forecast")
             ax.axvline(panel.times[count - 1], color="0.6", linewidth=0.8, linestyle=":")
-        ax.set_title(short(panel.name).strip("'\""), loc="left", fontsize=10)
+        ax.set_title(short(panel.name).strip("'\""), loc="left", fontsize=10, parse_math=False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False, fontsize=9)
     return figure
@@ -60,6 +70,7 @@ def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
 
 def surprise_figure(panels: Sequence[Panel], odd: Any) -> Any:
     """Every series with the values that `anomalies` marked, over the bits of all."""
+    panels = [*map(_drawable, panels)]
     figure, axes = _figure(2 * len(panels), 1.5)
     for k, (panel, own, there) in enumerate(zip(panels, odd.bits, odd.marked, strict=False)):
         count = len(panel.values)
@@ -67,7 +78,7 @@ def surprise_figure(panels: Sequence[Panel], odd: Any) -> Any:
         own, values, times = np.asarray(own), np.asarray(panel.values), panel.times[:count]
         above.plot(times, values, color=_GREY, linewidth=0.9)
         above.plot(times[there], values[there], "o", color=_ORANGE, markersize=4)
-        above.set_title(short(panel.name).strip("'\""), loc="left", fontsize=10)
+        above.set_title(short(panel.name).strip("'\""), loc="left", fontsize=10, parse_math=False)
         below.vlines(times, 0, np.nan_to_num(own), color=np.where(there, _ORANGE, "0.6").tolist(), linewidth=0.8)
         below.axhline(odd.limit, color=_ORANGE, linewidth=0.8, linestyle=":")
         below.set_ylabel("bits", fontsize=8)

@@ -143,7 +143,8 @@ def compare_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, over: str
     axes.set_xscale("log")
     axes.set_xlabel("symbols seen" if over == "symbols" else "seconds")
     axes.set_ylabel("validation loss [nats a symbol]")
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)  # of the name of a run
     _plain_axes(axes)
     return figure
 

@@ -1,6 +1,7 @@
 """Tables and files of series: what is found in them, and the sentence for everything that is wrong with one."""
 
 import gzip
+import io
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import rnnjax
 from rnnjax import forecast
 from rnnjax.forecast.dates import Clock, calendar
 from rnnjax.forecast.files import read_series
+from rnnjax.forecast.plots import Panel, forecast_figure, surprise_figure
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.windows import Frames
 from tests.lm import tiny_run
@@ -202,3 +204,11 @@ def test_many_columns_are_read_at_once(tmp_path) -> None:
     rows = "\n".join(",".join(["x"] * len(names)) for _ in range(2))
     with pytest.raises(ValueError, match="got none and 0 columns of numbers"):
         read_series(write(tmp_path, f"{','.join(names)}\n{rows}\n"), Columns("", ""))
+
+
+def test_a_name_is_no_formula_and_dates_may_lie_far_ahead() -> None:
+    times = np.datetime64("9999-12-30T00", "s") + np.arange(8).astype("timedelta64[D]")
+    panel = Panel(r"$\frac{", times, np.arange(6.0), (0.1, 0.5, 0.9), np.ones((3, 2)), None)
+    for figure in (forecast_figure([panel]), surprise_figure([panel], [np.ones(6)], 10.0)):
+        figure.savefig(data := io.BytesIO(), format="svg")
+        assert b"frac" in data.getvalue()
