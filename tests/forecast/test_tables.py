@@ -11,6 +11,7 @@ import rnnjax
 from rnnjax import forecast
 from rnnjax.forecast.dates import Clock, calendar
 from rnnjax.forecast.files import read_series
+from rnnjax.forecast.marks import Anomalies
 from rnnjax.forecast.plots import Panel, forecast_figure, surprise_figure
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.windows import Frames
@@ -209,6 +210,6 @@ def test_many_columns_are_read_at_once(tmp_path) -> None:
 def test_a_name_is_no_formula_and_dates_may_lie_far_ahead() -> None:
     times = np.datetime64("9999-12-30T00", "s") + np.arange(8).astype("timedelta64[D]")
     panel = Panel(r"$\frac{", times, np.arange(6.0), (0.1, 0.5, 0.9), np.ones((3, 2)), None)
-    for figure in (forecast_figure([panel]), surprise_figure([panel], [np.ones(6)], 10.0)):
+    for figure in (forecast_figure([panel]), surprise_figure([panel], Anomalies([np.ones(6)], 10.0, [np.arange(6) > 4]))):
         figure.savefig(data := io.BytesIO(), format="svg")
         assert b"frac" in data.getvalue()
