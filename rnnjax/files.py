@@ -167,9 +167,7 @@ def read_json(path: pathlib.Path, where: str, *, signed: bool = True) -> dict[st
     return data
 
 
-def write_atomic(
-    path: pathlib.Path, data: bytes | Iterable[bytes | memoryview], *, private: bool = False
-) -> None:
+def write_atomic(path: pathlib.Path, data: bytes | Iterable[bytes | memoryview], *, private: bool = False) -> None:
     """Writes a file in one move, so that it is either the old one or the new one.
 
     Args:

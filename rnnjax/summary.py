@@ -10,7 +10,7 @@ import numpy as np
 
 from rnnjax.checks import describe
 
-__all__ = ["Summary", "summary"]
+__all__ = ["Summary", "summary", "title"]
 
 
 class _Row(NamedTuple):
@@ -66,7 +66,7 @@ def summary(cell: Any, params: Any) -> Summary:
         params: what its ``init`` returns, or the shapes of it (`jax.eval_shape`).
 
     Raises:
-        TypeError: if the parameters hold something else than arrays.
+        TypeError: if the parameters hold something else than arrays, or ``cell`` has no ``init``.
 
     >>> import jax, rnnjax
     >>> lstm = rnnjax.LSTM(256)
@@ -79,6 +79,8 @@ def summary(cell: Any, params: Any) -> Summary:
     all                              329,728  1,318,912
     state: 512 numbers a row
     """
+    if isinstance(cell, type) or not callable(getattr(cell, "init", None)):
+        raise TypeError(f"summary: cell must be a cell, a network or a model, an instance, got {describe(cell)}.")
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path).lstrip(".")
@@ -90,15 +92,15 @@ def summary(cell: Any, params: Any) -> Summary:
     if hasattr(cell, "initial_state"):
         tree = jax.eval_shape(lambda: cell.initial_state(()))
         state = sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
-    return Summary(_title(cell), tuple(rows), state)
+    return Summary(title(cell), tuple(rows), state)
 
 
-def _title(thing: Any) -> str:
+def title(thing: Any) -> str:
     """``repr`` without the fields that stand at their defaults."""
     if isinstance(thing, tuple):
-        return f"({', '.join(map(_title, thing))}{',' if len(thing) == 1 else ''})"
+        return f"({', '.join(map(title, thing))}{',' if len(thing) == 1 else ''})"
     if not dataclasses.is_dataclass(thing) or isinstance(thing, type):
         return " ".join(repr(thing).split())
     shown = [field for field in dataclasses.fields(thing) if getattr(thing, field.name) != field.default]
-    values = ", ".join(f"{field.name}={_title(getattr(thing, field.name))}" for field in shown)
+    values = ", ".join(f"{field.name}={title(getattr(thing, field.name))}" for field in shown)
     return f"{type(thing).__name__}({values})"

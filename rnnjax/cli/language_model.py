@@ -43,6 +43,7 @@ from rnnjax.lm.run import (
 )
 from rnnjax.lm.sample import default_prime, generate, stream_text
 from rnnjax.lm.session import Session
+from rnnjax.summary import title
 from rnnjax.text.shown import shown
 
 __all__ = ["eval", "info", "sample"]
@@ -320,7 +321,7 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
         check_code(config, provenance, run, trust_code)
         model = make_model(config.model, len(vocabulary))
         layers = [repr(cell) for cell in model.stack.cells]
-        alike = [(text, len([*same])) for text, same in itertools.groupby(map(_brief, model.stack.cells))]
+        alike = [(text, len([*same])) for text, same in itertools.groupby(map(title, model.stack.cells))]
         network = ", ".join(text if count == 1 else f"{count} x {text}" for text, count in alike)
     shapes: dict[str, Any] = {}
     for one in saved:
@@ -367,16 +368,6 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
 
 def _echo_wrapped(line: str) -> None:
     echo(textwrap.fill(line, 100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
-
-
-def _brief(value: Any) -> str:
-    """A cell as it would be written: its size, and the options that are not the usual ones."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return repr(value)
-    named = {field.name: (getattr(value, field.name), field.default) for field in dataclasses.fields(value)}
-    parts = [str(found[0]) for name, found in named.items() if name == "hidden_size"]
-    parts += [f"{name}={_brief(own)}" for name, (own, usual) in named.items() if name != "hidden_size" and own != usual]
-    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def _inline(values: dict[str, Any]) -> str:

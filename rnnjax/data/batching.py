@@ -54,9 +54,16 @@ def time_first(arrays: Any) -> Any:
     Time comes first everywhere in this library, since a loop over time takes its slices from the first axis. Within
     `jax.jit` the turn is a part of the program. A ``lengths`` array, which has one axis, stays as it is.
 
+    Raises:
+        TypeError: for what is no array.
+
     >>> time_first({"x": np.zeros((32, 20, 3)), "lengths": np.zeros(32)})["x"].shape
     (20, 32, 3)
     """
+    leaves = jax.tree.leaves(arrays, is_leaf=lambda leaf: leaf is None)
+    for leaf in leaves or [arrays]:
+        if not hasattr(leaf, "swapaxes") or isinstance(leaf, type) or getattr(leaf.dtype, "kind", "O") in "OUS":
+            raise TypeError(f"time_first: arrays must be a tree of arrays, got {short(leaf)}.")
     return jax.tree.map(lambda array: array.swapaxes(0, 1) if array.ndim > 1 else array, arrays)
 
 

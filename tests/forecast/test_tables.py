@@ -210,6 +210,7 @@ def test_many_columns_are_read_at_once(tmp_path) -> None:
 def test_a_name_is_no_formula_and_dates_may_lie_far_ahead() -> None:
     times = np.datetime64("9999-12-30T00", "s") + np.arange(8).astype("timedelta64[D]")
     panel = Panel(r"$\frac{", times, np.arange(6.0), (0.1, 0.5, 0.9), np.ones((3, 2)), None)
-    for figure in (forecast_figure([panel]), surprise_figure([panel], Anomalies([np.ones(6)], 10.0, [np.arange(6) > 4]))):
+    odd = Anomalies([np.ones(6)], 10.0, [np.arange(6) > 4])
+    for figure in (forecast_figure([panel]), surprise_figure([panel], odd)):
         figure.savefig(data := io.BytesIO(), format="svg")
         assert b"frac" in data.getvalue()

@@ -144,10 +144,11 @@ def test_info(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["seconds"] == 75.0
     assert [(c["step"], c["val_loss"]) for c in facts["checkpoints"]] == [(2, 2.25), (3, 2.75)]
     text = tiny_run.rnnjax(capsys, "info", folder).out
-    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 100 and facts["network"] == "2 x LSTM(8)"
+    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 100
+    assert facts["network"] == "2 x LSTM(hidden_size=8)"
     assert facts["layers"] == [repr(rnnjax.LSTM(8))] * 2
     for part in (
-        "layers: 2 x LSTM(8)\n",
+        "layers: 2 x LSTM(hidden_size=8)\n",
         f"{count:,}",
         "stack.layers[1].w_hh",
         "[8, 32]",
