@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.checks import as_floats, check_size, short
+from rnnjax.checks import check_size, short
+from rnnjax.forecast.numbers import as_floats
 
 __all__ = ["BASELINES", "drift", "find_season", "naive", "naive2", "seasonal_naive"]
 

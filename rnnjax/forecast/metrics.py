@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.checks import as_floats, check_real, check_size, describe
+from rnnjax.checks import check_real, check_size, describe
+from rnnjax.forecast.numbers import as_floats
 
 __all__ = ["coverage", "crps", "mase", "msis", "owa", "rmsse", "smape", "wql"]
 
