@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.checks import check_key, check_optimizer, check_size, is_traced
-from rnnjax.online import Border, Cut
+from rnnjax.online import Cut
 from rnnjax.online.across import AnyBorder, across, begin, check_border
+from rnnjax.online.borders import Border
 from rnnjax.programs import kept
 from rnnjax.update import (
     Carry,

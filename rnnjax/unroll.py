@@ -12,9 +12,10 @@ import numpy as np
 
 from rnnjax.cell import batch_shape, check_resets, describe, input_size_of, param_shapes, state_like, wide_dtype
 from rnnjax.checks import check_ints, short
-from rnnjax.engines import Controls, Job, choose, engines, implementations, make_job, split_over_devices
-from rnnjax.engines.choice import no_such
+from rnnjax.engines import Controls, Job, choose, engines, implementations
+from rnnjax.engines.choice import make_job, no_such
 from rnnjax.engines.placement import meet
+from rnnjax.engines.split import split_over_devices
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
 from rnnjax.kinds import public
 from rnnjax.network import Network, input_shape, leaves, start_state

@@ -11,7 +11,7 @@ import pytest
 
 import rnnjax
 from rnnjax.card import card, jacobian_class
-from rnnjax.engines import UnfitError
+from rnnjax.engines.choice import UnfitError
 from rnnjax.online import EProp, SnAp1
 from tests.cells_table import CELLS, VARIANTS, some_params
 from tests.lm.tiny_run import rnnjax as command

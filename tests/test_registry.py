@@ -14,7 +14,8 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Elman, Stack
 from rnnjax.cells import CELLS, cell_from_name
-from rnnjax.engines import Engine, Job, UnfitError, choice, choose, register
+from rnnjax.engines import Engine, Job, choice, choose, register
+from rnnjax.engines.choice import UnfitError
 from rnnjax.initializers import Chrono, Identity, Orthogonal, Uniform
 from tests.cells_table import Row, make_problem
 

@@ -25,7 +25,7 @@ from rnnjax.fit.checkpoint import open_checkpoint
 from rnnjax.initializers import Chrono
 from rnnjax.lm.model import LanguageModel
 from rnnjax.saving import CheckpointError, named_arrays
-from rnnjax.topologies import ContextState
+from rnnjax.topologies.bridge import ContextState
 from tests.cells_table import CELLS, VARIANTS
 
 pytestmark = pytest.mark.quick

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.engines import Controls, Engine, Job, UnfitError, choose, register
+from rnnjax.engines import Controls, Engine, Job, choose, register
 from rnnjax.engines import choice as choice_module
+from rnnjax.engines.choice import UnfitError
 from rnnjax.engines.scan import select, unroll_scan
 from rnnjax.testing import LAWS, check_laws, make_problem
 from rnnjax.testing.problems import loop_with_gradients

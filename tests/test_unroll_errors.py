@@ -8,7 +8,7 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Stack
 from rnnjax.cells import RecurrentHighway
-from rnnjax.engines import UnfitError
+from rnnjax.engines.choice import UnfitError
 
 CELL = LSTM(4)
 PARAMS = jax.tree.map(

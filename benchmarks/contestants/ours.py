@@ -6,7 +6,8 @@ import jax
 
 import rnnjax
 from benchmarks.contestants.base import Contestant, JaxContestant, Problem, Skip
-from rnnjax.engines import choose, make_job
+from rnnjax.engines import choose
+from rnnjax.engines.choice import make_job
 
 __all__ = ["default_implementation", "implementation_names", "make", "make_step"]
 

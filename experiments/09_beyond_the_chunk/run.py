@@ -23,7 +23,8 @@ import rnnjax
 from experiments import common
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
-from rnnjax.online import Immediate, border_from_name
+from rnnjax.online import Immediate
+from rnnjax.online.names import border_from_name
 from rnnjax.text.corpus import Chunk, TextOptions, load_corpus, streams
 
 from . import tasks

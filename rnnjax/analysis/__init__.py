@@ -4,21 +4,19 @@ Everything takes ``cell, params, state, xs`` like the rest of the library, works
 tuples of NumPy arrays. Pictures are in `rnnjax.analysis.plots` and `unit_plots`, which alone need matplotlib.
 """
 
-from rnnjax.analysis.ablation import ablate, unit_means
-from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
+from rnnjax.analysis.ablation import ablate
+from rnnjax.analysis.fixed_points import find_fixed_points
 from rnnjax.analysis.flat import trajectory
-from rnnjax.analysis.gates import unit_statistics
 from rnnjax.analysis.gradient_flow import gradient_flow, gradient_lost
 from rnnjax.analysis.jacobians import jacobian_spectrum, recurrent_bound, step_jacobians
-from rnnjax.analysis.labels import LABELS, Label, label_from_name, register_label
+from rnnjax.analysis.labels import Label, label_from_name, register_label
 from rnnjax.analysis.lyapunov import lyapunov_spectrum
 from rnnjax.analysis.newton import newton_report
 from rnnjax.analysis.recording import SymbolModel, record, text_values
 from rnnjax.analysis.search import search_units
-from rnnjax.analysis.units import Unit, parse_unit
+from rnnjax.analysis.units import Unit
 
 __all__ = [
-    "LABELS",
     "Label",
     "SymbolModel",
     "Unit",
@@ -30,7 +28,6 @@ __all__ = [
     "label_from_name",
     "lyapunov_spectrum",
     "newton_report",
-    "parse_unit",
     "record",
     "recurrent_bound",
     "register_label",
@@ -38,7 +35,4 @@ __all__ = [
     "step_jacobians",
     "text_values",
     "trajectory",
-    "unit_means",
-    "unit_statistics",
-    "visited_states",
 ]

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, cast_like, compute_dtype, widen
-from rnnjax.engines import Newton, NewtonLoops, make_job
+from rnnjax.engines import Newton, NewtonLoops
 from rnnjax.engines.affine.loops import Operands
 from rnnjax.engines.affine.newton import solve
 from rnnjax.engines.affine.plan import make_plan
-from rnnjax.engines.choice import is_floating
+from rnnjax.engines.choice import is_floating, make_job
 from rnnjax.kinds import public
 from rnnjax.network import NO_CONTROLS, start_state
 from rnnjax.unroll import unroll

@@ -8,7 +8,7 @@ from rnnjax.cells.gru_reset_before import GRUResetBefore
 from rnnjax.cells.highway import RecurrentHighway
 from rnnjax.cells.indrnn import IndRNN
 from rnnjax.cells.layernorm import LayerNormGRU, LayerNormLSTM
-from rnnjax.cells.leaky import LeakyRNN, leaky_noise
+from rnnjax.cells.leaky import LeakyRNN
 from rnnjax.cells.lru import LRU
 from rnnjax.cells.lstm import LSTM
 from rnnjax.cells.lstm_variants import CoupledLSTM, PeepholeLSTM
@@ -17,7 +17,7 @@ from rnnjax.cells.minimal import MinGRU, MinLSTM
 from rnnjax.cells.minimal_rnn import MinimalRNN
 from rnnjax.cells.multiplicative import MILSTM, MIRNN
 from rnnjax.cells.projected_lstm import ProjectedLSTM
-from rnnjax.cells.registry import CELLS, cell_file, cell_from_name, describable
+from rnnjax.cells.registry import CELLS, cell_from_name, describable
 from rnnjax.cells.slstm import SLSTM
 from rnnjax.cells.sru import SRU
 
@@ -47,8 +47,6 @@ __all__ = [
     "PeepholeLSTM",
     "ProjectedLSTM",
     "RecurrentHighway",
-    "cell_file",
     "cell_from_name",
     "describable",
-    "leaky_noise",
 ]

@@ -67,7 +67,7 @@ def _options(name: str, module: str) -> list[_Option]:
 
 
 def _values() -> dict[str, tuple[str, ...]]:
-    from rnnjax.analysis import LABELS
+    from rnnjax.analysis.labels import LABELS
     from rnnjax.cells import CELLS
 
     return {

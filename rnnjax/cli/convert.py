@@ -17,7 +17,7 @@ from rnnjax.arrays import read_arrays
 from rnnjax.cli.output import echo
 from rnnjax.interop._common import layers_of
 from rnnjax.interop._keras_files import read_model, read_weights
-from rnnjax.interop.files import load_torch, save_keras, save_torch
+from rnnjax.interop.files import save_keras, save_torch
 from rnnjax.interop.keras import from_keras, to_keras
 from rnnjax.interop.torch import from_torch, to_torch
 from rnnjax.lm.export import DESCRIPTION, load_export
@@ -99,7 +99,7 @@ def convert(
             if origin == "rnnjax":
                 cell, params = _load_ours(source)
             elif origin == "torch":
-                cell, params = load_torch(source, prefix=prefix, nonlinearity=activation)  # type: ignore[arg-type]
+                cell, params = from_torch(source, prefix=prefix, nonlinearity=activation)  # type: ignore[arg-type]
                 moves["torch"] = _moves_from_torch(source, params, prefix, activation)
             else:
                 options: Any = {"activation": activation, "reset_after": reset_after, "merge": merge}

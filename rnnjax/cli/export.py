@@ -71,7 +71,7 @@ def export(
 def export_stablehlo(
     run: Run, folder: pathlib.Path, *, platforms: tuple[str, ...] | None = None, force: bool = False
 ) -> list[pathlib.Path]:
-    """Writes a whole language model by `rnnjax.interop.export_functions`, with its parameters baked in.
+    """Writes a whole language model by `rnnjax.interop.exporting.export_functions`, with its parameters baked in.
 
     ``x`` is a symbol, int32 ``[B]``, and ``y`` the logits of the next one, ``[B, V]``; ``model.json`` says which symbol
     a number is.

@@ -15,8 +15,7 @@ import typer
 from rich.console import Console
 
 import rnnjax
-from rnnjax.cells import cell_file
-from rnnjax.cells.registry import absolute_cell
+from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.checks import check_size
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
 from rnnjax.cli.options import TrustCode, options_command

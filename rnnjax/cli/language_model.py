@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from rnnjax.cell import check_size
-from rnnjax.cells import cell_file
+from rnnjax.cells.registry import cell_file
 from rnnjax.cli.display import nats
 from rnnjax.cli.interactive import converse
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rnnjax.cells import cell_file, cell_from_name
-from rnnjax.cells.registry import absolute_cell
+from rnnjax.cells import cell_from_name
+from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.cli.live import check_live, open_live
 from rnnjax.cli.origin import begin_with, describe_origin, take_up
 from rnnjax.cli.presets import preset_options

@@ -18,10 +18,8 @@ For a model with an encoder bind its memory too; the beams of a row share it.
 from rnnjax.decoding.adjust import adjust_logits, draw
 from rnnjax.decoding.beam import beam_search
 from rnnjax.decoding.sampling import greedy, sample
-from rnnjax.decoding.steps import Step
 
 __all__ = [
-    "Step",
     "adjust_logits",
     "beam_search",
     "draw",

@@ -14,12 +14,10 @@ from rnnjax.engines.choice import (
     Controls,
     Engine,
     Job,
-    UnfitError,
     choose,
     engine,
     engines,
     implementations,
-    make_job,
     register,
 )
 from rnnjax.engines.cudnn import CudnnLoops
@@ -28,7 +26,6 @@ from rnnjax.engines.linear.over_devices import unroll_over
 from rnnjax.engines.linear.recurrence import linear_engine
 from rnnjax.engines.linear.scans import Associative, Hoisted
 from rnnjax.engines.scan import no_named_remat, unroll_scan
-from rnnjax.engines.split import split_over_devices
 
 __all__ = [
     "Controls",
@@ -36,16 +33,13 @@ __all__ = [
     "Job",
     "Newton",
     "NewtonLoops",
-    "UnfitError",
     "affine_engine",
     "choose",
     "engine",
     "engines",
     "implementations",
     "linear_engine",
-    "make_job",
     "register",
-    "split_over_devices",
     "unroll_over",
 ]
 

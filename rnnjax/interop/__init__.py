@@ -2,19 +2,17 @@
 
 from rnnjax.interop.cudnn import from_cudnn, to_cudnn
 from rnnjax.interop.equinox import equinox_cell, equinox_layer, from_equinox, to_equinox
-from rnnjax.interop.exporting import export_cell, export_functions
-from rnnjax.interop.files import load_torch, save_keras, save_torch
+from rnnjax.interop.exporting import export_cell
 from rnnjax.interop.flax_linen import from_flax, linen_cell, linen_layer, to_flax
 from rnnjax.interop.flax_nnx import from_nnx, nnx_cell, nnx_layer, to_nnx
 from rnnjax.interop.haiku import from_haiku, haiku_core, haiku_layer, to_haiku
-from rnnjax.interop.keras import from_keras, to_keras, to_keras_layer
-from rnnjax.interop.torch import from_torch, from_torch_state, to_torch, to_torch_module, to_torch_state
+from rnnjax.interop.keras import from_keras, to_keras
+from rnnjax.interop.torch import from_torch, from_torch_state, to_torch, to_torch_state
 
 __all__ = [
     "equinox_cell",
     "equinox_layer",
     "export_cell",
-    "export_functions",
     "from_cudnn",
     "from_equinox",
     "from_flax",
@@ -27,19 +25,14 @@ __all__ = [
     "haiku_layer",
     "linen_cell",
     "linen_layer",
-    "load_torch",
     "nnx_cell",
     "nnx_layer",
-    "save_keras",
-    "save_torch",
     "to_cudnn",
     "to_equinox",
     "to_flax",
     "to_haiku",
     "to_keras",
-    "to_keras_layer",
     "to_nnx",
     "to_torch",
-    "to_torch_module",
     "to_torch_state",
 ]

@@ -1,65 +1,30 @@
-"""Weights in files of other frameworks: torch in safetensors, which torch itself need not be there for, and Keras."""
+"""Weights to files of other frameworks: torch in safetensors, which torch itself need not be there for, and Keras."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import tempfile
-from typing import Any, Literal
+from typing import Any
 
-from rnnjax.arrays import read_arrays, write_arrays
+from rnnjax.arrays import write_arrays
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import layers_of, require
 from rnnjax.interop.keras import to_keras_layer
-from rnnjax.interop.torch import from_torch, to_torch
+from rnnjax.interop.torch import to_torch
 from rnnjax.kinds import public
 from rnnjax.network import input_shape
 from rnnjax.networks import Bidirectional
 from rnnjax.networks.bidirectional import BidirectionalParams, Directions
 
-__all__ = ["load_torch", "save_keras", "save_torch"]
-
-
-@public
-def load_torch(
-    path: str | os.PathLike[str],
-    *,
-    kind: Literal["rnn", "lstm", "gru"] | None = None,
-    nonlinearity: Literal["tanh", "relu"] | None = None,
-    prefix: str | None = None,
-) -> tuple[Any, Any]:
-    """The recurrent layers of a torch ``state_dict`` that was saved with safetensors.
-
-    Args:
-        path: a file that ``safetensors.torch.save_file(module.state_dict(), path)`` has written.
-        kind: see `from_torch`, which converts what the file holds.
-        nonlinearity: see `from_torch`.
-        prefix: see `from_torch`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or damaged, or as `from_torch` raises.
-
-    >>> import tempfile, jax, rnnjax
-    >>> lstm = rnnjax.LSTM(4)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_torch(f"{folder}/lstm.safetensors", lstm, lstm.init(jax.random.key(0), input_size=3))
-    ...     cell, params = load_torch(f"{folder}/lstm.safetensors")
-    >>> cell.hidden_size, params.w_ih.shape
-    (4, (3, 16))
-    """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"load_torch: there is no file {str(file)!r}; name a safetensors file.")
-    arrays, _ = read_arrays(file.resolve(), where=f"load_torch: {file}")
-    return from_torch(arrays, kind=kind, nonlinearity=nonlinearity, prefix=prefix)
+__all__ = ["save_keras", "save_torch"]
 
 
 @public
 def save_torch(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     """Writes the ``state_dict`` that `to_torch` makes to a safetensors file, in one move.
 
-    In torch, ``module.load_state_dict(safetensors.torch.load_file(path))`` reads it.
+    In torch, ``module.load_state_dict(safetensors.torch.load_file(path))`` reads it, and here `from_torch`.
 
     Args:
         path: of the file; its folder must be there.
@@ -69,6 +34,14 @@ def save_torch(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     Raises:
         ValueError: as `to_torch` does.
         OSError: if the file cannot be written.
+
+    >>> import tempfile, jax, rnnjax
+    >>> lstm = rnnjax.LSTM(4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_torch(f"{folder}/lstm.safetensors", lstm, lstm.init(jax.random.key(0), input_size=3))
+    ...     cell, params = rnnjax.interop.from_torch(f"{folder}/lstm.safetensors")
+    >>> cell.hidden_size, params.w_ih.shape
+    (4, (3, 16))
     """
     arrays = to_torch(cell, params, as_numpy=True)
     write_arrays(pathlib.Path(path), arrays, {"format": "pt"})

@@ -12,6 +12,8 @@ On the way back ``bias_hh`` is zero, but for ``b_hn``. A module's ``batch_first`
 
 from __future__ import annotations
 
+import os
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -20,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.arrays import read_arrays
 from rnnjax.cell import compute_dtype, describe
 from rnnjax.cells.elman import Elman, ElmanParams
 from rnnjax.cells.gru import GRU, GRUParams
@@ -41,7 +44,7 @@ from rnnjax.interop._common import (
 from rnnjax.kinds import public
 from rnnjax.networks import Bidirectional
 
-__all__ = ["from_torch", "from_torch_state", "to_torch", "to_torch_module", "to_torch_state"]
+__all__ = ["from_torch", "from_torch_state", "to_torch", "to_torch_state"]
 
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _KINDS: dict[type, str] = {Elman: "rnn", GRU: "gru", LSTM: "lstm", ProjectedLSTM: "lstm"}
@@ -73,7 +76,8 @@ def from_torch(
 
     Args:
         source: an ``RNN``, ``LSTM`` or ``GRU`` of ``torch.nn``, or a cell of one; or a ``state_dict`` with arrays of
-            torch, NumPy or JAX, for which torch need not be installed.
+            torch, NumPy or JAX, or the path of a file with one that ``safetensors.torch.save_file`` has written, for
+            both of which torch need not be installed.
         kind: what a ``state_dict`` belongs to; None finds out from the shapes. Not for modules, which say it.
         nonlinearity: of a plain RNN in a ``state_dict``, which nothing in it tells.
         prefix: what the names of the layer's weights begin with in the ``state_dict`` of a larger model, such as
@@ -86,8 +90,9 @@ def from_torch(
 
     Raises:
         TypeError: for another module.
-        ValueError: if names are missing or unknown, if shapes do not fit, if the kind cannot be told, or for several
-            recurrent layers without ``prefix``.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is truncated or damaged, if names are missing or unknown, if shapes do not fit, if the
+            kind cannot be told, or for several recurrent layers without ``prefix``.
         ModuleNotFoundError: for a module, where torch is not installed.
 
     >>> rng = np.random.default_rng(0)
@@ -97,6 +102,11 @@ def from_torch(
     (LSTM(hidden_size=4, ...), (3, 16))
     """
     where = "from_torch"
+    if isinstance(source, str | os.PathLike):
+        file = pathlib.Path(source)
+        if not file.is_file():
+            raise FileNotFoundError(f"{where}: there is no file {str(file)!r}; name a safetensors file.")
+        source, _ = read_arrays(file.resolve(), where=f"{where}: {file}")
     if not isinstance(source, Mapping):
         if kind is not None or nonlinearity is not None or prefix is not None:
             raise ValueError(f"{where}: kind, nonlinearity and prefix are for a state_dict; a module says them itself.")
@@ -228,7 +238,7 @@ def _convert(
 def to_torch(
     cell: Any, params: Any, *, bias: bool = True, as_cell: bool = False, as_numpy: bool = False
 ) -> dict[str, Any]:
-    """The ``state_dict`` of the torch module that computes what ``cell`` does; see `to_torch_module`, which makes it.
+    """The ``state_dict`` of the torch module that computes what ``cell`` does, for its ``load_state_dict``.
 
     Args:
         cell: `Elman`, `LSTM`, `GRU` or `ProjectedLSTM`; a `Stack` or `Bidirectional` of equal ones.
@@ -265,39 +275,6 @@ def to_torch(
                 weights = weights._replace(b_ih=None, b_hh=None)
             named |= {field + suffix: np.array(a) for field, a in zip(_FIELDS, weights) if a is not None}
     return named if as_numpy else {name: _tensor(where, array) for name, array in named.items()}
-
-
-@public
-def to_torch_module(cell: Any, params: Any, *, bias: bool = True, as_cell: bool = False, **options: Any) -> Any:
-    """A torch module that computes what ``cell`` does, time-major unless the options say ``batch_first=True``.
-
-    Args:
-        cell: as for `to_torch`.
-        params: its parameters.
-        bias: as for `to_torch`.
-        as_cell: whether to make a ``torch.nn.LSTMCell`` or the like.
-        **options: further arguments of the module: ``batch_first``, ``dropout``, ``device``.
-
-    Raises:
-        ValueError: as `to_torch` does.
-        ModuleNotFoundError: where torch is not installed.
-    """
-    torch = require("torch", "torch", "to_torch_module")
-    layers = _check_network("to_torch_module", cell, params)
-    state_dict = to_torch(cell, params, bias=bias, as_cell=as_cell)
-    inner, p = layers[0][0]
-    name = _KINDS[type(inner)].upper() + ("Cell" if as_cell else "")
-    memory, input_size = p.w_hh.shape[1] // _GATES[_KINDS[type(inner)]], p.w_ih.shape[0]
-    options |= {"bias": bias, "dtype": next(iter(state_dict.values())).dtype}
-    if isinstance(inner, Elman):
-        options["nonlinearity"] = inner.activation
-    if isinstance(inner, ProjectedLSTM):
-        options["proj_size"] = inner.hidden_size
-    if not as_cell:
-        options |= {"num_layers": len(layers), "bidirectional": len(layers[0]) == 2}
-    module = getattr(torch.nn, name)(input_size, memory, **options)
-    module.load_state_dict(state_dict)
-    return module
 
 
 def _check_network(where: str, cell: Any, tree: Any) -> list[Any]:

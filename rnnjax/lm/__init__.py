@@ -4,16 +4,12 @@ What needs the core alone is gathered here; training, runs on disk, export and p
 imported from their modules: `rnnjax.lm.train`, `rnnjax.lm.run`, `rnnjax.lm.export`, `rnnjax.lm.plots`.
 """
 
-from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
-from rnnjax.lm.evaluate import evaluate, evaluate_windows
+from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 
 __all__ = [
-    "Dynamic",
     "LanguageModel",
     "evaluate",
-    "evaluate_dynamic",
-    "evaluate_windows",
     "generate",
 ]

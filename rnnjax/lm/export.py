@@ -12,7 +12,7 @@ import jax
 
 import rnnjax
 from rnnjax.arrays import decode, encode, seal
-from rnnjax.cells import cell_file
+from rnnjax.cells.registry import cell_file
 from rnnjax.files import CheckpointError, check_kind, digest, read_json, read_regular, write_atomic, write_json
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import ModelOptions

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from rnnjax.averaging import judged_prefix
-from rnnjax.cells import cell_file, cell_from_name
+from rnnjax.cells import cell_from_name
+from rnnjax.cells.registry import cell_file
 from rnnjax.files import CheckpointError, check_kind, digest, read_json, write_json
 from rnnjax.fit.checkpoint import Checkpoint, best, find_checkpoints, open_checkpoint
 from rnnjax.fit.folder import aside_of

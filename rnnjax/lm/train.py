@@ -30,8 +30,9 @@ from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import RunConfig
 from rnnjax.lm.run import RunPaths, make_model, run_identity
 from rnnjax.lm.sample import default_prime, generate
-from rnnjax.online import Cut, border_from_name
+from rnnjax.online import Cut
 from rnnjax.online.across import AnyBorder, across, begin
+from rnnjax.online.names import border_from_name
 from rnnjax.programs import kept
 from rnnjax.text.corpus import Chunk, Corpus
 from rnnjax.text.vocabulary import Vocabulary

@@ -15,8 +15,9 @@ import numpy as np
 
 from rnnjax.cell import check_size, describe, param_shapes
 from rnnjax.checks import did_you_mean
-from rnnjax.engines import UnfitError, engines
+from rnnjax.engines import engines
 from rnnjax.engines import implementations as implementations_of
+from rnnjax.engines.choice import UnfitError
 from rnnjax.network import start_state
 from rnnjax.testing.contract import check_cell
 from rnnjax.testing.meshes import shard_map, sharded

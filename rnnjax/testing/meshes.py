@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnjax.engines import UnfitError
+from rnnjax.engines.choice import UnfitError
 from rnnjax.testing.problems import Case, Outcome, Problem, assert_close, fast_jit, make_problem, unroll_problem
 
 __all__ = ["shard_map", "sharded"]

@@ -23,8 +23,8 @@ network, a way in and a way out. Symbols come as integers (``vocab_size``), ever
 """
 
 from rnnjax.cells import describable
+from rnnjax.topologies import bridge
 from rnnjax.topologies.attention import Attention
-from rnnjax.topologies.bridge import ContextState
 from rnnjax.topologies.encoder_decoder import EncoderDecoder
 from rnnjax.topologies.losses import binary_loss, huber_loss, mse_loss, softmax_loss
 from rnnjax.topologies.many_to_many import ManyToMany
@@ -35,7 +35,6 @@ from rnnjax.topologies.one_to_many import OneToMany
 
 __all__ = [
     "Attention",
-    "ContextState",
     "EncoderDecoder",
     "ManyToMany",
     "ManyToOne",
@@ -52,5 +51,5 @@ __all__ = [
     "softmax_loss",
 ]
 
-for _kind in (Attention, ContextState, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne):
+for _kind in (Attention, bridge.ContextState, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne):
     describable(_kind)

@@ -54,7 +54,7 @@ class ContextState:
 
     >>> import jax, jax.numpy as jnp, rnnjax
     >>> decoder = rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(4)))
-    >>> start = rnnjax.topologies.ContextState(decoder, activation="tanh")
+    >>> start = rnnjax.topologies.bridge.ContextState(decoder, activation="tanh")
     >>> params = start.init(jax.random.key(0), context_size=3)
     >>> state = start.apply(params, jnp.ones((2, 3)))
     >>> state.layers[0].c.shape, params.w.layers[0].c.shape

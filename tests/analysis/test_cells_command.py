@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from rnnjax.analysis import LABELS, text_values
-from rnnjax.analysis.labels import label_text
+from rnnjax.analysis import text_values
+from rnnjax.analysis.labels import LABELS, label_text
 from rnnjax.analysis.search import auc
 from rnnjax.cli.analysis import read_text_of, symbol_model
 from rnnjax.fit.folder import written

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import rnnjax
-from rnnjax.analysis import find_fixed_points, visited_states
+from rnnjax.analysis import find_fixed_points
+from rnnjax.analysis.fixed_points import visited_states
 from rnnjax.analysis.flat import flatten_state
 from tests.cells_table import CELLS, fast_jit, make_problem
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.analysis import parse_unit, record, text_values
+from rnnjax.analysis import record, text_values
 from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text, step_layers
-from rnnjax.analysis.units import Leaf, select_units
+from rnnjax.analysis.units import Leaf, parse_unit, select_units
 from tests.cells_table import CELLS, fast_jit
 
 

@@ -10,8 +10,9 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 import rnnjax
-from rnnjax.analysis import SymbolModel, ablate, record, search_units, text_values, unit_statistics
+from rnnjax.analysis import SymbolModel, ablate, record, search_units, text_values
 from rnnjax.analysis.ablation import step_clamped
+from rnnjax.analysis.gates import unit_statistics
 from rnnjax.analysis.search import auc
 from rnnjax.analysis.unit_plots import plot_ranking, plot_saturation, plot_text
 from tests.cells_table import fast_jit

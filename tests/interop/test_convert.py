@@ -8,7 +8,8 @@ from safetensors import numpy as safetensors
 
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
-from rnnjax.interop import load_torch, save_torch
+from rnnjax.interop import from_torch
+from rnnjax.interop.files import save_torch
 from rnnjax.lm.export import export
 from rnnjax.lm.run import open_run
 from tests.lm import tiny_run
@@ -61,7 +62,7 @@ def test_torch_there_and_back(tmp_path, convert):
     result = convert(tmp_path / "net.safetensors", tmp_path / "back.safetensors")
     assert result.code == 0, result.err
     assert ["bias_hh_l1", "[12]", "layers[1].b_hn", "[4]"] in rows(result.out)
-    again, same = load_torch(tmp_path / "back.safetensors")
+    again, same = from_torch(tmp_path / "back.safetensors")
     assert again == cell
     jax.tree.map(np.testing.assert_array_equal, same, params)
 
@@ -81,7 +82,7 @@ def test_a_torch_lstm_in_one_line(tmp_path):
 
     lstm = torch.nn.LSTM(3, 4, bidirectional=True)
     save_file(lstm.state_dict(), tmp_path / "lstm.safetensors")
-    net, params = load_torch(tmp_path / "lstm.safetensors")
+    net, params = from_torch(tmp_path / "lstm.safetensors")
     xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
     _, ys = rnnjax.unroll(net, params, net.initial_state((2,)), xs)
     with torch.no_grad():
@@ -164,7 +165,7 @@ def test_the_layers_of_a_run_and_of_its_export(tmp_path, convert):
     for source in (folder, tmp_path / "export"):
         result = convert(source, tmp_path / f"{source.name}.safetensors")
         assert result.code == 0, result.err
-        cell, params = load_torch(tmp_path / f"{source.name}.safetensors")
+        cell, params = from_torch(tmp_path / f"{source.name}.safetensors")
         assert cell == run.model.stack
         for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(run.params.stack), strict=True):
             np.testing.assert_array_equal(one, two)

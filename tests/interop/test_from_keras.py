@@ -13,7 +13,9 @@ import pytest
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
 from rnnjax.cells import GRUResetBefore
-from rnnjax.interop import from_keras, save_keras, to_keras, to_keras_layer
+from rnnjax.interop import from_keras, to_keras
+from rnnjax.interop.files import save_keras
+from rnnjax.interop.keras import to_keras_layer
 from rnnjax.network import input_shape
 from rnnjax.testing.problems import fast_jit, loss_of
 from tests.interop.agreement import TOLERANCE, difference, filled, outcome, parameters, record

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnnjax import cli
-from rnnjax.cells import cell_file
+from rnnjax.cells.registry import cell_file
 from rnnjax.files import write_json
 from rnnjax.fit import checkpoint
 from rnnjax.fit.optimizers import OptimizerOptions

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import rnnjax
 from rnnjax import GRU
-from rnnjax.data import pack_documents, pad_sequences, padded_share, unpack_documents
-from rnnjax.data.batching import bucket_boundaries, bucket_by_length
+from rnnjax.data import pack_documents, pad_sequences, unpack_documents
+from rnnjax.data.batching import bucket_boundaries, bucket_by_length, padded_share
 from tests.cells_table import fast_jit
 
 KEY = jax.random.key(0)

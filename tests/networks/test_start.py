@@ -10,7 +10,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, SLSTM, ConvLSTM, LearnedState, Stack, start_state
-from rnnjax.topologies import ContextState
+from rnnjax.topologies.bridge import ContextState
 from tests.cells_table import Row, fast_jit, loss_of, make_problem
 from tests.references.numpy_core import numpy_gru, numpy_lstm
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rnnjax import cells
-from rnnjax.analysis import LABELS, trajectory
+from rnnjax.analysis import trajectory
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
-from rnnjax.analysis.labels import default_labels, label_text
+from rnnjax.analysis.labels import LABELS, default_labels, label_text
 from rnnjax.analysis.recording import leaves_of
 from rnnjax.analysis.search import auc
 from rnnjax.cli.analysis import read_text_of, symbol_model

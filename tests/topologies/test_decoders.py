@@ -213,7 +213,7 @@ def test_one_to_many_is_a_numpy_loop(x64, outputs):
 def test_fed_with_zeros_the_state_alone_moves_it(x64):
     model = OneToMany(GRU(Q), O, input_size=2, outputs="numbers", feed="zeros", activation=None)
     params, context = random_params(model, np.float64), jnp.asarray(RNG.normal(size=(B, 2)))
-    state = rnnjax.topologies.ContextState(GRU(Q)).apply(params.start, context, jnp.float64)
+    state = rnnjax.topologies.bridge.ContextState(GRU(Q)).apply(params.start, context, jnp.float64)
     _, ys = rnnjax.unroll(GRU(Q), params.decoder.cell, state, jnp.zeros((S, B, 1)))
     want = ys @ params.decoder.head.w + params.decoder.head.b
     run = fast_jit(lambda lengths: model.apply(params, context, steps=S, lengths=lengths))

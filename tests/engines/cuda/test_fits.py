@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 import rnnjax
-from rnnjax.engines import Job, UnfitError, engine
+from rnnjax.engines import Job, engine
 from rnnjax.engines.affine import cuda, nvrtc
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_rules import Card, Facts, backward_tiles, forward_tiles
 from rnnjax.engines.affine.recurrence import affine_engine
+from rnnjax.engines.choice import UnfitError
 
 BF16 = jnp.dtype("bfloat16")
 H200 = affine_engine("cuda on an H200", CudaLoops(Card(90, 132)), -1)
