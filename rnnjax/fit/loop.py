@@ -250,9 +250,7 @@ class Loop:
     def evaluate_and_save(self) -> Trouble | None:
         """Saves a checkpoint with its metrics, unless they show trouble, which is returned."""
         progress, params = self.progress, judged(self.carry.params, self.carry.opt_state)
-        if not finite(
-            self.carry.params
-        ):  # a loss precedes its update: this is the first to see what the last one broke
+        if not finite(self.carry.params):  # a loss precedes its update: what the last one broke is seen here first
             return Trouble("parameters that are not finite", progress.step, self.task.remedy)
         if what := self.task.bad_params(self.carry, progress):
             return Trouble(what, progress.step, self.task.remedy)

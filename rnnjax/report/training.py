@@ -87,13 +87,16 @@ def facts(run: Run, curves: Mapping[str, Any]) -> dict[str, str]:
     clip = f"gradient clipped at {optimizer.clip:g} by {optimizer.clip_by}" if optimizer.clip else "no clipping"
     known = {
         "network": f"{model.layers} x {model.hidden} {model.cell}, {inputs}"
-        + (f", dropout {model.dropout:g}" if model.dropout else "")
+        + (f", dropout {model.dropout:g}{' a chunk' if model.locked else ''}" if model.dropout else "")
+        + (f", of the recurrent weights {model.weight_dropout:g}" if model.weight_dropout else "")
         + (f", {model.dtype}" if model.dtype != "float32" else ""),
         "parameters": f"{count:,}",
         "trained on": f"{provenance['sources']}, {provenance['n_symbols']:,} symbols, {len(run.vocabulary)} different "
         f"({run.vocabulary.level})",
         "training": f"{optimizer.optimizer}, learning rate {optimizer.lr:g} ({optimizer.schedule}), {clip}, "
-        f"{train.batch_size} x {train.chunk_len} symbols an update",
+        f"{train.batch_size} x {train.chunk_len} symbols an update"
+        + (f", mean of the parameters ({optimizer.average:g})" if optimizer.average else "")
+        + (f", begun with those of {provenance['init_from']['run']}" if "init_from" in provenance else ""),
         "checkpoint": f"step {run.meta['step']:,}" if "step" in run.meta else "",
         "ran on": ", ".join(
             f"{name} {provenance[name]}".removeprefix("device ")

@@ -11,6 +11,7 @@ from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.run import open_run
+from rnnjax.report.training import facts, read_curves
 from rnnjax.text.corpus import load_corpus
 from rnnjax.text.vocabulary import UNKNOWN, Vocabulary
 from tests.lm.tiny_run import make_run, rnnjax
@@ -70,6 +71,7 @@ def test_on_its_own_text_it_begins_where_the_run_ended(tmp_path, capsys):
     valid = load_corpus(old.config.text).valid
     assert rows[-1]["val_loss"] == pytest.approx(evaluate(old.model, old.params, valid, streams=32).loss, rel=1e-6)
     assert rnnjax(capsys, "info", tmp_path / "new").code == 0
+    assert facts(new, read_curves(new))["training"].partition(", begun with those of ")[2].startswith(str(tmp_path))
 
 
 def test_it_resumes_to_the_same_bits_without_the_origin(other, tmp_path, capsys):
