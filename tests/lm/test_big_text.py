@@ -11,6 +11,11 @@ import time
 import numpy as np
 import pytest
 
+from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.lm.run import RunPaths
+from rnnjax.lm.train import train
 from rnnjax.text import counting, reading, sources, stored
 from rnnjax.text.corpus import Corpus, TextOptions, load_corpus
 from rnnjax.text.counting import count_symbols
@@ -297,3 +302,24 @@ def test_how_far_it_is(tmp_path, cache):
     load_corpus(TextOptions((str(tmp_path / "text"),)), report=seen.append)
     assert [one.stage for one in seen] == ["counting", "encoding", "checking"]
     assert [(one.done, one.total) for one in seen[:2]] == [(size, size)] * 2
+
+
+def test_training_is_the_same_to_the_bit(tmp_path, monkeypatch, cache):
+    """Parameters, losses and samples after 12 updates, with evaluations, from a file and from memory."""
+    (tmp_path / "text").write_text(TEXT * 4)
+    options = TextOptions((str(tmp_path / "text"),), document_separator="--", fractions=(0.7, 0.2, 0.1))
+    config = RunConfig(
+        options,
+        ModelOptions(hidden=5, embed=3),
+        OptimizerOptions(),
+        TrainOptions(batch_size=2, chunk_len=7, evals=2, log_every=4, sample_length=9),
+        BudgetOptions(steps=12),
+    )
+    kept = []
+    for corpus in (in_memory(options, monkeypatch), load_corpus(options), load_corpus(options, cache=False)):
+        folder = tmp_path / f"run{len(kept)}"
+        outcome = train(config, RunPaths(folder), corpus)
+        arrays = checkpoints.load(checkpoints.find_checkpoints(folder / "checkpoints")[-1].path)[0]
+        samples = (folder / "samples.txt").read_text()
+        kept.append((outcome.valid_loss, outcome.test_loss, samples, {name: a.tobytes() for name, a in arrays.items()}))
+    assert kept[0] == kept[1] == kept[2]
