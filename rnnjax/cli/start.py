@@ -302,10 +302,10 @@ def _with_devices(config: RunConfig, *, fixed: bool = True) -> RunConfig:
     asked = 1 if not train.devices and alone else train.devices
     prepare_devices(asked, train.batch_size)
     if crew().count > 1:  # they have agreed on the devices already
-        if train.border != "cut":
+        if train.border == "uoro":
             raise ValueError(
-                f"TrainOptions: border must be cut where several processes share the batch, got {train.border}; start "
-                "one."
+                "TrainOptions: border must not be uoro where several processes share the batch, as its trace is one "
+                "for all rows; start one, or take another."
             )
         asked = train.devices if fixed else 0
     elif not fixed and asked > jax.device_count():

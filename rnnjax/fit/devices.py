@@ -18,12 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rnnjax.checks import describe
 from rnnjax.cpu import MAX_DEVICES, available_cores, devices_are_set
 from rnnjax.fit.processes import ALONE, Crew, crew
+from rnnjax.online import Cut, Lookback
+from rnnjax.online.across import AnyBorder, Carried, Window
 from rnnjax.update import Carry
 
 __all__ = [
     "AXIS",
     "CARRY",
     "CHUNK",
+    "carry_specs",
     "check_mesh",
     "choose_devices",
     "make_mesh",
@@ -145,6 +148,20 @@ def check_mesh(where: str, mesh: Mesh | None) -> tuple[Mesh | None, Crew]:
             "take jax.devices()."
         )
     return mesh, crew()
+
+
+def carry_specs(border: AnyBorder) -> Carry:
+    """Where the parts of a carry lie on a mesh; what crosses a border lies by rows, as the states do.
+
+    Args:
+        border: but UORO, whose trace is one for all rows.
+    """
+    if isinstance(border, Cut):
+        return CARRY
+    rows: Any = PartitionSpec(AXIS)
+    if isinstance(border, Lookback):
+        rows = Window(PartitionSpec(AXIS), PartitionSpec(None, None, AXIS))  # type: ignore[arg-type]
+    return CARRY._replace(state=Carried(PartitionSpec(AXIS), rows, PartitionSpec()))  # type: ignore[arg-type]
 
 
 def without_rows(state: Any, batch_size: int) -> list[tuple[int, ...]]:

@@ -99,7 +99,7 @@ class TrainOptions:
     Attributes:
         batch_size: B, parallel streams of text.
         chunk_len: T, symbols between updates, and as far as gradients reach.
-        border: what becomes of gradients beyond the chunk, see `rnnjax.online`; on one device unless ``"cut"``.
+        border: what becomes of gradients beyond the chunk, see `rnnjax.online`; on one device with ``"uoro"``.
         seed: of initialisation, dropout and samples.
         log_every: updates between lines of metrics; explosions are looked for as often.
         evals: evaluations, each with a checkpoint and a sample, spread evenly over the budget.
@@ -148,9 +148,9 @@ class TrainOptions:
                 f"TrainOptions: border must look back a multiple of chunk_len = {self.chunk_len} symbols, got "
                 f"{self.border!r}; take lookback:{max(1, round(int(steps) / self.chunk_len)) * self.chunk_len}."
             )
-        if self.border != "cut" and self.devices > 1:
+        if self.border == "uoro" and self.devices > 1:
             raise ValueError(
-                f"TrainOptions: devices must be 1 with border {self.border!r}, whose trace is not split, got "
+                f"TrainOptions: devices must be 1 with border {self.border!r}, whose trace is one for all rows, got "
                 f"{self.devices}."
             )
 

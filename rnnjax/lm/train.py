@@ -101,12 +101,12 @@ def _update(
     key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step)
     if mesh is None:
         return on_part(carry, chunk, rate, key)
-    everywhere = PartitionSpec()
+    everywhere, specs = PartitionSpec(), devices.carry_specs(border)
     return jax.shard_map(
         on_part,
         mesh=mesh,
-        in_specs=(devices.CARRY, devices.CHUNK, everywhere, everywhere),
-        out_specs=(devices.CARRY, everywhere),
+        in_specs=(specs, devices.CHUNK, everywhere, everywhere),
+        out_specs=(specs, everywhere),
         check_vma=False,
     )(carry, chunk, rate, key)
 
@@ -232,14 +232,18 @@ class _Text(Task):
         if params is None:
             params = self.model.init(jax.random.fold_in(self.key, _INIT_KEY))
         carry = Carry(params, self.optimizer.init(params), self.fresh_state(params))
-        return devices.place(self.mesh, carry, devices.CARRY)
+        return devices.place(self.mesh, carry, devices.carry_specs(self.border))
 
     def fresh_state(self, params: Any) -> Any:
         """At the beginning of the text, where nothing has crossed a border yet."""
-        state = self.model.initial_state((self.config.train.batch_size,))
+        shape = self.config.train.chunk_len, self.config.train.batch_size
+        state: Any = self.model.initial_state(shape[1:])
         if not isinstance(self.border, Cut):
-            return begin(self.border, params, state, self.chunk(0))
-        return devices.place(self.mesh, state, devices.CARRY.state)
+            resets = None if self.chunk(0).resets is None else np.zeros(shape, bool)
+            ids = np.zeros(shape, np.int32)
+            whole = Chunk(ids, ids, resets)  # of all rows, for its shapes
+            state = begin(self.border, devices.on_one(self.mesh, params), state, whole)
+        return devices.place(self.mesh, state, devices.carry_specs(self.border).state)
 
     def chunk(self, step: int) -> Chunk:
         """The rows of this process."""

@@ -67,6 +67,45 @@ def test_two_devices_train_what_one_trains(text, tmp_path):
     np.testing.assert_allclose(last_of_two, last_of_one, rtol=1e-4)
 
 
+BORDERS = """
+import sys, pathlib, jax, numpy as np
+from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
+from rnnjax.lm.run import RunPaths
+from rnnjax.lm.train import train
+from rnnjax.text.corpus import TextOptions, load_corpus
+text = TextOptions((sys.argv[1],), document_separator=".", fractions=(0.98, 0.01, 0.01))
+corpus, place, weights = load_corpus(text), pathlib.Path(sys.argv[2]), []
+for border in ("immediate", "lookback:10", "snap1", "rtrl", "cut"):
+    found = []
+    for devices in (1, 2):
+        options = TrainOptions(batch_size=4, chunk_len=5, border=border, devices=devices, evals=1, sample_length=0)
+        config = RunConfig(text, ModelOptions("gru", hidden=3, embed=2), OptimizerOptions(), options, BudgetOptions(8))
+        folder = place / f"{border.partition(':')[0]}{devices}"
+        train(config, RunPaths(folder), corpus)
+        found.append(checkpoints.load(checkpoints.find_checkpoints(folder / "checkpoints")[-1].path)[0])
+    one, two = found
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, rtol=1e-3, atol=1e-5, err_msg=f"{border} {name}")
+    weights.append(one["params.stack.layers[0].w_hh"])
+assert min(np.abs(a - b).max() for i, a in enumerate(weights) for b in weights[:i]) > 1e-5  # they differ
+print("same")
+"""
+
+
+@pytest.mark.long
+def test_what_crosses_a_border_is_split_as_the_rows_are(text, tmp_path):
+    """Parameters, optimizer, states and traces after eight updates, on one device and on two."""
+    result = subprocess.run(
+        [sys.executable, "-c", BORDERS, str(text), str(tmp_path)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.stdout == "same\n", result.stderr[-2000:]
+
+
 def main_code(*arguments):
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])

@@ -151,6 +151,20 @@ def test_a_process_that_is_stopped_is_missed(text, tmp_path, stopped):
     ], ended
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("border", ["snap1", "lookback:16"])
+def test_what_crosses_a_border_is_split_over_processes(text, tmp_path, border):
+    """To the bits of one process with two devices; and it goes on with one."""
+    options = [*OPTIONS, "--steps", 16, "--border", border]
+    one(tmp_path / "at_one", text, *options, "--devices", 2, "--out", tmp_path / "whole")
+    ended = train(tmp_path / "at_two", 2, text, *options, "--out", tmp_path / "run")
+    assert [process.returncode for process in ended] == [0, 0], ended
+    assert left(tmp_path / "run") == left(tmp_path / "whole")
+    for folder in ("run", "whole"):
+        one(tmp_path / "at_one", "--resume", tmp_path / folder, "--steps", 24)
+    assert left(tmp_path / "run") == left(tmp_path / "whole")
+
+
 def test_a_batch_that_the_processes_do_not_divide(text, tmp_path):
     ended = train(tmp_path / "at", 2, text, *OPTIONS, "--batch-size", 7, "--out", tmp_path / "run")
     for index, process in enumerate(ended):

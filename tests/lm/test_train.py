@@ -300,7 +300,7 @@ def test_schedules():
         (lambda: TrainOptions(border="snap2"), "border must be one of cut, .* got 'snap2'; did you mean 'snap1'?"),
         (lambda: TrainOptions(border="lookback:100"), "a multiple of chunk_len = 64 .* take lookback:128"),
         (lambda: TrainOptions(border="lookback"), "border must be one of cut, immediate, lookback:K"),
-        (lambda: TrainOptions(border="rtrl", devices=2), "devices must be 1 with border 'rtrl'"),
+        (lambda: TrainOptions(border="uoro", devices=2), "devices must be 1 with border 'uoro'"),
         (lambda: BudgetOptions(), "exactly one of steps, epochs and minutes must be given, got none"),
         (lambda: BudgetOptions(steps=3, minutes=1), "got steps and minutes"),
         (lambda: BudgetOptions(minutes=0), "minutes must be a finite number above 0, got 0"),
