@@ -44,7 +44,8 @@ COMMANDS = {
     ),
     "export": Command("rnnjax.cli.export", "Write a trained model for other programs."),
     "convert": Command(
-        "rnnjax.cli.convert", "Convert recurrent weights between files of torch, Keras and rnnjax, exactly."
+        "rnnjax.cli.convert",
+        "Convert recurrent weights between files of torch, Keras and rnnjax, and to flax, exactly.",
     ),
     "card": Command(
         "rnnjax.cli.card", "Show what a cell computes and costs, and which implementations and borders take it."

@@ -17,16 +17,16 @@ from rnnjax.arrays import read_arrays
 from rnnjax.cli.output import echo
 from rnnjax.interop._common import layers_of
 from rnnjax.interop._keras_files import read_model, read_weights
-from rnnjax.interop.files import save_keras, save_torch
+from rnnjax.interop.files import save_flax, save_keras, save_torch
 from rnnjax.interop.keras import from_keras, to_keras
 from rnnjax.interop.torch import from_torch, to_torch
-from rnnjax.lm.export import DESCRIPTION, load_export
+from rnnjax.lm.export import ARRAYS, load_export
 from rnnjax.lm.run import open_run
 from rnnjax.saving import load, named_arrays, save
 
 __all__ = ["convert"]
 
-_KINDS = ("rnnjax", "torch", "keras")
+_KINDS = ("rnnjax", "torch", "keras", "flax")
 _KERAS = (".keras", ".h5")
 
 
@@ -45,7 +45,7 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            help="rnnjax, torch or keras. By default keras by the ending, else torch from rnnjax, else rnnjax."
+            help="rnnjax, torch, keras or flax. By default by the ending, else torch from rnnjax, else rnnjax."
         ),
     ] = "",
     name: Annotated[
@@ -69,7 +69,7 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
 ) -> None:
-    """Convert recurrent weights between files of torch, Keras and rnnjax, exactly.
+    """Convert recurrent weights between files of torch, Keras and rnnjax, and to flax, exactly.
 
     torch: a state_dict in safetensors. Keras: .keras or .weights.h5. rnnjax: what rnnjax.save writes, or the folder
     of a trained run or of an export, of which the recurrent layers are taken.
@@ -77,6 +77,7 @@ def convert(
     [bold]rnnjax convert lstm.safetensors net.safetensors[/bold]   torch to rnnjax
     [bold]rnnjax convert model.keras net.safetensors --name lstm --name lstm_1[/bold]
     [bold]rnnjax convert net.safetensors lstm.safetensors --to torch[/bold]
+    [bold]rnnjax convert runs/book lstm.msgpack[/bold]   for flax.serialization.msgpack_restore
     """
     if not source.exists():
         raise FileNotFoundError(f"convert: there is no file {str(source)!r}; name one of torch, Keras or rnnjax.")
@@ -109,6 +110,9 @@ def convert(
             echo(f"{source} ({origin}): {cell!r}")
             if goal == "rnnjax":
                 save(target, cell, params)
+            elif goal == "flax":
+                for module in save_flax(target, cell, params):
+                    echo(f"    {module}")
             elif goal == "torch":
                 save_torch(target, cell, params)
                 moves["torch"] = _moves_to_torch(cell, params)
@@ -127,7 +131,7 @@ def _load_ours(source: pathlib.Path) -> tuple[Any, Any]:
     if not source.is_dir():
         return load(source)
     with jax.enable_x64(False):  # models are made in float32
-        if (source / DESCRIPTION).is_file():
+        if (source / ARRAYS).is_file():
             model, params, _ = load_export(source)
         else:
             run = open_run(source)
@@ -142,6 +146,11 @@ def _kind_of_source(path: pathlib.Path) -> str:
         return "keras"
     if path.suffix != ".safetensors":
         pickle = " (a .pt file holds code; write it by safetensors.torch.save_file)" if ".pt" in path.suffix else ""
+        if path.suffix == ".msgpack":
+            raise ValueError(
+                f"convert: a file of flax does not say which module it is of, got {path.name!r}; in Python, "
+                "rnnjax.interop.from_flax(module, params) takes both."
+            )
         raise ValueError(f"convert: SRC must end in .safetensors, .keras or .weights.h5, got {path.name!r}{pickle}.")
     _, metadata = read_arrays(path.resolve(), where=f"convert: {path}")
     if "rnnjax" in metadata:
@@ -152,10 +161,15 @@ def _kind_of_source(path: pathlib.Path) -> str:
 def _kind_of_target(path: pathlib.Path, to: str, origin: str) -> str:
     if to and to not in _KINDS:
         raise ValueError(f"--to: must be one of {', '.join(_KINDS)}, got {to!r}.")
+    if path.suffix == ".msgpack" and to in ("", "flax"):
+        return "flax"
+    if to == "flax":
+        raise ValueError(f"convert: DST must end in .msgpack for flax, got {path.name!r}.")
     is_keras = path.name.endswith((".keras", ".weights.h5"))
     if (to and (to == "keras") != is_keras) or not (is_keras or path.suffix == ".safetensors"):
         raise ValueError(
-            f"convert: DST must end in .keras or .weights.h5 for Keras, else in .safetensors, got {path.name!r}."
+            "convert: DST must end in .keras or .weights.h5 for Keras, in .msgpack for flax, else in .safetensors, "
+            f"got {path.name!r}."
         )
     return "keras" if is_keras else to or ("torch" if origin == "rnnjax" else "rnnjax")
 

@@ -42,13 +42,13 @@ def export(
 ) -> None:
     """Write a trained model for other programs.
 
-    safetensors: model.safetensors (arrays) and model.json (all else); in Python,
+    safetensors: model.safetensors (arrays), config.json (all else) and a model card; in Python,
     rnnjax.lm.export.load_export(DST) gives model, parameters and vocabulary back.
 
     stablehlo: start.jaxexport, step.jaxexport and unroll.jaxexport, which jax.export.deserialize reads in a program
-    without rnnjax, for any batch size, and model.json with the vocabulary.
+    without rnnjax, for any batch size, and config.json with the vocabulary.
 
-    onnx: step.onnx, one step for any batch size, and model.json with the vocabulary; needs jax2onnx.
+    onnx: step.onnx, one step for any batch size, and config.json with the vocabulary; needs jax2onnx.
     """
     if format not in ("safetensors", "stablehlo", "onnx"):
         raise ValueError(f"--format: must be safetensors, stablehlo or onnx, got {format!r}.")
@@ -73,8 +73,8 @@ def export_stablehlo(
 ) -> list[pathlib.Path]:
     """Writes a whole language model by `rnnjax.interop.exporting.export_functions`, with its parameters baked in.
 
-    ``x`` is a symbol, int32 ``[B]``, and ``y`` the logits of the next one, ``[B, V]``; ``model.json`` says which symbol
-    a number is.
+    ``x`` is a symbol, int32 ``[B]``, and ``y`` the logits of the next one, ``[B, V]``; ``config.json`` says which
+    symbol a number is.
 
     Raises:
         FileExistsError: if the folder is not empty and ``force`` is not set, or if it is a file.
@@ -113,7 +113,7 @@ def export_onnx(run: Run, folder: pathlib.Path, *, force: bool = False) -> list[
 
     Inputs are ``symbols``, int32 ``[B]``, and the state's arrays ``[B, ...]`` by their names; outputs are the
     ``logits`` ``[B, V]`` of the next symbol, and ``next_`` with the name of each array of the state. The first state is
-    in ``model.json``, under ``"start"``.
+    in ``config.json``, under ``"start"``.
 
     Raises:
         ModuleNotFoundError: if jax2onnx is not there.
@@ -121,6 +121,7 @@ def export_onnx(run: Run, folder: pathlib.Path, *, force: bool = False) -> list[
         OSError: if it cannot be written.
     """
     jax2onnx = require("jax2onnx", "jax2onnx", "export")
+    jax.clear_caches()  # the exporter would take up programs that are there, and leaves some that JAX cannot run
     root = make_folder(folder, force=force)
     model = run.model
     start = start_state(model.stack, run.params.stack, (1,))
@@ -138,6 +139,7 @@ def export_onnx(run: Run, folder: pathlib.Path, *, force: bool = False) -> list[
         input_names=["symbols", *named],
         output_names=["logits", *(f"next_{name}" for name in named)],
     )
+    jax.clear_caches()
     write_atomic(root / "step.onnx", made.SerializeToString())
     first = {name: jnp.asarray(leaf)[0].tolist() for name, leaf in named.items()}
     write_json(root / DESCRIPTION, {**describe_run(run), "start": first})

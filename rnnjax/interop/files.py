@@ -10,6 +10,7 @@ from typing import Any
 from rnnjax.arrays import write_arrays
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import layers_of, require
+from rnnjax.interop.flax_linen import to_flax
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import to_torch
 from rnnjax.kinds import public
@@ -17,7 +18,7 @@ from rnnjax.network import input_shape
 from rnnjax.networks import Bidirectional
 from rnnjax.networks.bidirectional import BidirectionalParams, Directions
 
-__all__ = ["save_keras", "save_torch"]
+__all__ = ["save_flax", "save_keras", "save_torch"]
 
 
 @public
@@ -90,3 +91,28 @@ def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
         write_atomic(file, pathlib.Path(temporary).read_bytes())
     finally:
         pathlib.Path(temporary).unlink(missing_ok=True)
+
+
+def save_flax(path: str | os.PathLike[str], cell: Any, params: Any) -> list[str]:
+    """Writes ``{"params": ...}`` of flax.linen modules to a file that ``flax.serialization.msgpack_restore`` reads.
+
+    Args:
+        path: of the file; its folder must be there.
+        cell: a cell that flax has, see `to_flax`, or a `Stack` of them, whose trees are called ``layers_0`` and on.
+        params: its parameters.
+
+    Returns:
+        The modules, as one writes them.
+
+    Raises:
+        ValueError: as `to_flax` does.
+        OSError: if the file cannot be written.
+    """
+    serialization = require("flax.serialization", "flax", "save_flax")
+    layers = layers_of("save_flax", cell, params)
+    if any(len(layer) == 2 for layer in layers):
+        raise ValueError("save_flax: flax cells read in one direction, got two; convert each by to_flax.")
+    made = [to_flax(*layer[0]) for layer in layers]
+    trees = {f"layers_{depth}": tree for depth, (_, tree) in enumerate(made)}
+    write_atomic(pathlib.Path(path), serialization.to_bytes({"params": made[0][1] if len(made) == 1 else trees}))
+    return [f"flax.linen.{type(module).__name__}({module.features})" for module, _ in made]

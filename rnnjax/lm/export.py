@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from typing import Any
@@ -21,14 +22,15 @@ from rnnjax.networks import Stack
 from rnnjax.saving import named_arrays, restore
 from rnnjax.text.vocabulary import Vocabulary
 
-__all__ = ["ARRAYS", "DESCRIPTION", "describe_run", "export", "load_export", "make_folder"]
+__all__ = ["ARRAYS", "CARD", "DESCRIPTION", "card_text", "describe_run", "export", "load_export", "make_folder"]
 
 ARRAYS = "model.safetensors"
-DESCRIPTION = "model.json"
+DESCRIPTION = "config.json"
+CARD = "README.md"
 
 
 def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> list[pathlib.Path]:
-    """Writes the parameters and what is needed to use them: ``model.safetensors`` and ``model.json``.
+    """Writes the parameters and what is needed to use them: ``model.safetensors``, ``config.json`` and a model card.
 
     Arrays are named as in `LMParams`, for example ``stack.layers[0].w_ih``. Each file is written in one move, and
     holds the checksum of the other, so a pair that was torn apart does not load.
@@ -50,7 +52,50 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
     data = encode(arrays, seal(arrays, {"rnnjax": rnnjax.__version__, "description": digest(described)}))
     write_atomic(root / ARRAYS, data)
     write_json(root / DESCRIPTION, {**described, "arrays": hashlib.sha256(data).hexdigest()})
-    return [root / ARRAYS, root / DESCRIPTION]
+    write_atomic(root / CARD, card_text(run).encode())
+    return [root / ARRAYS, root / DESCRIPTION, root / CARD]
+
+
+def card_text(run: Run) -> str:
+    """The model card: what the model is, what it has read, how good it is, and how it is used."""
+    model, text, found = run.config.model, run.provenance, run.meta.get("val_loss")
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    level = run.vocabulary.level
+    known = (
+        f"{found:.4f} nats ({found / math.log(2):.4f} bits) a {level}" if isinstance(found, float) else "not measured"
+    )
+    rows = {
+        "layers": ", ".join(repr(cell) for cell in run.model.stack.cells),
+        "inputs": f"embedding of {model.embed} numbers" if model.embed else "one-hot",
+        "parameters": f"{count:,}",
+        "vocabulary": f"{len(run.vocabulary)} symbols, level {level}",
+        "trained on": f"{text.get('sources', 'unknown')}, {text.get('n_symbols', 0):,} symbols",
+        "validation loss": known,
+        "step": str(run.meta.get("step", "unknown")),
+        "written by": f"rnnjax {rnnjax.__version__}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""# A recurrent language model
+
+| | |
+|---|---|
+{table}
+
+`model.safetensors` holds the arrays, float32, under the names of the parameters; `config.json` all else.
+
+```python
+import rnnjax
+
+model, params, vocabulary = rnnjax.lm.export.load_export("this folder")
+state, logits = model.logits(params, model.initial_state((1,)), vocabulary.encode("text")[:, None])
+```
+
+`rnnjax convert FOLDER lstm.safetensors` makes a torch state_dict of the recurrent layers, `FOLDER lstm.keras` a Keras
+model, and `FOLDER lstm.msgpack` parameters of flax.
+
+It predicts what is likely in texts like the one that it was trained on, and nothing but its loss has been measured. It
+may repeat passages of that text.
+"""
 
 
 def make_folder(folder: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization
 from safetensors import numpy as safetensors
 
 import rnnjax
 from rnnjax import GRU, LSTM, Bidirectional, Elman, Stack
-from rnnjax.interop import from_torch
+from rnnjax.interop import from_torch, to_flax
 from rnnjax.interop.files import save_torch
 from rnnjax.lm.export import export
 from rnnjax.lm.run import open_run
@@ -142,7 +143,10 @@ def test_what_is_refused(tmp_path, convert):
         ((tmp_path / "lstm.pt", other), "SRC must end in .safetensors, .keras or .weights.h5, got 'lstm.pt' (a .pt"),
         ((tmp_path / "broken.safetensors", other), "broken.safetensors is truncated or damaged"),
         ((tmp_path / "broken.keras", other), "must be a .keras file"),
-        ((torch, tmp_path / "net.npz"), "DST must end in .keras or .weights.h5 for Keras, else in .safetensors"),
+        (
+            (torch, tmp_path / "net.npz"),
+            "DST must end in .keras or .weights.h5 for Keras, in .msgpack for flax, else in .safetensors",
+        ),
         ((torch, tmp_path / "net.keras", "--to", "torch"), "DST must end in .keras or .weights.h5 for Keras"),
         ((torch, other, "--to", "torch"), "SRC and DST must be of two kinds, got torch twice"),
         ((torch, other, "--to", "onnx"), "--to: must be one of rnnjax, torch, keras, got 'onnx'."),
@@ -171,3 +175,19 @@ def test_the_layers_of_a_run_and_of_its_export(tmp_path, convert):
             np.testing.assert_array_equal(one, two)
     result = convert(tmp_path / "export/model.safetensors", tmp_path / "other.safetensors")
     assert result.code == 2 and "is a part of an export; name its folder" in result.err
+
+
+def test_a_run_for_flax(tmp_path, convert):
+    """The file holds what `to_flax` makes, which other tests hold against flax."""
+    folder = tiny_run.make_run(tmp_path / "run")
+    result = convert(folder, tmp_path / "net.msgpack")
+    assert result.code == 0 and "flax.linen.OptimizedLSTMCell(8)" in result.out, result.err
+    found = serialization.msgpack_restore((tmp_path / "net.msgpack").read_bytes())
+    assert sorted(found["params"]) == ["layers_0", "layers_1"]
+    run = open_run(folder)
+    for depth, (cell, params) in enumerate(zip(run.model.stack.cells, run.params.stack.layers, strict=True)):
+        jax.tree.map(np.testing.assert_array_equal, found["params"][f"layers_{depth}"], to_flax(cell, params)[1])
+    back = convert(tmp_path / "net.msgpack", tmp_path / "net.safetensors")
+    assert back.code == 2 and "from_flax(module, params)" in back.err
+    wrong = convert(folder, tmp_path / "net.safetensors", "--to", "flax")
+    assert wrong.code == 2 and "must end in .msgpack" in wrong.err

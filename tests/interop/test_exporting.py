@@ -124,7 +124,7 @@ def test_language_model_runs_without_this_library(folders):
     np.testing.assert_allclose(got["ys"], logits, atol=1e-5)
     np.testing.assert_allclose(got["stepwise"], logits, atol=1e-5)
     np.testing.assert_allclose(got["state.layers[1].c"], state.layers[1].c, atol=1e-5)
-    described = json.loads((folders / "lm" / "model.json").read_text(encoding="utf-8"))
+    described = json.loads((folders / "lm" / "config.json").read_text(encoding="utf-8"))
     assert described["vocabulary"] == run.vocabulary.to_json()
 
 

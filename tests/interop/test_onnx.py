@@ -21,7 +21,7 @@ def test_a_run_in_onnx_runtime(tmp_path, capsys):
     assert found.code == 0 and "step.onnx" in found.out, found.err
     run = open_run(folder)
     session = runtime.InferenceSession(str(tmp_path / "onnx" / "step.onnx"))
-    described = json.loads((tmp_path / "onnx" / "model.json").read_text(encoding="utf-8"))
+    described = json.loads((tmp_path / "onnx" / "config.json").read_text(encoding="utf-8"))
     theirs = {name: np.stack([value] * 3).astype(np.float32) for name, value in described["start"].items()}
     ours = run.model.initial_state((3,))
     for symbols in np.random.default_rng(0).integers(run.model.vocab_size, size=(5, 3)).astype(np.int32):

@@ -34,11 +34,13 @@ def run(folder: pathlib.Path) -> Run:
 
 def test_there_and_back(run: Run, tmp_path: pathlib.Path) -> None:
     paths = export(run, tmp_path / "new" / "model")
-    assert [path.name for path in paths] == ["model.safetensors", "model.json"]
-    assert sorted(path.name for path in paths[0].parent.iterdir()) == ["model.json", "model.safetensors"]
+    assert [path.name for path in paths] == ["model.safetensors", "config.json", "README.md"]
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     model, params, vocabulary = load_export(paths[0].parent)
     assert (model, vocabulary) == (run.model, run.vocabulary)
     jax.tree.map(np.testing.assert_array_equal, params, run.params)
+    card = paths[2].read_text(encoding="utf-8")
+    assert "| validation loss | 2.2500 nats (3.2461 bits) a char |" in card and "| layers | LSTM(hidden_size=8" in card
     described = json.loads(paths[1].read_text(encoding="utf-8"))
     assert described["val_loss"] == 2.25 and described["step"] == 2
     assert described["layers"] == [repr(cell) for cell in run.model.stack.cells]
@@ -58,7 +60,12 @@ def test_folder_that_is_not_empty_needs_force(run: Run, tmp_path: pathlib.Path) 
         export(run, tmp_path)
     export(run, tmp_path, force=True)
     export(run, tmp_path, force=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "notes.txt",
+    ]
     with pytest.raises(FileExistsError, match="must be a folder, got a file"):
         export(run, tmp_path / "notes.txt", force=True)
 
@@ -66,7 +73,7 @@ def test_folder_that_is_not_empty_needs_force(run: Run, tmp_path: pathlib.Path) 
 def change(folder: pathlib.Path, arrays: dict | None = None, **described) -> None:
     if arrays is not None:
         safetensors.save_file(arrays, folder / "model.safetensors")
-    path = folder / "model.json"
+    path = folder / "config.json"
     data = json.loads(path.read_text(encoding="utf-8")) | described
     del data["sha256"]
     write_json(path, data)
@@ -74,7 +81,7 @@ def change(folder: pathlib.Path, arrays: dict | None = None, **described) -> Non
 
 def test_damage_is_named(run: Run, tmp_path: pathlib.Path) -> None:
     export(run, tmp_path)
-    good = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    good = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "README.md"}
     arrays = named_arrays(run.params)
 
     def message() -> str:
@@ -97,7 +104,7 @@ def test_damage_is_named(run: Run, tmp_path: pathlib.Path) -> None:
     change(tmp_path, arrays | {"b_out": arrays["b_out"] + 1})
     assert "do not belong together" in message()
     change(tmp_path, model={"cell": "lstm", "breadth": 3})
-    assert "model.json is truncated or damaged" in message()
+    assert "config.json is truncated or damaged" in message()
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"must hold model\.safetensors"):
         load_export(tmp_path)
@@ -126,8 +133,8 @@ def test_command(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.Ca
     result = tiny_run.rnnjax(capsys, "export", folder, tmp_path / "model", "--checkpoint", "last")
     assert result.code == 0
     lines = [line.rsplit("  ", 1) for line in result.out.splitlines()]
-    assert [pathlib.Path(line[0]).name for line in lines] == ["model.safetensors", "model.json"]
-    assert json.loads((tmp_path / "model" / "model.json").read_text(encoding="utf-8"))["step"] == 3
+    assert [pathlib.Path(line[0]).name for line in lines] == ["model.safetensors", "config.json", "README.md"]
+    assert json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))["step"] == 3
     again = tiny_run.rnnjax(capsys, "export", folder, tmp_path / "model")
     assert again.code == 2 and "--force" in again.err
     assert tiny_run.rnnjax(capsys, "export", folder, tmp_path / "model", "--force").code == 0
