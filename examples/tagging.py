@@ -3,7 +3,7 @@
 python examples/tagging.py [PICTURE]        a minute on two cores; draws where a file is named
 """
 
-import argparse, io, keyword, os, sys, tokenize
+import argparse, io, keyword, os, pathlib, sys, tokenize
 import jax, numpy as np, optax, rnnjax
 
 STEPS, L = int(os.environ.get("STEPS", 400)), 120
@@ -17,7 +17,7 @@ def tags_of(text):                                                       # Pytho
         tags[starts[token.start[0] - 1] + token.start[1] : starts[token.end[0] - 1] + token.end[1]] = kind
     return tags
 
-texts = [open(module.__file__, encoding="utf-8").read() for module in (argparse, io, tokenize, os)]
+texts = [pathlib.Path(module.__file__).read_text("utf-8") for module in (argparse, io, tokenize, os)]
 codes = np.array([min(ord(character), 127) for character in "".join(texts)], np.int32)
 tags = np.concatenate([tags_of(text) for text in texts])
 rows = {"x": codes[: len(codes) // L * L].reshape(-1, L), "y": tags[: len(codes) // L * L].reshape(-1, L)}

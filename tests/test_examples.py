@@ -1,4 +1,4 @@
-"""The gallery: every example runs, in a few updates here and whole with ``-m thorough``, and draws its picture."""
+"""The gallery: examples run in two updates and draw their pictures; with ``-m thorough`` all of them, and whole."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from tests.pages import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ALONE = {"forecast", "two_processes"}  # the one runs in tests/test_readme.py, the other starts processes
+ALWAYS = {"csv_sequences", "own_cell", "seq2seq", "text"}  # the others, which compile for as long, with -m thorough
 # What a whole run prints: a pattern with one number, and what it is at least, or at most.
 GOOD = {
     "anomaly": (r"(\d) of 3 faults", 3, 3),
@@ -37,7 +38,14 @@ def test_there_are_ten_and_all_are_in_the_gallery():
         assert len([line for line in code.splitlines() if line.strip()]) <= 40
 
 
-@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem not in ALONE], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in ALWAYS else pytest.mark.thorough)
+        for path in EXAMPLES
+        if path.stem not in ALONE
+    ],
+)
 def test_an_example_runs(path, monkeypatch, tmp_path, capsys):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

@@ -215,6 +215,6 @@ def plot_saturation(statistics: UnitStatistics) -> Figure:
         axes.plot([0, 1], [1, 0], color=_GREY, linewidth=0.8)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="share of time above 0.9", title=layer)
         axes.set_ylabel("share of time below 0.1")
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="upper right")  # above the diagonal no dot can be
         axes.spines[["top", "right"]].set_visible(False)
     return figure

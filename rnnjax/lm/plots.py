@@ -112,6 +112,7 @@ def gradient_curves(rows: Sequence[Mapping[str, Any]], *, clip: float | None = N
     clipped.set_xscale("log")
     clipped.set_xlabel("symbols seen")
     _plain_axes(norms, clipped)
+    figure.suptitle("Gradient norms", x=0.01, ha="left")
     return figure
 
 
@@ -143,8 +144,10 @@ def compare_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, over: str
     axes.set_xscale("log")
     axes.set_xlabel("symbols seen" if over == "symbols" else "seconds")
     axes.set_ylabel("validation loss [nats a symbol]")
-    for text in axes.legend(frameon=False).get_texts():
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2)
+    for text in legend.get_texts():
         text.set_parse_math(False)  # of the name of a run
+    figure.suptitle("Validation losses", x=0.01, ha="left")
     _plain_axes(axes)
     return figure
 

@@ -149,7 +149,7 @@ def test_what_is_refused(tmp_path, convert):
         ),
         ((torch, tmp_path / "net.keras", "--to", "torch"), "DST must end in .keras or .weights.h5 for Keras"),
         ((torch, other, "--to", "torch"), "SRC and DST must be of two kinds, got torch twice"),
-        ((torch, other, "--to", "onnx"), "--to: must be one of rnnjax, torch, keras, got 'onnx'."),
+        ((torch, other, "--to", "onnx"), "--to: must be one of rnnjax, torch, keras, flax, got 'onnx'."),
         ((torch, other, "--merge", "sum"), "--merge: a file of torch says it"),
         ((net, other, "--activation", "tanh"), "--activation: a file of rnnjax says it"),
         ((torch, other, "--prefix", "encoder."), "from_torch: the state_dict must hold 'encoder.weight_ih_l0'"),
