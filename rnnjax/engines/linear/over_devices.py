@@ -22,11 +22,13 @@ from rnnjax.engines.choice import Controls
 from rnnjax.engines.linear.recurrence import all_states, linear_pass
 from rnnjax.engines.linear.scans import Associative, Recurrence, advance
 from rnnjax.engines.placement import meet, placed
+from rnnjax.kinds import public
 from rnnjax.network import Network, start_state
 
 __all__ = ["unroll_over"]
 
 
+@public
 def unroll_over(
     axis_name: str,
     net: Any,
