@@ -47,7 +47,7 @@ def make_text(path: pathlib.Path, size: int) -> None:
 
 def text_command(
     megabytes: Annotated[str, typer.Option(help="Sizes of texts, separated by commas.")] = "100,1000",
-    levels: Annotated[str, typer.Option(help="Of char, word and byte, separated by commas.")] = "char,word,byte",
+    levels: Annotated[str, typer.Option(help="Of char, byte and word, separated by commas.")] = "char,byte,word",
     steps: Annotated[int, typer.Option(help="Updates of the training that is measured too.", min=1)] = 200,
     folder: Annotated[
         pathlib.Path | None, typer.Option(help="For texts and ids, removed afterwards. None: a temporary one.")
@@ -130,8 +130,10 @@ def _measure_here(text: str, level: str, steps: int) -> None:
     from rnnjax.text.corpus import TextOptions, load_corpus
 
     assert PRESETS  # the command line is imported as well
-    # Of words, those that are frequent: the table of all would be most of what is measured.
-    options = TextOptions((text,), level=level, min_count=20 if level == "word" else 1)
+    # Of words, those that are frequent, as many in a long text as in a short one: a large table of them would be most of
+    # what is measured.
+    often = 20 * pathlib.Path(text).stat().st_size // SMALL
+    options = TextOptions((text,), level=level, min_count=often if level == "word" else 1)
     load_corpus(TextOptions((__file__,), level=level))  # codecs and the like
     watch = _Watch()
     watch.start()
