@@ -6,6 +6,7 @@ allocated for itself (``RssAnon``) apart from the pages of files that it has map
 somebody needs the room.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -63,7 +64,8 @@ def text_command(
             make_text(text, size)
             for level in levels.split(","):
                 for visit in ("first", "again"):
-                    row = {"bytes": size, "level": level, "visit": visit, **_child(text, level, steps, cache)}
+                    found_now = _child(text, level, steps if visit == "first" else 0, cache)
+                    row = {"bytes": size, "level": level, "visit": visit, **found_now}
                     found["texts"].append(row)
                     typer.echo(json.dumps(row))
                 if out is not None:
@@ -77,8 +79,8 @@ def text_table(document: dict[str, Any]) -> str:
     rows = document["texts"]
     small = {row["level"]: row for row in rows if row["bytes"] == SMALL and row["visit"] == "first"}
     head = (
-        "text, MB", "level", "symbols", "opens, s", "MB/s", "opens again, s", "to open, MB", "to train, MB",
-        "pages of files, MB",
+        "text, MB", "level", "symbols", "opens, s", "CPU s", "MB a CPU second", "opens again, s", "to open, MB",
+        "to train, MB", "pages of files, MB",
     )  # fmt: skip
     lines = [line(head), line(["---"] * len(head))]
     for first, again in zip(rows[::2], rows[1::2], strict=True):
@@ -89,7 +91,8 @@ def text_table(document: dict[str, Any]) -> str:
                 line(
                     [
                         f"{size:,.0f}", first["level"], f"{first['vocabulary']:,}", f"{first['seconds']:.1f}",
-                        f"{size / first['seconds']:.0f}", f"{again['seconds']:.2f}", *(f"{one:.0f}" for one in more),
+                        f"{first['cpu']:.1f}", f"{size / first['cpu']:.0f}", f"{again['seconds']:.2f}",
+                        *(f"{one:.0f}" for one in more),
                         f"{max(0, first['train_file'] - base['train_file']) / 1e6:.0f}",
                     ]
                 )
@@ -118,7 +121,7 @@ class _Watch(threading.Thread):
                 for name, word in (("anon", "RssAnon:"), ("file", "RssFile:")):
                     if said.startswith(word):
                         self.most[name] = max(self.most[name], 1024 * int(said.split()[1]))
-            time.sleep(0.01)
+            time.sleep(0.02)
 
 
 def _measure_here(text: str, level: str, steps: int) -> None:
@@ -130,27 +133,28 @@ def _measure_here(text: str, level: str, steps: int) -> None:
     from rnnjax.text.corpus import TextOptions, load_corpus
 
     assert PRESETS  # the command line is imported as well
-    # Of words, those that are frequent, as many in a long text as in a short one: a large table of them would be most of
-    # what is measured.
+    # Of words, those that are frequent, as many in a long text as in a short one: a large table of them would be most
+    # of what is measured.
     often = 20 * pathlib.Path(text).stat().st_size // SMALL
     options = TextOptions((text,), level=level, min_count=often if level == "word" else 1)
     load_corpus(TextOptions((__file__,), level=level))  # codecs and the like
     watch = _Watch()
     watch.start()
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     corpus = load_corpus(options)
-    found: dict[str, Any] = {"seconds": time.perf_counter() - begin}
+    found: dict[str, Any] = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - cpu}
     found |= {f"open_{name}": value for name, value in watch.most.items()}
     config = RunConfig(
         options,
         ModelOptions(hidden=64, embed=32),
         OptimizerOptions(),
         TrainOptions(evals=2, baselines=False, sample_length=50),
-        BudgetOptions(steps=steps),
+        BudgetOptions(steps=max(steps, 1)),
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if steps else contextlib.nullcontext() as folder:
         short = corpus._replace(valid=corpus.valid[:50_000], test=corpus.test[:0])
-        train(config, RunPaths(pathlib.Path(folder)), short)
+        if folder is not None:
+            train(config, RunPaths(pathlib.Path(folder)), short)
     found |= {f"train_{name}": value for name, value in watch.most.items()}
     found |= {"n_symbols": corpus.n_symbols, "vocabulary": len(corpus.vocabulary)}
     print(json.dumps(found), flush=True)

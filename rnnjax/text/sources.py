@@ -256,8 +256,12 @@ def _is_run(config: pathlib.Path) -> bool:
 
 def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
     closed: list[OSError] = []
-    for _ in os.walk(directory, onerror=closed.append):
-        pass
+    # What training runs wrote is no text: a run that lies in the folder of its own text could not be resumed.
+    runs = {
+        config.parent.relative_to(directory)
+        for folder, _, files in os.walk(directory, onerror=closed.append)
+        if "config.json" in files and _is_run(config := pathlib.Path(folder, "config.json"))
+    }
     if closed:  # `rglob` passes them over
         more = f", nor can {len(closed) - 1} other folders" if len(closed) > 1 else ""
         warnings.warn(
@@ -271,8 +275,6 @@ def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
         raise ValueError(
             f"load_corpus: glob must be a pattern below the directory, got {glob!r} ({error}); use for example '*.txt'."
         ) from error
-    # What training runs wrote is no text: a run that lies in the folder of its own text could not be resumed.
-    runs = {config.parent.relative_to(directory) for config in directory.rglob("config.json") if _is_run(config)}
     visible = [
         name
         for name in relative
