@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,17 @@ def battery(name: str) -> str:
         return ""
     tables = importlib.import_module("experiments.11_battery.tables")
     table = tables.row_of(json.loads(path.read_text(encoding="utf-8")))
-    return f"{table}\n\nTen seeds each, 32 units; `python -m experiments.11_battery.run --cell {name}`."
+    command = f"`python -m experiments.11_battery.run --cell {name}`"
+    return f"{table}\n\nTen seeds each, 32 units; what is asked, and [all cells](../battery/index.md). {command}."
+
+
+def battery_page() -> None:
+    """The whole table, as its experiment has it."""
+    text = (BATTERY / "README.md").read_text(encoding="utf-8")
+    (MADE / "battery").mkdir(parents=True, exist_ok=True)
+    for picture in BATTERY.glob("*.png"):
+        shutil.copyfile(picture, MADE / "battery" / picture.name)
+    write(MADE / "battery" / "index.md", text)
 
 
 def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
@@ -239,12 +250,21 @@ def cell_pages() -> None:
 
 def make(app) -> None:
     """All of them, unless they are of the code as it is now."""
-    sources = sorted((*HERE.glob("*.py"), *(HERE.parent / "rnnjax").rglob("*.py"), *BATTERY.glob("cells/*.json"), GRID))
+    sources = sorted(
+        (
+            *HERE.glob("*.py"),
+            *(HERE.parent / "rnnjax").rglob("*.py"),
+            *BATTERY.glob("cells/*.json"),
+            BATTERY / "README.md",
+            GRID,
+        )
+    )
     stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     kept = MADE / "stamp"
     if not kept.exists() or kept.read_text() != stamp:
         reference()
         cell_pages()
+        battery_page()
         kept.write_text(stamp)
 
 

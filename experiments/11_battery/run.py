@@ -111,7 +111,8 @@ def finish(options: common.Options, folder: pathlib.Path) -> None:
     seeds = QUICK["seeds"] if options.quick else SEEDS
     name = "battery_full" if options.extra["full"] else "battery"
     common.finish(options, result, {f"{name}.png": tables.picture(found, names, seeds)})
-    write_atomic(options.out / f"{name}.md", tables.markdown(found, names).encode())
+    page = "README.md" if name == "battery" else f"{name}.md"
+    tables.write_page(options.out / page, tables.markdown(found, names, f"{name}.png"))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from rnnjax.files import write_atomic
+
+from .entries import ENTRIES
 from .problems import PROBLEMS, Problem
 
-__all__ = ["markdown", "picture", "row_of", "verdict"]
+__all__ = ["markdown", "picture", "row_of", "verdict", "write_page"]
 
 Rows = Mapping[str, Mapping[str, Any]]  # by problem
 ENOUGH = 0.9  # of the seeds: reached
@@ -79,31 +82,41 @@ def _asked(problem: Problem) -> str:
     return f"{problem.asks}; {sign} {problem.passes:g}{blind}"
 
 
-def markdown(found: Mapping[str, Rows], cells: Sequence[str]) -> str:
-    """Problems with their sources, and the matrix with the median score of each place."""
-    lines = ["| problem | asked here | published | source |", "|---|---|---|---|"]
+def markdown(found: Mapping[str, Rows], cells: Sequence[str], picture: str) -> str:
+    """The picture, problems with their sources, and the matrix with the median score of each place, in two halves."""
+    places = sum(len(found.get(cell, {})) for cell in cells)
+    seconds = sum(row["seconds"] for rows in found.values() for row in rows.values())
+    missing = len(cells) * len(PROBLEMS) - places
+    said = f"{places:,} places, {seconds / 60:.0f} minutes of the processor"
+    said += f"; {missing} of these cells' places were not run" if missing else ""
+    waiting = [one.name for one in ENTRIES if one.name not in cells]
+    said += f". **Partial**: not run yet are {', '.join(waiting)}" if waiting else ""
+    lines = [f"![Cells by problems: seeds of ten that reached it]({picture})", "", f"{said}.", ""]
+    lines += ["| problem | asked here | published | source |", "|---|---|---|---|"]
     lines += [
         f"| {problem.title} | {_asked(problem)} | {problem.published or '-'} | {problem.source} |"
         for problem in PROBLEMS
     ]
-    lines += ["", "| cell | " + " | ".join(problem.title for problem in PROBLEMS) + " |", "|---" * 21 + "|"]
-    lines[-1] = "|---" * (1 + len(PROBLEMS)) + "|"
-    for cell in cells:
-        places = []
-        for problem in PROBLEMS:
-            row = found.get(cell, {}).get(problem.name)
-            if row is None:
-                places.append("")
-                continue
-            count = sum(one is not None for one in row["solved"])
-            places.append(f"{'**' if verdict(row) == 'reached' else ''}{count}"
-                          f"{'**' if verdict(row) == 'reached' else ''} ({_number(problem, row)})")  # fmt: skip
-        lines.append(f"| {cell} | " + " | ".join(places) + " |")
-    return "\n".join(lines) + "\n"
+    lines += ["", "Seeds of ten that reached it, bold from nine on, and the median of the best scores.", ""]
+    for half in (PROBLEMS[: len(PROBLEMS) // 2], PROBLEMS[len(PROBLEMS) // 2 :]):
+        lines += ["| cell | " + " | ".join(problem.title for problem in half) + " |", "|---" * (1 + len(half)) + "|"]
+        lines += [f"| {cell} | " + " | ".join(_place(problem, found.get(cell, {})) for problem in half) + " |"
+                  for cell in cells]  # fmt: skip
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _place(problem: Problem, rows: Rows) -> str:
+    row = rows.get(problem.name)
+    if row is None:
+        return ""
+    count = str(sum(one is not None for one in row["solved"]))
+    return f"{f'**{count}**' if verdict(row) == 'reached' else count} ({_number(problem, row)})"
 
 
 def write_page(path: pathlib.Path, text: str) -> None:
-    """Between its two marks; what stands around them stays."""
-    before, mark, rest = path.read_text(encoding="utf-8").partition("<!-- made: begin -->\n")
+    """Between the two marks of a page; what stands around them stays. Without a page, the text alone."""
+    page = path.read_text(encoding="utf-8") if path.is_file() else "<!-- made: begin -->\n<!-- made: end -->\n"
+    before, mark, rest = page.partition("<!-- made: begin -->\n")
     after = rest.partition("<!-- made: end -->\n")[2]
-    path.write_text(f"{before}{mark}{text}<!-- made: end -->\n{after}", encoding="utf-8")
+    write_atomic(path, f"{before}{mark}{text}<!-- made: end -->\n{after}".encode())

@@ -177,8 +177,12 @@ def test_table_counts_seeds_and_names_verdicts(tmp_path):
     row = {"solved": [100] * 9 + [None], "score": [1.0] * 10, "seconds": 3.0}
     assert tables.verdict(row) == "reached" and tables.verdict(row | {"solved": [None, 5]}) == "partly"
     found = {"gru": {"reber": row}, "lstm": {"adding": row | {"solved": [None] * 10, "score": [0.02] * 10}}}
-    text = tables.markdown(found, ["gru", "lstm"])
-    assert "| gru | **9** (1.00) |" in text and "| lstm |  |  | 0 (0.02) |" in text
+    text = tables.markdown(found, ["gru", "lstm"], "all.png")
+    assert "| gru | **9** (1.00) |" in text and "| lstm |  |  | 0 (0.02) |" in text and "38 of these cells" in text
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- made: begin -->\nold\n<!-- made: end -->\nafter\n")
+    tables.write_page(page, text)
+    assert page.read_text() == f"before\n<!-- made: begin -->\n{text}<!-- made: end -->\nafter\n"
     assert "| embedded Reber | 9 of 10 | reached | 1.00 | 100 | 3 |" in tables.row_of(found["gru"])
     assert set(rnnjax.cells.CELLS) - {one.spec for one in entries.ENTRIES} == set(entries.LEFT_OUT)
 
