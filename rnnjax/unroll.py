@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import weakref
 from typing import Any
 
 import jax
@@ -183,6 +184,26 @@ def _check_net(net):
             f"unroll: net must be hashable, as compiled programs are found by it, got {type(net).__name__} ({error}); "
             "make it a dataclass with frozen=True and keep arrays and lists out of its fields."
         ) from None
+    for cell in _by_identity(net):
+        before = _first_seen.setdefault(cell, dict(vars(cell)))
+        for name, value in before.items():
+            now = vars(cell).get(name)
+            if now is not value and not (isinstance(now, _PLAIN) and type(now) is type(value) and now == value):
+                raise ValueError(
+                    f"unroll: {type(cell).__name__} must stay as it was when it was unrolled first, since compiled "
+                    f"programs do not see a change, got another {name!r}; make a new one, best a dataclass(frozen=True)."
+                )
+
+
+_PLAIN = (int, float, str, bool, tuple, type(None))
+_first_seen: Any = weakref.WeakKeyDictionary()  # the fields of cells at their first unroll
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_identity(net):
+    """The cells in a network, and itself, that are found by what they are, and whose fields may change."""
+    every = (net, *(leaf.cell for leaf in leaves(net)))
+    return tuple({id(c): c for c in every if type(c).__hash__ is object.__hash__ and hasattr(c, "__dict__")}.values())
 
 
 def _batch_of(net, xs):

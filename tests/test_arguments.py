@@ -152,6 +152,33 @@ def test_a_name_with_a_slip(call, meant):
         call()
 
 
+class Scaled:
+    """A cell that is found by what it is, and whose field somebody changes."""
+
+    init, initial_state = GRU.init, GRU.initial_state
+
+    def __init__(self, scale):
+        self.hidden_size, self.scale = 4, scale
+
+    def step(self, params, state, x):
+        return state, self.scale * state.h
+
+
+def test_a_cell_that_was_changed_is_no_longer_what_was_compiled():
+    cell = Scaled(1.0)
+    for net in (cell, rnnjax.Stack((cell,))):
+        cell.scale, xs = 1.0, jnp.ones((3, 4))
+        params = GRU.init(KEY, 4) if net is cell else rnnjax.Stack((GRU,)).init(KEY, 4)
+        rnnjax.unroll(net, params, None, xs)
+        cell.note = "more is no change"
+        rnnjax.unroll(net, params, None, xs)
+        cell.scale = 0.5
+        with pytest.raises(
+            ValueError, match=r"^unroll: Scaled must stay as it was .*, got another 'scale'; make"
+        ):
+            rnnjax.unroll(net, params, None, xs)
+
+
 KINDS = (None, 3, 1.5, "no", b"x", [], {}, object(), np.array(["a"]), rnnjax.LSTM, len)
 # What is right in its place: a size of 3, a number or an empty list where an array is wanted, a name.
 RIGHT = {

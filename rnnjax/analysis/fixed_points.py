@@ -86,7 +86,8 @@ def find_fixed_points(
         max_speed: the largest q of a slow point; points that are faster are left out.
         merge_distance: see above, in the units of the state.
         max_distance: how far from the nearest visited state a point may lie. None takes the radius of the cloud of
-            visited states, the largest distance of one from their mean; where that is zero, anything goes.
+            visited states, the largest distance of one from their mean, and asks besides that no unit lies more
+            than about a quarter of its range outside of what was visited; where that is zero, anything goes.
         visited: states that the network passes, with any batch axes, where ``states`` are not such, because noise was
             added for example; None takes ``states``.
         group: how many starts are polished at once; each needs a few times ``D^2`` numbers.
@@ -122,10 +123,13 @@ def find_fixed_points(
     ends, speeds = _search(cell, params, starts, x, learning_rate, steps, polish_steps, group)
     ends, speeds = np.asarray(ends), np.asarray(speeds)
     cloud = np.asarray(starts if visited is None else flatten_state(cell, widen_state(where, cell, visited)))
-    distances, radius = _distances(ends, cloud.reshape(-1, ends.shape[-1]))
+    cloud = cloud.reshape(-1, ends.shape[-1])
+    distances, radius = _distances(ends, cloud)
     if max_distance is not None:
         radius = check_real(where, "max_distance", max_distance, above=0)
-    near = np.isfinite(speeds) & (distances <= radius)
+        near = np.isfinite(speeds) & (distances <= radius)
+    else:
+        near = np.isfinite(speeds) & (distances <= radius) & _between(ends, cloud, radius)
     still = np.isfinite(speeds) & (speeds <= max(max_speed, tolerance))
     slow = near & still
     kept, hits = _merge(ends[slow], speeds[slow], merge_distance)
@@ -152,6 +156,19 @@ def _distances(points: np.ndarray, visited: np.ndarray) -> tuple[np.ndarray, flo
     radius = float(np.linalg.norm(visited - visited.mean(axis=0), axis=-1).max())
     nearest = np.array([np.linalg.norm(visited - point, axis=-1).min() for point in points])
     return nearest, radius if radius > 0 else math.inf
+
+
+def _between(points: np.ndarray, visited: np.ndarray, radius: float) -> np.ndarray:
+    """Which points lie, unit by unit, within what was visited and a quarter of its range, bool ``[M]``.
+
+    A saturated gate holds any value still; units that only gates hold still are far outside, and near in the mean.
+    """
+    if not math.isfinite(radius):
+        return np.ones(len(points), bool)
+    low, high = visited.min(axis=0), visited.max(axis=0)
+    room = 0.25 * (high - low) + 0.1 * radius
+    inside: np.ndarray = ((points >= low - room) & (points <= high + room)).all(axis=-1)
+    return inside
 
 
 @public
