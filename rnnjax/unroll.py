@@ -191,7 +191,7 @@ def _check_net(net):
             if now is not value and not (isinstance(now, _PLAIN) and type(now) is type(value) and now == value):
                 raise ValueError(
                     f"unroll: {type(cell).__name__} must stay as it was when it was unrolled first, since compiled "
-                    f"programs do not see a change, got another {name!r}; make a new one, best a dataclass(frozen=True)."
+                    f"programs see no change, got another {name!r}; make a new one, best a dataclass(frozen=True)."
                 )
 
 
