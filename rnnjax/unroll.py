@@ -202,8 +202,9 @@ _first_seen: Any = weakref.WeakKeyDictionary()  # the fields of cells at their f
 @functools.lru_cache(maxsize=1024)
 def _by_identity(net):
     """The cells in a network, and itself, that are found by what they are, and whose fields may change."""
+    by_identity: Any = object.__hash__
     every = (net, *(leaf.cell for leaf in leaves(net)))
-    return tuple({id(c): c for c in every if type(c).__hash__ is object.__hash__ and hasattr(c, "__dict__")}.values())
+    return tuple({id(c): c for c in every if type(c).__hash__ is by_identity and hasattr(c, "__dict__")}.values())
 
 
 def _batch_of(net, xs):
