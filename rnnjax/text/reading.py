@@ -141,12 +141,11 @@ def read_ids(
     if cache is not None:
         name = _name(facts, vocabulary, recipe)
         stored = cache.open(name, _read_facts)
-        if stored is None and cache.damaged:
-            notes.append(f"The ids of this text in {cache.folder} were damaged, and are made again.")
         try:
             if stored is None:
                 stored = cache.write(name, facts.count, dtype, fill, recipe.separator is not None)
-                notes.append(f"The ids of this text are kept in {cache.folder}, {_size(stored)}, for the next time.")
+                what = "were damaged, and are made again" if cache.damaged else f"are kept, {_size(stored)}"
+                notes.append(f"The ids of this text in {cache.folder} {what}.")
             if known is not None:
                 for key in _keys(known, recipe, asked, vocabulary, facts):
                     cache.remember(key, name, began)
@@ -207,9 +206,7 @@ def _keys(known: Any, recipe: Recipe, asked: Vocabulary | None, made: Vocabulary
     found = {(asked, recipe.unknown)}
     if not facts.missing:
         found |= {
-            (one, unknown)
-            for one in {made, None if asked is None else made}
-            for unknown in ("replace", "skip", "error", "add")
+            (one, unknown) for one in {made, None if asked is None else made} for unknown in ("replace", "skip", "add")
         }
     elif recipe.unknown in ("replace", "add"):
         found.add((made, "replace"))

@@ -79,6 +79,7 @@ class TextCache:
         with contextlib.suppress(CheckpointError, OSError, KeyError, TypeError):
             data = read_json(self.folder / f"{key}.seen.json", "text")
             if changed + _IN_DOUBT < data["read"]:
+                os.utime(self.folder / f"{key}.seen.json")  # used
                 return str(data["name"])
         return None
 

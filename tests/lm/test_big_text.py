@@ -83,7 +83,7 @@ def test_ids_in_a_file_are_those_in_memory(tmp_path, monkeypatch, cache, level, 
         for found in (first, again, temporary):
             assert_same(found, expected)
             assert found.train.dtype == found.vocabulary.dtype and not found.train.flags.writeable
-        assert [note for note in first.notes if "are kept in" in note] and again.notes == expected.notes
+        assert [note for note in first.notes if " are kept, 0 MB." in note] and again.notes == expected.notes
         # With the vocabulary known, as `rnnjax eval` asks.
         assert_same(load_corpus(options, vocabulary=expected.vocabulary), expected)
 
