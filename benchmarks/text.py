@@ -91,7 +91,7 @@ def text_table(document: dict[str, Any]) -> str:
                 line(
                     [
                         f"{size:,.0f}", first["level"], f"{first['vocabulary']:,}", f"{first['seconds']:.1f}",
-                        f"{first['cpu']:.1f}", f"{size / first['cpu']:.0f}", f"{again['seconds']:.2f}",
+                        f"{first['cpu']:.1f}", f"{size / first['cpu']:.0f}", f"{again['seconds']:.3f}",
                         *(f"{one:.0f}" for one in more),
                         f"{max(0, first['train_file'] - base['train_file']) / 1e6:.0f}",
                     ]

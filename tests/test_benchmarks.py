@@ -453,7 +453,7 @@ def test_tables_of_scale_and_of_texts(tmp_path):
     # 2 (N - 1) (a + S / (N b)) = 2 (1e-4 + 4e6 / 2e9) seconds
     assert "| 4 MB | 2 | 4.20 ms | 6.00 ms | 4.20 ms |" in written and "| 2 | 2 | 10.0 ms | 20.0 ms |" in written
     assert "a = 100 us, b = 1.00 GB/s" in written and "1 LSTM layer(s) of 32 units on 8 x 16 symbols" in written
-    assert "| 100 | char | 98 | 2.0 | 1.0 | 100 | 0.02 | 5 | 5 | 5 |" in written and "| 1 | char" not in written
+    assert "| 100 | char | 98 | 2.0 | 1.0 | 100 | 0.020 | 5 | 5 | 5 |" in written and "| 1 | char" not in written
 
 
 def test_a_text_of_a_size(tmp_path):

@@ -18,6 +18,7 @@ from rnnjax.text.vocabulary import Vocabulary
 __all__ = ["read_text", "reading_line"]
 
 _PATIENCE = 1.0  # seconds without a word
+_WORTH = 1 << 24  # bytes of a text below which nothing is said, however slow the machine
 _PLAIN = 30.0  # seconds between two lines where there is no terminal
 _STAGES = {
     "counting": "counting the symbols of the text",
@@ -67,7 +68,8 @@ def _shown(quiet: bool) -> Iterator[Callable[[Reading], None]]:
     def report(reading: Reading) -> None:
         nonlocal said
         now = time.monotonic()
-        if now < begun + _PATIENCE or now < said + (0.2 if console.is_terminal else _PLAIN):
+        pause = 0.2 if console.is_terminal else _PLAIN
+        if max(reading.done, reading.total) < _WORTH or now < max(begun + _PATIENCE, said + pause):
             return
         said = now
         if not console.is_terminal:

@@ -173,13 +173,14 @@ class TextCache:
                     "starts": sink.num_starts if documents else None,
                     "digest": self._digest(file),
                 }
-                os.replace(temporary, path)
-                sync_folder(self.folder)
-                facts["checked"] = _stamp(file)
-                ids, starts = opened(file, count, dtype, facts["starts"])
+            os.replace(temporary, path)
         except BaseException:
             pathlib.Path(temporary).unlink(missing_ok=True)
             raise
+        sync_folder(self.folder)
+        with open_regular(path, "text") as file:  # another process may have put the same there
+            facts["checked"] = _stamp(file)
+            ids, starts = opened(file, count, dtype, facts["starts"])
         write_json(self.folder / f"{name}.json", facts, private=True)
         return Stored(ids, starts, facts)
 

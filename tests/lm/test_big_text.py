@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from rnnjax.cli import reading as progress
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
@@ -323,3 +324,17 @@ def test_training_is_the_same_to_the_bit(tmp_path, monkeypatch, cache):
         samples = (folder / "samples.txt").read_text()
         kept.append((outcome.valid_loss, outcome.test_loss, samples, {name: a.tobytes() for name, a in arrays.items()}))
     assert kept[0] == kept[1] == kept[2]
+
+
+def test_progress_is_shown_for_what_takes_long(tmp_path, monkeypatch, capsys, cache):
+    (tmp_path / "text").write_text(TEXT)
+    options = TextOptions((str(tmp_path / "text"),))
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    progress.read_text(options)
+    assert capsys.readouterr().err == ""  # a small text
+    monkeypatch.setattr(progress, "_WORTH", 0)
+    progress.read_text(options, cache=False, quiet=True)
+    assert capsys.readouterr().err == ""
+    progress.read_text(options, cache=False)
+    (line,) = capsys.readouterr().err.splitlines()  # the next one would come after 30 seconds
+    assert line.startswith("counting the symbols of the text: 0.00 of 0.00 GB, ") and line.endswith(" 0:00 left")
