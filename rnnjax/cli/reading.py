@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -63,7 +64,7 @@ def reading_line(reading: Reading) -> str:
 @contextlib.contextmanager
 def _shown(quiet: bool) -> Iterator[Callable[[Reading], None]]:
     console = Console(stderr=True, highlight=False, quiet=quiet)
-    begun, said, live = time.monotonic(), 0.0, Live(console=console, auto_refresh=False, transient=True)
+    begun, said, live = time.monotonic(), -math.inf, Live(console=console, auto_refresh=False, transient=True)
 
     def report(reading: Reading) -> None:
         nonlocal said
