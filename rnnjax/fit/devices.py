@@ -62,8 +62,9 @@ def choose_devices(asked: int, batch_size: int) -> int:
     """The number of devices that a batch is split over.
 
     Args:
-        asked: that many; 0 for one on an accelerator, and on a CPU as many as there are, up to `MAX_DEVICES`, if they
-            divide the batch into parts of at least `MIN_ROWS` rows. Several processes share all that they have.
+        asked: that many; 0 for all accelerators, or as many of them as share the batch evenly, and on a CPU as many
+            as there are, up to `MAX_DEVICES`, if they divide the batch into parts of at least `MIN_ROWS` rows. Several
+            processes share all that they have.
         batch_size: B.
 
     Raises:
@@ -76,7 +77,7 @@ def choose_devices(asked: int, batch_size: int) -> int:
     if jax.process_count() > 1:
         return _all_devices(asked, batch_size, found)
     if not asked:
-        return _most(batch_size, found) if backend == "cpu" else 1
+        return _most(batch_size, found) if backend == "cpu" else _evenly(batch_size, found)
     if asked > found:
         raise ValueError(
             f"TrainOptions: devices must be at most {found}, which JAX has here ({backend}), got {asked}; take 0 for "
@@ -221,6 +222,10 @@ def on_one(mesh: Mesh | None, tree: Any) -> Any:
     if mesh.is_multi_process:
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
     return jax.device_put(tree, mesh.devices.flat[0])
+
+
+def _evenly(batch_size: int, found: int) -> int:
+    return max(n for n in range(1, found + 1) if batch_size % n == 0)
 
 
 def _most(batch_size: int, limit: int) -> int:

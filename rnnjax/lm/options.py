@@ -129,7 +129,7 @@ class TrainOptions:
         None, "N-gram and xz losses of the same split; by default up to 8 million symbols.", panel=_LOOKED
     )
     devices: int = option(
-        1, "That share the batch; 0: on a CPU one a core, up to 4 with 8 streams each or more; else 1.", "NUMBER"
+        1, "That share the batch; 0: all accelerators; on a CPU one a core, up to 4 with 8 streams or more.", "NUMBER"
     )
 
     def __post_init__(self) -> None:

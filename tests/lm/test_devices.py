@@ -121,6 +121,12 @@ def test_devices_that_fit_the_batch(batch_size, cores, count, monkeypatch):
     assert devices.choose_devices(0, batch_size) == count
 
 
+def test_all_accelerators_that_share_the_batch_evenly(monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("jax.device_count", lambda: 8)
+    assert [devices.choose_devices(0, batch_size) for batch_size in (64, 36, 7, 5, 11)] == [8, 6, 7, 5, 1]
+
+
 def test_devices_that_do_not_fit(monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 4)
     with pytest.raises(ValueError, match=r"devices must be at most 4, which JAX has here \(cpu\), got 5; take 0"):
