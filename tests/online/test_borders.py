@@ -11,6 +11,7 @@ import pytest
 import rnnjax
 from rnnjax import cells
 from rnnjax.online import RTRL, UORO, Cut, EProp, Immediate, Read, SnAp1
+from rnnjax.testing.problems import fast_jit
 
 T, B, I, H = 12, 2, 3, 4
 CELLS = {
@@ -49,9 +50,14 @@ def loss_and_state(cell, params, state, xs, weights, **options):
 
 def whole(name, resets=None):
     """The gradient of the loss of the whole sequence."""
-    cell, params, xs, weights = problem(name)
+    return flat(_slope(name)(problem(name)[1], resets))
+
+
+@functools.lru_cache
+def _slope(name):
+    cell, _, xs, weights = problem(name)
     state = cell.initial_state((B,), jnp.float64)
-    return flat(jax.grad(lambda p: loss_and_state(cell, p, state, xs, weights, resets=resets)[0])(params))
+    return fast_jit(jax.grad(lambda p, resets: loss_and_state(cell, p, state, xs, weights, resets=resets)[0]))
 
 
 def in_chunks(name, border, chunk_len, resets=None):
