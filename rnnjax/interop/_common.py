@@ -114,24 +114,28 @@ def check_params(where: str, cell: Any, params: Any) -> None:
         raise TypeError(f"{where}: it takes what {type(cell).__name__} makes, got {describe(params)}.")
 
 
-def layers_of(where: str, cell: Any, tree: Any) -> list[Layer]:
+def layers_of(where: str, cell: Any, tree: Any, concatenates: str = "") -> list[Layer]:
     """The layers of a cell or network from the bottom up, each with ``(cell, part of tree)`` of its directions.
 
     A cell is one layer; a `Stack` is its cells, also those of stacks within it; a `Bidirectional` is its pairs.
-    ``tree`` is the parameters or a state.
+    ``tree`` is the parameters or a state; ``concatenates`` names a framework that can do nothing else with the outputs
+    of two directions.
 
     Raises:
-        ValueError: for residual connections or norms, which no other framework has between its layers, or if ``tree``
-            belongs to another network.
+        ValueError: for directions that such a framework does not merge, for residual connections or norms, which no
+            other framework has between its layers, or if ``tree`` belongs to another network.
     """
     if isinstance(cell, Bidirectional):
+        if concatenates and cell.merge != "concat":
+            refuse(where, repr(cell), f"{concatenates} concatenates the two directions")
         parts = [part[1:] for part in _parts(where, cell, tree)]
         return list(zip(parts[::2], parts[1::2], strict=True))
     if not isinstance(cell, Stack):
         return [((cell, tree),)]
     if cell.residual or cell.norm is not None:
         refuse(where, repr(cell), "layers of other frameworks have neither residual connections nor norms between them")
-    return [layer for _, inner, part in _parts(where, cell, tree) for layer in layers_of(where, inner, part)]
+    inside = _parts(where, cell, tree)
+    return [layer for _, inner, part in inside for layer in layers_of(where, inner, part, concatenates)]
 
 
 def _parts(where: str, net: Network, tree: Any) -> tuple[tuple[str, Any, Any], ...]:

@@ -21,7 +21,6 @@ from rnnjax.cells.lstm import LSTM
 from rnnjax.engines.cudnn import pack, unpack
 from rnnjax.interop._common import as_array, check_params, check_shape, join_layers, layers_of, refuse
 from rnnjax.kinds import public
-from rnnjax.networks import Bidirectional
 
 __all__ = ["from_cudnn", "to_cudnn"]
 
@@ -87,9 +86,7 @@ def to_cudnn(cell: Any, params: Any) -> jax.Array:
     """
     where = "to_cudnn"
     check_params(where, cell, params)
-    if isinstance(cell, Bidirectional) and cell.merge != "concat":
-        refuse(where, repr(cell), "cuDNN concatenates the two directions")
-    parts = [part for layer in layers_of(where, cell, params) for part in layer]
+    parts = [part for layer in layers_of(where, cell, params, concatenates="cuDNN") for part in layer]
     matrices, biases = [], []
     for inner, p in parts:
         if type(inner) is not LSTM:

@@ -45,7 +45,6 @@ from rnnjax.interop._common import (
 from rnnjax.interop._keras_files import BUILT, GATES, Direction, Found, read_model, read_weights, settings
 from rnnjax.kinds import public
 from rnnjax.network import input_shape
-from rnnjax.networks import Bidirectional
 
 __all__ = ["from_keras", "to_keras", "to_keras_layer"]
 
@@ -355,11 +354,11 @@ def to_keras_layer(cell: Any, params: Any, *, use_bias: bool = True, **options: 
             own["reset_after"] = isinstance(inner, GRU)
         if isinstance(inner, ConvLSTM):
             own |= {"kernel_size": inner.kernel_shape, "padding": "same"}
-        if isinstance(cell, Bidirectional):
+        if len(layers[0]) == 2:  # the outer layer has the name
             own.pop("name", None)
         made.append(getattr(keras.layers, _kind(inner))(inner.hidden_size, use_bias=use_bias, **own))
     layer = made[0]
-    if isinstance(cell, Bidirectional):
+    if len(layers[0]) == 2:
         outer = {key: options[key] for key in ("name",) if key in options}
         layer = keras.layers.Bidirectional(made[0], _mode(cell.merge), backward_layer=made[1], **outer)
     first, own_params = layers[0][0]

@@ -42,7 +42,6 @@ from rnnjax.interop._common import (
     require,
 )
 from rnnjax.kinds import public
-from rnnjax.networks import Bidirectional
 
 __all__ = ["from_torch", "from_torch_state", "to_torch", "to_torch_state"]
 
@@ -279,9 +278,7 @@ def to_torch(
 
 def _check_network(where: str, cell: Any, tree: Any) -> list[Any]:
     """`layers_of`, for a network that a torch module can be: one kind and size of cells, concatenated directions."""
-    if isinstance(cell, Bidirectional) and cell.merge != "concat":
-        refuse(where, repr(cell), "torch concatenates the two directions")
-    layers = layers_of(where, cell, tree)
+    layers = layers_of(where, cell, tree, concatenates="torch")
     first = layers[0][0][0]
     if type(first) not in _KINDS:
         refuse(where, type(first).__name__, "torch.nn has only Elman, LSTM, GRU and ProjectedLSTM")

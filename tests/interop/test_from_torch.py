@@ -277,6 +277,8 @@ def test_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     message = r"^from_torch: torch is needed, which is not installed; pip install torch\.$"
     with pytest.raises(ModuleNotFoundError, match=message):
+        from_torch(type("LSTM", (), {"__module__": "torch.nn"})())  # what says that it is of torch
+    with pytest.raises(TypeError, match=r"^from_torch: it takes torch.nn.RNN, .* got object; hand"):
         from_torch(object())
     params = parameters(LSTM(H))
     with pytest.raises(ModuleNotFoundError, match="pip install torch"):

@@ -19,18 +19,11 @@ from rnnjax.networks import (
 )
 from rnnjax.networks.masks import locked_mask
 from tests.cells_table import Row, assert_close, fast_jit, loss_of, make_problem, plain
+from tests.networks.rates import RATES
 from tests.references.numpy_core import sigmoid
 
 KEY = jax.random.key(0)
 OTHER = jax.random.key(1)
-RATES = {
-    "input_dropout": 0.3,
-    "recurrent_dropout": 0.4,
-    "zoneout_h": 0.2,
-    "zoneout_c": 0.5,
-    "weight_dropout": 0.3,
-    "output_dropout": 0.25,
-}
 
 
 # --- the pure functions ---

@@ -23,20 +23,26 @@ def numpy_elman(params, state, x, phi):
     return (new,), new
 
 
-def numpy_lstm(params, state, x):
-    """Pitfall 2: gates i, f, g, o; the state is h, then c. Pitfall 4: nothing is added to f."""
+def lstm_memory(params, state, x):
+    """New c, and what its output gate lets through. Pitfall 2: gates i, f, g, o. Pitfall 4: nothing is added to f."""
     w_ih, w_hh, b = params
     h, c = state
-    size = len(h)
-    new_h, new_c = np.empty(size), np.empty(size)
+    size = len(c)
+    seen, new_c = np.empty(size), np.empty(size)
     for k in range(size):
         i, f, g, o = (
             contribution(x, w_ih, gate * size + k) + b[gate * size + k] + contribution(h, w_hh, gate * size + k)
             for gate in range(4)
         )
         new_c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
-        new_h[k] = sigmoid(o) * np.tanh(new_c[k])
-    return (new_h, new_c), new_h
+        seen[k] = sigmoid(o) * np.tanh(new_c[k])
+    return new_c, seen
+
+
+def numpy_lstm(params, state, x):
+    """The state is h, then c."""
+    c, h = lstm_memory(params, state, x)
+    return (h, c), h
 
 
 def numpy_gru(params, state, x):

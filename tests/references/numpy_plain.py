@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from tests.references.numpy_core import contribution, numpy_stack, sigmoid
+from tests.references.numpy_core import contribution, lstm_memory, numpy_stack, sigmoid
 
 
 def numpy_gru_reset_before(params, state, x):
@@ -25,18 +25,9 @@ def numpy_gru_reset_before(params, state, x):
 
 
 def numpy_projected_lstm(params, state, x):
-    w_ih, w_hh, b, w_proj = params
-    h, c = state
-    size = len(c)
-    new_c, m = np.empty(size), np.empty(size)
-    for k in range(size):
-        i, f, g, o = (
-            contribution(x, w_ih, gate * size + k) + b[gate * size + k] + contribution(h, w_hh, gate * size + k)
-            for gate in range(4)
-        )
-        new_c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
-        m[k] = sigmoid(o) * np.tanh(new_c[k])
-    new_h = np.array([contribution(m, w_proj, k) for k in range(len(h))])
+    *gates, w_proj = params
+    new_c, m = lstm_memory(gates, state, x)
+    new_h = np.array([contribution(m, w_proj, k) for k in range(w_proj.shape[1])])
     return (new_h, new_c), new_h
 
 
