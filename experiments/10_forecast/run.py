@@ -70,16 +70,27 @@ def learn(case: data.Case, settings: Settings, seed: int) -> tuple[dict[str, Any
         optimizer=OptimizerOptions(lr=settings.lr),
     )
     tested = forecast.backtest(
+        model,
+        result.params,
+        case.series,
+        horizon=case.horizon,
+        windows=settings.windows,
+        levels=LEVELS,
+        calibrated=True,
+    )
+    raw = forecast.backtest(
         model, result.params, case.series, horizon=case.horizon, windows=settings.windows, levels=LEVELS
     )
     ahead = forecast.quantiles(
         model, result.params, case.series, horizon=case.horizon, levels=LEVELS, key=jax.random.key(seed)
     )
+    ahead = tested.calibration.apply(ahead)
     values, clock = case.series.values[0], case.series.clock[0]
     times = clock.at(np.arange(len(values) + case.horizon))
     panel = Panel(f"{case.title} ({case.unit})", times, values, LEVELS, ahead[0], tested.forecasts[-1, 0])
     found = {"horizon": case.horizon, "windows": settings.windows, "values": int(case.series.lengths.sum())}
-    found |= {"scores": tested.scores, "verdict": tested.verdict}
+    found |= {"scores": tested.scores, "verdict": tested.verdict, "stretch": tested.calibration.stretch}
+    found |= {"as_the_model_has_them": {name: raw.scores["model"][name] for name in ("wql", "cover80", "cover95")}}
     return found | {"best_step": result.best_step, "seconds": result.seconds}, panel
 
 
@@ -122,8 +133,21 @@ def compete(part: data.Competition, settings: Settings, options: common.Options)
         name: scores(part, [rival(past, horizon, part.season) for past in history]) for name, rival in rivals.items()
     }
     measured["one LSTM"] = scores(part, found[:, LEVELS.index(0.5)])
-    width = [metrics.msis(y, q[0], q[-1], past, part.season) for y, q, past in zip(future, found, history, strict=True)]
-    inside = float(np.mean(metrics.coverage(future, found[:, 0], found[:, -1])))
+    # Of the ends of what was trained on, since all of it was: the bands may come out a little too narrow still.
+    ends = forecast.backtest(
+        model, result.params, history, horizon=horizon, windows=settings.windows, levels=LEVELS, calibrated=True
+    )
+
+    def bands(found: Any) -> dict[str, float]:
+        rows = zip(future, found, history, strict=True)
+        width = [metrics.msis(y, q[0], q[-1], past, part.season) for y, q, past in rows]
+        inside = {
+            name: float(np.mean(metrics.coverage(future, found[:, low], found[:, -1 - low])))
+            for name, low in (("cover80", 1), ("cover95", 0))
+        }
+        return {"msis": float(np.mean(width)), **inside}
+
+    as_is, found = bands(found), ends.calibration.apply(found)
     panels = []
     for n in np.linspace(0, len(history) - 1, min(4, len(history))).astype(int):
         past = np.concatenate([history[n], future[n]])
@@ -133,8 +157,9 @@ def compete(part: data.Competition, settings: Settings, options: common.Options)
         "horizon": horizon,
         "measured": {name: {"smape": one[0], "mase": one[1]} for name, one in measured.items()},
         "published": {name: {"smape": one[0], "mase": one[1]} for name, one in part.published.items()},
-        "msis": float(np.mean(width)),
-        "cover95": inside,
+        "bands": bands(found),
+        "bands_as_the_model_has_them": as_is,
+        "stretch": ends.calibration.stretch,
         "seconds_of_training": seconds,
     }
     return answer, panels
