@@ -1,10 +1,8 @@
 """A batch that is split over devices is the same batch."""
 
 import json
-import os
-import subprocess
-import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +12,8 @@ from rnnjax.fit import devices
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.text.corpus import TextOptions
+from tests.lm import children
+from tests.processes import run_program
 
 OPTIONS = (
     "--epochs 1 --evals 1 --log-every 3 --batch-size 16 --chunk-len 16 --hidden 8 --layers 1 --sample-length 0 "
@@ -28,15 +28,15 @@ def text(tmp_path):
     return path
 
 
-def train(*arguments):
+def two_devices():
+    jax.config.update("jax_num_cpu_devices", 2)
+
+
+def train(folder, *arguments):
     """In a process of its own, since JAX learns once how many CPU devices there are."""
-    result = subprocess.run(
-        [sys.executable, "-m", "rnnjax", "train", *map(str, arguments)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    ended = children.run(folder, ["train", *arguments], two_devices)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def rows(folder, *fields):
@@ -48,7 +48,7 @@ def rows(folder, *fields):
 def test_two_devices_train_what_one_trains(text, tmp_path):
     """Losses, norms and parameters but for rounding; and a run goes on, on another number of devices."""
     assert main_code("train", text, *OPTIONS, "--devices", 1, "--out", tmp_path / "one") == 0
-    said = train(text, *OPTIONS, "--devices", 0, "--out", tmp_path / "two")
+    said = train(tmp_path, text, *OPTIONS, "--devices", 0, "--out", tmp_path / "two")
     assert "the batch split over 2 devices" in " ".join(said.split())
     fields = ("step", "loss", "grad_norm", "val_loss")
     for one, two in zip(rows(tmp_path / "one", *fields), rows(tmp_path / "two", *fields), strict=True):
@@ -98,12 +98,7 @@ print("same")
 @pytest.mark.long
 def test_what_crosses_a_border_is_split_as_the_rows_are(text, tmp_path):
     """Parameters, optimizer, states and traces after eight updates, on one device and on two."""
-    result = subprocess.run(
-        [sys.executable, "-c", BORDERS, str(text), str(tmp_path)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.stdout == "same\n", result.stderr[-2000:]
+    assert run_program(BORDERS, text, tmp_path, devices=2).endswith("same\n")
 
 
 def main_code(*arguments):
