@@ -17,7 +17,8 @@ from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
 from rnnjax.analysis.labels import LABELS, default_labels, label_text
 from rnnjax.analysis.recording import leaves_of
 from rnnjax.analysis.search import auc
-from rnnjax.cli.analysis import read_text_of, symbol_model
+from rnnjax.cli.analysis import RunText, read_text_of, symbol_model
+from rnnjax.cli.report import _at_a_line
 from rnnjax.engines.affine.program import Program
 from rnnjax.engines.affine.recurrence import plan_of
 from rnnjax.fit import folder as run_folder
@@ -32,6 +33,7 @@ from rnnjax.report.dynamics import gradient_data
 from rnnjax.report.packing import to_json, unpack
 from rnnjax.report.training import training_curves
 from rnnjax.report.writer import step_script
+from rnnjax.text.vocabulary import Vocabulary
 from tests.lm.tiny_run import log_softmax, rnnjax
 from tests.report.runs import NASTY, TEXT, data_of, make_full_run, values_of
 
@@ -292,3 +294,21 @@ def test_the_step_in_javascript_is_the_one_of_the_cell(cell, tmp_path):
     new, y = made.step(params, state, x)
     for got, expected in zip(found, [*jax.tree.leaves(new), y], strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_text_that_begins_within_a_line_is_shown_from_the_next_one():
+    """What is cut off stands before the text, where labels see it; a text that begins a line stays whole."""
+    vocabulary = Vocabulary("char", ("\n", "a", "b"))
+    whole = vocabulary.encode("ab\n" + "aab\n" * 300)
+
+    def shown(start, **changes):
+        source = RunText("t", whole[start:], None, whole[:start], vocabulary)._replace(**changes)
+        found = _at_a_line(source)
+        joined = [np.concatenate([one.before, one.ids]) for one in (found, source)]
+        np.testing.assert_array_equal(*joined)
+        return len(source.ids) - len(found.ids)
+
+    assert [shown(start) for start in (1, 2, 3, 4, 6, 7)] == [2, 1, 0, 3, 1, 0]
+    assert shown(4, before=whole[:0]) == 0  # of a file: its beginning
+    assert shown(4, starts=np.array([0])) == 0  # of documents
+    assert shown(len(whole) - 90) == 0  # too short to lose any
