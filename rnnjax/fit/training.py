@@ -188,7 +188,7 @@ def fit(
         identity={
             "key": np.asarray(jax.random.key_data(random_key)).tolist(),
             "monitor": f"{mode} {monitor}",
-            "batches": repr(batches) if isinstance(batches, ShuffledBatches) else "",
+            "batches": repr(batches) if isinstance(batches, ShuffledBatches) else getattr(batches, "identity", ""),
             **({} if isinstance(border, Cut) else {"border": _name(border)}),
         },
     )

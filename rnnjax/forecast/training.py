@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def fit(
         horizon + origins - 1,
         batch_size,
         key_data,
+        _identity(series, repr((model, options, horizon, origins, batch_size, ends.tolist()))),
     )
     evaluate = None
     if kept.any():
@@ -130,6 +132,15 @@ def fit(
         report=report,
         should_stop=should_stop,
     )
+
+
+def _identity(series: Series, settings: str) -> str:
+    """What makes a training this one, in a few letters: a folder must not go on as another, whatever it says."""
+    found = hashlib.sha256(settings.encode())
+    for part in (series.values, series.known or (), series.observed or (), [np.asarray(series.static)]):
+        for row in part:
+            found.update(np.ascontiguousarray(row))
+    return found.hexdigest()[:16]
 
 
 def _holdout(series: Series, horizon: int, holdout: int | None) -> np.ndarray:

@@ -138,6 +138,7 @@ class Batches:
         ahead: steps behind it.
         batch_size: windows.
         key: for the draws.
+        identity: what a training that goes on must have in common with the one that it goes on with.
     """
 
     frames: Frames
@@ -147,6 +148,7 @@ class Batches:
     ahead: int
     batch_size: int
     key: jax.Array
+    identity: str = ""
 
     def __call__(self, step: int) -> Window:
         """The windows of this step."""

@@ -96,6 +96,14 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, capsys, tmp_path, monke
     assert more.code == 0 and "9  done" in more.out, more.err
     assert (tmp_path / "half" / "forecast.csv").read_text() != first or "best at step" in more.out
 
+    config = tmp_path / "half" / "config.json"
+    kept = config.read_bytes()
+    data = read_json(config, "test")
+    write_json(config, data | {"options": data["options"] | {"lr": 0.5}})  # signed again, and another training
+    other = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--steps", 12)
+    assert other.code == 2 and "holds another run, whose batches is" in other.err
+    config.write_bytes(kept)
+
     again = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--hidden", 8)
     assert again.code == 2 and "--hidden: a run goes on with the options" in again.err
     (tmp_path / "demand.csv").write_text((tmp_path / "demand.csv").read_text().replace("90.000", "91.000"))

@@ -369,7 +369,7 @@ def targets() -> tuple[Target, ...]:
                "options": Dynamic(window=4), "starts": [0, 7]}),
         Target("leaky_noise", rnnjax.cells.leaky.leaky_noise, {"key": KEY, "cell": LEAKY, "params": LEAKY.init(KEY, 3),
                "xs": xs, "sigma": 0.1}),
-        Target("nnx_cell", interop.nnx_cell, {"cell": GRU}),
+        Target("nnx_cell", interop.nnx_cell, {"cell": GRU, "params": gru}),
         Target("from_haiku", interop.from_haiku, {"core": "LSTM", "params": {"lstm/linear":
                {"w": jnp.ones((7, 16)), "b": jnp.zeros(16)}}, "name": None, "spatial_shape": None}),
         *forecasts(),

@@ -249,6 +249,8 @@ def one(number: int, seed: int, folder: Path, whole: dict[str, list[Any]]) -> tu
     files = files if kind in ("run", "frun") else [p for p in sorted(target.rglob("*")) if p.is_file()]
     path = rng.choice(files)
     what = f"{path.relative_to(folder)}: {damage(path, rng)}"
+    if kind == "frun" and what.endswith("sign"):  # compared where it goes on, with its checkpoints
+        return what, "not opened", ""
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     signal.alarm(60 * SECONDS)  # for what waits
     try:
