@@ -100,7 +100,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, capsys, tmp_path, monke
     kept = config.read_bytes()
     data = read_json(config, "test")
     write_json(config, data | {"options": data["options"] | {"lr": 0.5}})  # signed again, and another training
-    other = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--steps", 12)
+    other = tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half", "--steps", 12, "--trust-code")
     assert other.code == 2 and "holds another run, whose batches is" in other.err
     config.write_bytes(kept)
 
