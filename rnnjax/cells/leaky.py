@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Gates, affine_step, batch_axes, compute_dtype
+from rnnjax.checks import check_real, describe
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class, public
 from rnnjax.traced import name_values
@@ -147,6 +148,10 @@ def leaky_noise(
     Returns:
         Parameters for inputs of size I + H, and ``xs [..., I + H]``.
 
+    Raises:
+        TypeError: for inputs or a strength of another kind.
+        ValueError: for a negative strength.
+
     >>> import jax, rnnjax
     >>> cell = rnnjax.cells.LeakyRNN(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), input_size=3)
@@ -155,6 +160,10 @@ def leaky_noise(
     >>> xs.shape, noisy.w_ih.shape, ys.shape
     ((7, 7), (7, 4), (7, 4))
     """
+    if not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise TypeError(f"leaky_noise: xs must be an array of a floating dtype, got {describe(xs)}.")
+    if not (hasattr(sigma, "shape") and sigma.shape in ((), (cell.hidden_size,))):
+        sigma = check_real("leaky_noise", "sigma", sigma, least=0.0)
     noise = jax.random.normal(key, (*xs.shape[:-1], cell.hidden_size), xs.dtype)
     scale = jnp.broadcast_to(sigma * jnp.sqrt(2 / cell.alpha(params)), (cell.hidden_size,))
     rows = jnp.diag(scale).astype(params.w_ih.dtype)

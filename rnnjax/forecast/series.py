@@ -68,7 +68,10 @@ class Series:
             given = getattr(self, name)
             if given is not None:
                 put(self, name, self._covariates(name, given))
-        static = np.zeros((count, 0), np.int32) if self.static is None else np.asarray(self.static)
+        try:
+            static = np.zeros((count, 0), np.int32) if self.static is None else np.asarray(self.static)
+        except (TypeError, ValueError):
+            raise TypeError(f"Series: static must be integers [{count}, C], got {short(self.static)}.") from None
         if (
             static.ndim != 2
             or len(static) != count

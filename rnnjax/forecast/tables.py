@@ -92,6 +92,9 @@ def from_table(
     """
     if not isinstance(table, Mapping) and not (hasattr(table, "columns") and hasattr(table, "__getitem__")):
         raise TypeError(f"from_table: table must be columns by name, or a data frame, got {describe(table)}.")
+    for name, names in (("known", known), ("observed", observed), ("static", static)):
+        if not all(isinstance(one, str) for one in names):
+            raise TypeError(f"from_table: {name} must be names of columns, got {short(names)}.")
     return series_of_table(table, Columns(target, time, by, tuple(known), tuple(observed), tuple(static)))[0]
 
 

@@ -24,6 +24,7 @@ from rnnjax.cell import (
 )
 from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Refusal
+from rnnjax.kinds import check_kinds
 from rnnjax.network import Network, input_shape, leaves, walk
 from rnnjax.online.borders import Reader, read_with, send
 from rnnjax.online.rows import each_step
@@ -68,8 +69,7 @@ class SnAp1:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if isinstance(self.cell, type):
-            raise TypeError(f"{name}: cell must be an instance, got the class {self.cell.__name__}; make one.")
+        check_kinds(self)
         if isinstance(self.cell, Network) and not hasattr(self.cell, "step"):
             raise TypeError(f"{name}: cell must go step by step, {type(self.cell).__name__} needs the future.")
         for leaf in leaves(self.cell):
