@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnjax.analysis.flat import check_sequence
 from rnnjax.cell import AffineCell, cast_like, compute_dtype, widen
 from rnnjax.engines import Newton, NewtonLoops
 from rnnjax.engines.affine.loops import Operands
@@ -68,6 +69,7 @@ def newton_report(
         )
     if state is None:
         state = start_state(cell, params, xs.shape[1:-1])
+    xs = check_sequence("newton_report", cell, state, xs)
     loops = NewtonLoops(options)
     job = make_job(cell, params, state, xs)
     plan = make_plan(cell, params, compute_dtype(state.h.dtype))
