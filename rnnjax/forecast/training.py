@@ -140,7 +140,7 @@ def _identity(series: Series, settings: str) -> str:
     found = hashlib.sha256(re.sub("0x[0-9a-f]+", "", settings).encode())  # without addresses in the memory
     for part in (series.values, series.known or (), series.observed or (), [np.asarray(series.static)]):
         for row in part:
-            found.update(np.ascontiguousarray(row))
+            found.update(np.ascontiguousarray(row).tobytes())
     return found.hexdigest()[:16]
 
 
