@@ -23,7 +23,7 @@ from .training import train
 HERE = pathlib.Path(__file__).resolve().parent
 HIDDEN, SEEDS, EVERY = 32, 10, 100
 QUICK, QUICK_UPDATES = {"hidden": 8, "seeds": 2, "every": 20}, 20
-QUICK_CELLS, QUICK_PROBLEMS = ("gru",), ("anbn", "waveform")
+QUICK_CELLS, QUICK_PROBLEMS = ("gru",), ("waveform",)
 
 
 def settings_of(problem: Problem, entry: entries.Entry, options: common.Options) -> dict[str, Any]:
