@@ -13,7 +13,9 @@ from rnnjax.testing import check_laws
 from tests.cells_table import Row, assert_close, make_problem, with_gradients
 
 
-@pytest.mark.parametrize("cell", [cells.DiagonalLSTM(3), rnnjax.GRU(3)], ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell", [cells.DiagonalLSTM(3), rnnjax.GRU(3), rnnjax.SLSTM(3)], ids=["DiagonalLSTM", "GRU", "SLSTM"]
+)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_values_and_gradients_are_those_of_a_loop(cell, reverse, x64):
     """With lengths, gaps and resets; of parameters, state, start and inputs."""
