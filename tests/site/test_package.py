@@ -1,5 +1,6 @@
 """What is handed out: wheel and sdist are built and checked, and the wheel runs in an environment of its own."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.release
 
 
 def run(*words, **options):
-    result = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, **options)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # of the checkout
+    result = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, env=env, **options)
     assert not result.returncode, result.stdout + result.stderr
     return result.stdout
 
