@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     """How long everything takes."""
 
     hidden: int = 256
-    steps: int = 1200
+    steps: int = 400
     chunk_len: int = 128
     batch_size: int = 32
     order: int = 8  # of the n-gram
