@@ -77,7 +77,10 @@ def as_array(where: str, name: str, value: Any) -> Any:
         narrow = str(tensor.dtype) == "torch.bfloat16"
         array = tensor.float().numpy().astype(jnp.bfloat16) if narrow else tensor.numpy()
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError):  # keys of random numbers, and lists of several lengths
+            raise TypeError(f"{where}: {name} must be an array of a floating dtype, got {describe(value)}.") from None
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{where}: {name} must be an array of a floating dtype, got {describe(array)}.")
     return array
