@@ -185,7 +185,7 @@ from tests.test_laws import OF_MESHES
 assert len(jax.devices()) == 4
 for name, implementations in {
     "gru": ("scan", "fused"), "lru": ("associative", "hoisted"), "layernorm_gru": ("fused",),
-    "learned_state": ("fused",), "deep_stack": ("stacked",),
+    "learned_state": ("fused",), "deep_stack": ("stacked",), "bidirectional": ("fused",), "conv_lstm": ("scan",),
 }.items():
     row = (CELLS | NETWORKS)[name]
     rnnjax.testing.check_laws(row.cell, row.input_size, implementations=implementations, laws=OF_MESHES)
