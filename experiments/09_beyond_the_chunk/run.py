@@ -210,6 +210,8 @@ def picture(result: dict[str, Any]) -> Any:
             )
         ax.set_xscale("log", base=2)
         ax.set(title=title, xlabel="steps of a chunk", ylabel="validation loss [nats]")
+        ax.set_visible(bool(text))
+    axes[1][0].set_visible(bool(tasks_here))
     for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure
