@@ -381,5 +381,5 @@ def check_optimizer(where: str, optimizer: Any) -> None:
     if not isinstance(optimizer, type) and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         return
     name = getattr(optimizer, "__name__", None)
-    got = f"the function {name}; call it, as in optax.{name}(1e-3)" if name else f"{optimizer!r:.60}; see optax"
+    got = f"the function {name}; call it, as in optax.{name}(1e-3)" if name else f"{short(optimizer)}; see optax"
     raise TypeError(f"{where}: optimizer must be an optax optimizer such as optax.adam(1e-3), got {got}.")

@@ -181,6 +181,8 @@ def check_arrays(where: str, **trees: Any) -> None:
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             kind = getattr(leaf, "dtype", None)
+            if isinstance(leaf, int) and abs(leaf) >= 2**31:  # what JAX makes an int32 of, or refuses
+                raise ValueError(f"{where}: {name} must hold integers of at most 31 bits, or arrays, got {leaf!r:.30}.")
             if isinstance(leaf, bool | int | float | complex) or isinstance(leaf, jax.Array):
                 continue
             if isinstance(leaf, np.ndarray | np.generic) and kind is not None and kind.kind not in "OSUMm":

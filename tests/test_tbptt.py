@@ -397,6 +397,7 @@ def test_an_optimizer_may_ask_for_the_loss(problem, chunk_len):
         ({"params": {"w": jnp.ones(2), "n": jnp.arange(3)}}, TypeError, r"floating-point .* got i32\[3\] at \['n'\]"),
         ({"stream": {"x": np.array(["a", "b"])}}, TypeError, r"stream must hold arrays of numbers, got .*\['x'\]"),
         ({"state": "zero"}, TypeError, "state must hold arrays of numbers, got 'zero'"),
+        ({"params": {"w": 2**40}}, ValueError, "params must hold integers of at most 31 bits, .* got 1099511627776"),
         ({"key": 0}, TypeError, r"key must be a key of jax.random, got 0; make it"),
         ({"key": jax.random.split(jax.random.key(0))}, ValueError, "key must be one key"),
         ({"chunk_len": 2.0}, TypeError, "chunk_len must be an int, got 2.0"),
