@@ -20,9 +20,9 @@ from rnnjax.cells import (
     LeakyRNN,
     MinimalRNN,
     PeepholeLSTM,
-    leaky_noise,
 )
 from rnnjax.cells.elman import ElmanParams
+from rnnjax.cells.leaky import leaky_noise
 from rnnjax.cells.lstm import LSTMParams
 from rnnjax.initializers import Chrono
 from tests.cells_table import (

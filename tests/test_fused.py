@@ -147,6 +147,7 @@ def test_controls_and_remat(lengths, reverse, x64):
 @by_name(argvalues=CELLS[:2])
 def test_projecting_within_the_loop_changes_nothing(cell, x64, monkeypatch):
     batch = B + 4  # no other test has it: nothing here was traced before, and nothing traced here is taken elsewhere
+    monkeypatch.setattr(rules, "memory_is_kept", lambda: False)  # as it is where no command has run
     monkeypatch.setattr(rules, "_STACK_BYTES", 0)
     lengths, resets = np.arange(batch) % (T + 1), jnp.arange(T * batch).reshape(T, batch) % 4 == 2
     arguments = example(cell, batch=(batch,), dtype=jnp.float64)
@@ -187,8 +188,9 @@ def test_adding_up_weight_gradients_by_segments_changes_nothing(cell, reverse, x
         ((128, 128, 128, 256), 4, "gpu", False),
     ],
 )
-def test_where_inputs_are_projected(shape, gates, backend, inside):
+def test_where_inputs_are_projected(shape, gates, backend, inside, monkeypatch):
     """The rule at the sizes at which it was measured."""
+    monkeypatch.setattr(rules, "memory_is_kept", lambda: False)
     length, batch, size, hidden = shape
     xs = jax.ShapeDtypeStruct((length, batch, size), jnp.float32)
     w_ih = jax.ShapeDtypeStruct((size, gates * hidden), jnp.float32)

@@ -142,7 +142,7 @@ def test_other_platforms(tmp_path):
 
 def test_what_the_command_refuses(folders, capsys):
     for options, sentence in (
-        (["--format", "onnx"], "--format: must be safetensors or stablehlo, got 'onnx'."),
+        (["--format", "torch"], "--format: must be safetensors, stablehlo or onnx, got 'torch'."),
         (["--platforms", "cuda"], "--platforms: only functions are made for a platform"),
         (["--format", "stablehlo", "--platforms", "cpu,abacus"], "--platforms: must be some of cpu, cuda, rocm, tpu"),
         (["--format", "stablehlo"], "must be empty or new, got files in it"),

@@ -78,9 +78,9 @@ def test_text_depends_on_neither_block_nor_count() -> None:
 
 def test_second_run_compiles_nothing() -> None:
     draw(temperature=0.9, top_p=0.8)
-    before = sampling._draw._cache_size(), sampling._read._cache_size()
+    before = sampling.draw_block._cache_size(), sampling.read_block._cache_size()
     draw(temperature=0.9, top_p=0.8, length=90, key=jax.random.key(1), prime=np.array([1]))
-    assert (sampling._draw._cache_size(), sampling._read._cache_size()) == before
+    assert (sampling.draw_block._cache_size(), sampling.read_block._cache_size()) == before
 
 
 @pytest.mark.parametrize(

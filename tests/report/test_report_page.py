@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +46,14 @@ def browser_path():
         if not pathlib.Path(path).exists():
             pytest.skip("no chromium is installed; `playwright install chromium`, or a package of the system")
     return path
+
+
+def until(page, expression, **arg):
+    """Waits for an expression to be true. Playwright's own waiting compiles it in the page, which the page forbids."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(expression, **arg):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +111,7 @@ class Opened:
         self.page.wait_for_selector("body[data-ready]")
 
     def painted(self, what):
-        self.page.wait_for_function("what => document.body.dataset.painted === what", arg=what)
+        until(self.page, "what => document.body.dataset.painted === what", arg=what)
 
     def classes(self):
         return self.page.evaluate("[...document.querySelectorAll('#reader span')].map(e => e.className)")
@@ -161,7 +170,7 @@ def test_a_unit_of_the_ranking_colours_the_text(two, pages):
     assert two.page.locator("#ranking tr.on button").get_attribute("aria-pressed") == "true"
     two.page.check("#underline")
     label = unpack(data["labels"][1]["values"])
-    two.page.wait_for_function("document.querySelector('#reader .u')")
+    until(two.page, "document.querySelector('#reader .u')")
     assert ["u" in name.split() for name in two.classes()] == (label > 0).tolist()
 
 
@@ -251,10 +260,10 @@ def test_surprise_and_the_difference_of_two_runs(two, pages):
         np.sign(shown - 20)[abs(difference) > 0.2], np.sign(difference)[abs(difference) > 0.2]
     )
     page.click("#compare-table button:text-is('other')")
-    page.wait_for_function("document.body.dataset.painted.startsWith('1 ')")
+    until(page, "document.body.dataset.painted.startsWith('1 ')")
     assert page.locator("#run-switch input").nth(1).is_checked()
     two.choose("run-switch", "0")
-    page.wait_for_function("document.body.dataset.painted.startsWith('0 ')")
+    until(page, "document.body.dataset.painted.startsWith('0 ')")
 
 
 def test_the_network_in_the_page_is_the_one_of_jax(two, browser, pages):
@@ -362,7 +371,7 @@ def test_colours_are_read_in_both_themes_and_everything_has_a_name(two):
     page.select_option("#theme", "auto")
     for scheme in ("dark", "light"):  # the page hears of it a moment later
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_function("scheme => document.documentElement.dataset.scheme === scheme", arg=scheme)
+        until(page, "scheme => document.documentElement.dataset.scheme === scheme", arg=scheme)
     assert page.evaluate(UNNAMED) == []
     page.evaluate("document.querySelector('.skip').focus()")
     for _ in range(12):

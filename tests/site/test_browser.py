@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.pages import ROOT
-from tests.report.test_report_page import browser_path
+from tests.report.test_report_page import browser_path, until
 
 SITE = ROOT / "build" / "site"
 pytestmark = pytest.mark.release
@@ -65,7 +65,7 @@ def test_every_page_opens_without_a_network_and_without_a_complaint(browser):
         for name in pages:
             opened.go(name)
             assert opened.page.locator("h1").count() >= 1, name
-            opened.page.wait_for_function("[...document.querySelectorAll('figure.live')].every(e => e.dataset.ready)")
+            until(opened.page, "[...document.querySelectorAll('figure.live')].every(e => e.dataset.ready)")
 
 
 def test_the_language_model_in_the_page_is_the_one_of_jax(browser):
