@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     rate: float
 
 
-SLOW, FAST = 3e-3, 1e-2  # for networks whose state is multiplied by a matrix alone, and for those with gates
+SLOW, FAST = 3e-3, 1e-2  # for plain networks and the highway, and for cells with gates and the LRU
 ENTRIES = (
     Entry("elman", "elman", SLOW),
     Entry("lstm", "lstm", FAST),

@@ -21,7 +21,7 @@ class Calibration(NamedTuple):
 
     with ``stretch_l`` such that a share ``l`` of known values lay below ``q'_l``: split conformal prediction (Vovk,
     Gammerman and Shafer, 2005; Romano, Patterson and Candes, 2019, for quantiles), one number a level for all steps and
-    series. It holds as far as what comes is like what it was made from.
+    series, between a tenth and ten. It holds as far as what comes is like what it was made from.
     """
 
     levels: tuple[float, ...]
@@ -48,7 +48,7 @@ class Calibration(NamedTuple):
         half = self.levels.index(0.5)
         above = np.maximum.accumulate(moved[..., half:, :], axis=-2)
         below = np.minimum.accumulate(moved[..., half::-1, :], axis=-2)[..., ::-1, :]
-        return np.concatenate([below[..., :-1, :], above], axis=-2).astype(quantiles.dtype)
+        return np.concatenate([below[..., :-1, :], above], axis=-2).astype(np.result_type(quantiles, np.float32))
 
 
 def calibration_of(actual: Any, quantiles: Any, levels: tuple[float, ...]) -> Calibration:

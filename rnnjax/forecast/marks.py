@@ -37,7 +37,8 @@ def anomalies(model: Forecaster, params: Any, series: Any, *, alarms: float = 0.
     The bits of a model that is never too sure fall off by a half a bit; those of a real one by another factor, so
     their tail is fitted (exponential excesses over a threshold, Pickands, 1975) and the limit is where ``alarms`` of
     all values are expected. A fault also shifts the forecasts that come after it, hours or a season later. So the
-    first marked value of a series is taken for missing, the rest is judged again without it, and so on.
+    first marked value of a series is taken for missing, the rest is judged again without it, and so on; after sixteen
+    rounds, all that still lies above the limit is marked at once.
 
     Args:
         model: what was trained.
@@ -54,16 +55,16 @@ def anomalies(model: Forecaster, params: Any, series: Any, *, alarms: float = 0.
     limit = limit_of(bits, alarms)
     marked = [np.zeros(len(row), bool) for row in bits]
     found = bits
-    for _ in range(_ROUNDS):
+    for last in [False] * (_ROUNDS - 1) + [True]:
         fresh = [np.flatnonzero(~own & (np.nan_to_num(row) >= limit)) for row, own in zip(found, marked, strict=True)]
         if not any(map(len, fresh)):
             break
         for n, own in enumerate(fresh):
-            if len(own):
-                marked[n][own[0]] = True
-                bits[n][own[0]] = found[n][own[0]]
+            at = own if last else own[:1]
+            marked[n][at] = True
+            bits[n][at] = found[n][at]
         rest = [np.where(own, np.nan, row) for row, own in zip(series.values, marked, strict=True)]
-        if not all(np.isfinite(row).any() for row in rest):
+        if last or not all(np.isfinite(row).any() for row in rest):
             break
         found = surprise(model, params, dataclasses.replace(series, values=rest))
         bits = [np.where(own, row, other) for own, row, other in zip(marked, bits, found, strict=True)]

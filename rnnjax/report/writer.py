@@ -74,11 +74,9 @@ def writer_data(run: Run, size: int, ids: np.ndarray) -> tuple[dict[str, Any], s
     model = dataclasses.replace(run.model, dtype="float32", dropout=0.0)
     half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float16), run.params)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), half)
-    programs = [plan.program() for plan in plans]
     layers = []
     start = start_state(model.stack, params.stack, ())
-    for plan, program, own, state in zip(plans, programs, half.stack.layers, start.layers, strict=True):
-        assert isinstance(program, Program)
+    for (plan, program), own, state in zip(plans, half.stack.layers, start.layers, strict=True):
         leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(state)]
         w_hh, b = getattr(own, "w_hh", None), getattr(own, "b", None)
         columns = program.columns(plan.own(own), plan.cell.hidden_size, jnp.float32)
@@ -107,12 +105,13 @@ def writer_data(run: Run, size: int, ids: np.ndarray) -> tuple[dict[str, Any], s
         "prime": prime.tolist(),
         "reference": pack(np.asarray(jax.nn.softmax(logits[-1, 0].astype(jnp.float32)))),
     }
-    return data, step_script([program for program in programs if isinstance(program, Program)])
+    return data, step_script([program for _, program in plans])
 
 
-def _plans(run: Run) -> tuple[list[Plan], str]:
+def _plans(run: Run) -> tuple[list[tuple[Plan, Program]], str]:
     """How each layer is computed, or the end of a sentence why the page cannot do it."""
-    stack, plans = run.model.stack, []
+    stack = run.model.stack
+    plans: list[tuple[Plan, Program]] = []
     if run.vocabulary.level == "word":
         return [], "it reads words, which the page cannot cut a text into"
     if stack.residual or stack.norm is not None:
@@ -129,7 +128,7 @@ def _plans(run: Run) -> tuple[list[Plan], str]:
         nodes = program.needed([*program.new, program.y])
         if missing := [op for op in _NOT_IN_MATH if any(program.nodes[i].op == op for i in nodes)]:
             return [], f"the update of {name} needs {missing[0]}, which a browser lacks"
-        plans.append(plan)
+        plans.append((plan, program))
     return plans, ""
 
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from rnnjax import forecast
+from rnnjax.forecast import marks
 from rnnjax.forecast.calibration import calibration_of
-from rnnjax.forecast.marks import limit_of
 from tests.forecast.test_command import leaky, trained  # noqa: F401  (a fixture)
 
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
@@ -32,6 +32,8 @@ def test_stretch_is_what_the_width_lacks() -> None:
         covered = np.mean((actual >= quantiles[:, 0]) & (actual <= quantiles[:, -1]))
         assert inside[0] < covered < inside[1]
     np.testing.assert_array_equal(calibration.apply(said)[:, 2], said[:, 2])  # the median stays
+    whole = forecast.Calibration((0.1, 0.5, 0.9), np.array([1.5, 1, 1.5])).apply([[0], [1], [2]])
+    assert whole.ravel().tolist() == [-0.5, 1, 2.5]  # of integers too
 
 
 def test_stretched_quantiles_rise_and_missing_values_do_not_count() -> None:
@@ -66,9 +68,9 @@ def test_limit_lets_as_many_false_alarms_pass_as_asked(scale) -> None:
     """Also of a model that is too sure of itself by a factor."""
     draw = np.random.default_rng(3)
     rows = scale * draw.exponential(1 / np.log(2), size=(40, 4000))
-    count = [np.sum(bits >= limit_of([bits], 2.0)) for bits in rows]
+    count = [np.sum(bits >= marks.limit_of([bits], 2.0)) for bits in rows]
     assert 0.5 < np.mean(count) < 6
-    assert limit_of([draw.exponential(size=50)], 1.0) == 10  # too few to tell
+    assert marks.limit_of([draw.exponential(size=50)], 1.0) == 10  # too few to tell
 
 
 def test_echo_of_a_fault_is_no_anomaly(leaky) -> None:  # noqa: F811
@@ -81,3 +83,19 @@ def test_echo_of_a_fault_is_no_anomaly(leaky) -> None:  # noqa: F811
     spoilt[1][50] = np.nan
     without = forecast.surprise(model, params, dataclasses.replace(series, values=spoilt))
     np.testing.assert_array_equal(np.delete(found.bits[1], 50), np.delete(without[1], 50))
+
+
+def test_a_fault_that_lasts_is_marked_to_its_end(leaky, monkeypatch) -> None:  # noqa: F811
+    """It is longer than there are rounds; whatever is at the limit or above is marked, and nothing else is."""
+    model, params, series = leaky
+
+    def surprise(model, params, series):
+        rows = [np.where(np.isfinite(row), 1.0, np.nan) for row in series.values]
+        rows[0][20:60] = np.where(np.isnan(rows[0][20:60]), np.nan, 15.0)
+        return rows
+
+    monkeypatch.setattr(marks, "surprise", surprise)
+    found = forecast.anomalies(model, params, series)
+    assert 10 <= found.limit <= 15 and found.marked[0].sum() >= 35
+    for bits, marked in zip(found.bits, found.marked, strict=True):
+        np.testing.assert_array_equal(marked, np.nan_to_num(bits) >= found.limit)
