@@ -98,7 +98,8 @@ def save_flax(path: str | os.PathLike[str], cell: Any, params: Any) -> list[str]
 
     Args:
         path: of the file; its folder must be there.
-        cell: a cell that flax has, see `to_flax`, or a `Stack` of them, whose trees are called ``layers_0`` and on.
+        cell: a cell that flax has, see `to_flax`, or a `Stack` of them, whose trees are called ``layers_0`` and on
+            where there are several.
         params: its parameters.
 
     Returns:

@@ -1,6 +1,7 @@
 """What stands in a page is what the model does: each number against one from elsewhere."""
 
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -312,3 +313,14 @@ def test_a_text_that_begins_within_a_line_is_shown_from_the_next_one():
     assert shown(4, before=whole[:0]) == 0  # of a file: its beginning
     assert shown(4, starts=np.array([0])) == 0  # of documents
     assert shown(len(whole) - 90) == 0  # too short to lose any
+
+
+def test_pages_of_the_course_are_called_as_they_are():
+    """In the meanings of terms, which name a page by its number and title."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    script = (root / "rnnjax/report/assets/terms.js").read_text(encoding="utf-8")
+    named = re.findall(r'(\d+): "([^"]+)"', script.split("const COURSE = ")[1].split("}")[0])
+    assert len(named) == 4
+    for number, title in named:
+        (page,) = (root / "docs/course").glob(f"{int(number):02}-*.md")
+        assert f"\n# {number} {title}\n" in page.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 // What the words of the page mean: a "?" behind each, with a sentence and the page of the course that explains it.
 
-const COURSE = { 3: "Why it forgets and explodes", 4: "LSTM", 6: "A character language model", 9: "Interpretable cells" };
+const COURSE = { 3: "Why it forgets, and why it explodes", 4: "The LSTM", 6: "A language model, character by character", 9: "Interpretable cells" };
 const TERMS = {
   "text-title": ["Surprise", "is −log p of the symbol that came, in nats; ln 2 = 0.69 nats are one bit. Its mean is the loss: e to the loss is among how many equally likely symbols the network seems to choose.", 6],
   "labels-title": ["AUC", "is how often a unit is higher at a symbol where the label holds than at one where it does not: 0.5 is chance, 1 is perfect. The bar is what the best of all units reaches by luck, and p how often luck does as well.", 9],
