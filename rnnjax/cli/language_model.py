@@ -106,6 +106,8 @@ def sample(
         check_size("--length", "the symbols of an answer", length)
         heat, key = 0.0 if greedy else temperature, jax.random.key(used_seed)
         session = Session(opened.model, opened.params, vocabulary, key, temperature=heat, top_k=top_k, top_p=top_p)
+        if seed is None:
+            echo(f"seed {used_seed}", err=True)
         converse(session, vocabulary, ids, length, stop or "\n", unknown)
         return
 

@@ -58,18 +58,18 @@ def export(run: Run, folder: str | os.PathLike[str], *, force: bool = False) -> 
 
 def card_text(run: Run) -> str:
     """The model card: what the model is, what it has read, how good it is, and how it is used."""
-    model, text, found = run.config.model, run.provenance, run.meta.get("val_loss")
+    embed, text, found = run.model.embed_size, run.provenance, run.meta.get("val_loss")
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
-    level = run.vocabulary.level
+    level, read = run.vocabulary.level, text.get("n_symbols", 0)  # 0: of a stream nobody counted them
     known = (
         f"{found:.4f} nats ({found / math.log(2):.4f} bits) a {level}" if isinstance(found, float) else "not measured"
     )
     rows = {
         "layers": ", ".join(repr(cell) for cell in run.model.stack.cells),
-        "inputs": f"embedding of {model.embed} numbers" if model.embed else "one-hot",
+        "inputs": f"embedding of {embed} numbers" if embed else "one-hot",
         "parameters": f"{count:,}",
         "vocabulary": f"{len(run.vocabulary)} symbols, level {level}",
-        "trained on": f"{text.get('sources', 'unknown')}, {text.get('n_symbols', 0):,} symbols",
+        "trained on": str(text.get("sources", "unknown")) + (f", {read:,} symbols" if read else ""),
         "validation loss": known,
         "step": str(run.meta.get("step", "unknown")),
         "written by": f"rnnjax {rnnjax.__version__}",
@@ -84,9 +84,9 @@ def card_text(run: Run) -> str:
 `model.safetensors` holds the arrays, float32, under the names of the parameters; `config.json` all else.
 
 ```python
-import rnnjax
+from rnnjax.lm.export import load_export
 
-model, params, vocabulary = rnnjax.lm.export.load_export("this folder")
+model, params, vocabulary = load_export("this folder")
 state, logits = model.logits(params, model.initial_state((1,)), vocabulary.encode("text")[:, None])
 ```
 
@@ -102,13 +102,15 @@ def make_folder(folder: str | os.PathLike[str], *, force: bool = False) -> pathl
     """Makes the folder to write into.
 
     Raises:
-        FileExistsError: if it is not empty and ``force`` is not set, or if it is a file.
+        FileExistsError: if it is not empty and ``force`` is not set, if it is a file, or the folder of a run.
     """
     root = pathlib.Path(folder)
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"export: {root} must be a folder, got a file; take another name.")
     if root.exists() and any(root.iterdir()) and not force:
         raise FileExistsError(f"export: {root} must be empty or new, got files in it; take another name or force=True.")
+    if (root / "checkpoints").is_dir():
+        raise FileExistsError(f"export: {root} is the folder of a run, whose {DESCRIPTION} would go; take another.")
     root.mkdir(parents=True, exist_ok=True)
     return root
 

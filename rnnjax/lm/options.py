@@ -104,7 +104,7 @@ class TrainOptions:
         log_every: updates between lines of metrics; explosions are looked for as often.
         evals: evaluations, each with a checkpoint and a sample, spread evenly over the budget.
         eval_symbols: at most so many symbols of the validation text are used while training (the last evaluation
-            always uses all of them); 0 for all.
+            takes up to 10 million of them); 0 for all.
         patience: stop after so many evaluations without a new best; 0 never stops early.
         sample_length: symbols of the sample at each evaluation; 0 for none.
         baselines: whether losses of simple models are computed beside the training; None: for a text that is not long.

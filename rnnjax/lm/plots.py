@@ -44,7 +44,7 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     """Draws a training; save it with ``.savefig(path)``.
 
     Above, over symbols seen (log scale): the training loss, as logged and smoothed, the validation loss with its
-    best (its number is that of the whole validation text, where the training has ended), in nats a symbol (right:
+    best (its number is that of the validation text, not of a part of it, where the training has ended), in nats a symbol (right:
     bits), and a line for each baseline. Below: mean and largest gradient norm of each
     interval, and the learning rate. Dotted verticals mark where the training was rolled back.
 

@@ -1,7 +1,7 @@
 r"""Training of the language model: text fed in streams, as a task of the loop in `rnnjax.fit`.
 
 What the next update depends on is the loop's business. Here are the corpus and its place, the learning rate, samples,
-the rows of the metrics, and the losses of the best checkpoint on the whole validation and test text.
+the rows of the metrics, and the losses of the best checkpoint on the validation and the test text.
 """
 
 from __future__ import annotations

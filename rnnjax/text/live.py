@@ -144,21 +144,25 @@ class LiveText:
         self._ready += len(ids)
 
     def _read(self) -> None:
-        error = ""
+        error = f"stream: {self.name} cannot be read."  # whatever happens, nobody waits for this thread
         try:
+            if self._path == "-" and sys.stdin is None:
+                raise OSError("it is closed")
             handle = sys.stdin.fileno() if self._path == "-" else os.open(self._path, os.O_RDONLY)
             try:
                 self._read_from(handle)
             finally:
                 if self._path != "-":
                     os.close(handle)
+            error = ""
         except OSError as raised:
             error = f"stream: {self.name} cannot be read: {raised.strerror or raised}."
         except ValueError as raised:
             error = str(raised)
-        with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ended, self._error = True, error
+                self._changed.notify_all()
 
     def _read_from(self, handle: int) -> None:
         decoder = codecs.getincrementaldecoder(self._encoding)("strict")

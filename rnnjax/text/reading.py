@@ -172,7 +172,7 @@ def _facts(counts: Counts, tally: Tally, vocabulary: Vocabulary, recipe: Recipe)
             nuls += count if symbol == "\0" else 0
     if recipe.unknown == "skip":
         total -= missing
-    unknown = 0 if recipe.unknown == "skip" else missing + unknown
+    unknown += missing if recipe.unknown != "skip" else 0
     return Facts(tally.sha256, tally.n_bytes, total, missing, unknown, windows, nuls, None)
 
 

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import stat
 import tempfile
@@ -36,6 +37,10 @@ _IN_DOUBT = 2_000_000_000  # nanoseconds: a change so soon before the reading ma
 _UNUSED = 30 * 86400.0  # seconds after which files go
 _BLOCK = 1 << 20
 _DTYPES = ("|u1", "<u2", "<i4")
+_NAME = "[0-9a-f]{40}"
+# What this module writes, and what of it a process that was killed leaves. All else in the folder is somebody else's.
+_HEADER, _IDS = re.compile(rf"({_NAME})(\.seen)?\.json"), re.compile(rf"{_NAME}\.ids")
+_HALF = re.compile(rf"\.ids-\w+|\.{_NAME}(\.seen)?\.json\.\w+")
 
 
 class Stored(NamedTuple):
@@ -203,13 +208,12 @@ class TextCache:
         for path in list(self.folder.iterdir()):
             with contextlib.suppress(OSError):
                 age = now - path.stat().st_mtime
-                name = path.name.removesuffix(".json").removesuffix(".ids").removesuffix(".seen")
-                if path.name.startswith(".") and age > 86400.0:
+                if _HALF.fullmatch(path.name) and age > 86400.0:
                     path.unlink()
-                elif name.isalnum() and path.suffix == ".json" and age > _UNUSED:
+                elif (header := _HEADER.fullmatch(path.name)) and age > _UNUSED:
                     path.unlink()
-                    path.with_name(f"{name}.ids").unlink(missing_ok=True)
-                elif path.suffix == ".ids" and age > 86400.0 and not path.with_suffix(".json").exists():
+                    path.with_name(f"{header[1]}.ids").unlink(missing_ok=True)
+                elif _IDS.fullmatch(path.name) and age > 86400.0 and not path.with_suffix(".json").exists():
                     path.unlink()
 
 

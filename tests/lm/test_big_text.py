@@ -224,11 +224,20 @@ def test_what_is_not_used_goes(tmp_path, monkeypatch, cache):
     old = time.time() - 40 * 86400
     for file in cache.iterdir():
         os.utime(file, (old, old))
-    (cache / ".ids-half").write_bytes(b"x")
-    os.utime(cache / ".ids-half", (old, old))
+    foreign = [".profile", "package.json", "notes.ids", "0123abcd.json"]  # the folder may be one that holds more
+    half = [".ids-half", f".{'0' * 40}.seen.json.half"]
+    for name in foreign + half:
+        (cache / name).write_bytes(b"x")
+        os.utime(cache / name, (old, old))
     path.write_text(TEXT * 2)
     load_corpus(TextOptions((str(path),)))
-    assert len(list(cache.glob("*.ids"))) == 1 and not (cache / ".ids-half").exists()
+    assert [path.name for path in cache.glob("*.ids") if path.name != "notes.ids"] == [f"{_only_header(cache)}.ids"]
+    assert all((cache / name).exists() for name in foreign) and not any((cache / name).exists() for name in half)
+
+
+def _only_header(cache):
+    (header,) = (path for path in cache.glob("*.json") if len(path.name) == 45)
+    return header.stem
 
 
 def _load(folder, path, die, barrier):

@@ -11,7 +11,7 @@ from safetensors import numpy as safetensors
 import rnnjax
 from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import named_arrays
-from rnnjax.lm.export import export, load_export
+from rnnjax.lm.export import card_text, export, load_export
 from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.run import Run, open_run
 from tests.lm import tiny_run
@@ -41,10 +41,22 @@ def test_there_and_back(run: Run, tmp_path: pathlib.Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, params, run.params)
     card = paths[2].read_text(encoding="utf-8")
     assert "| validation loss | 2.2500 nats (3.2461 bits) a char |" in card and "| layers | LSTM(hidden_size=8" in card
+    program = (
+        card.split("```python\n")[1].split("```")[0].replace("this folder", str(paths[0].parent)).replace("text", "abc")
+    )
+    exec(program, found := {})  # as a reader of the card would: nothing is imported but what it says
+    assert found["logits"].shape == (3, 1, len(vocabulary))
     described = json.loads(paths[1].read_text(encoding="utf-8"))
     assert described["val_loss"] == 2.25 and described["step"] == 2
     assert described["layers"] == [repr(cell) for cell in run.model.stack.cells]
     assert described["provenance"] == run.provenance
+
+
+def test_card_says_the_sizes_that_were_taken(tmp_path: pathlib.Path) -> None:
+    run = open_run(tiny_run.make_run(tmp_path / "run", model=ModelOptions(hidden=8)))
+    assert run.config.model.embed == -1 and "| inputs | embedding of 128 numbers |" in card_text(run)
+    counted, stream = (card_text(run._replace(provenance={"sources": "x", "n_symbols": n})) for n in (1000, 0))
+    assert "| trained on | x, 1,000 symbols |" in counted and "| trained on | x |" in stream
 
 
 def test_arrays_are_readable_without_this_library(run: Run, tmp_path: pathlib.Path) -> None:
@@ -68,6 +80,10 @@ def test_folder_that_is_not_empty_needs_force(run: Run, tmp_path: pathlib.Path) 
     ]
     with pytest.raises(FileExistsError, match="must be a folder, got a file"):
         export(run, tmp_path / "notes.txt", force=True)
+    before = run.paths.config.read_bytes()
+    with pytest.raises(FileExistsError, match=r"is the folder of a run, whose config\.json would go"):
+        export(run, run.paths.root, force=True)
+    assert run.paths.config.read_bytes() == before
 
 
 def change(folder: pathlib.Path, arrays: dict | None = None, **described) -> None:

@@ -84,6 +84,12 @@ def test_bytes_that_are_no_text(pipe):
         LiveText(path, "char", "utf-8", None, room=1000).learn(10, 1)
 
 
+def test_standard_input_that_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match=r"stream: standard input cannot be read: it is closed\."):
+        LiveText("-", "char", "utf-8", None, room=1000).learn(10, 1)
+
+
 def test_bytes_that_are_no_text_later_are_unknown(monkeypatch, pipe):
     monkeypatch.setattr(reading, "_BLOCK_BYTES", 4)
     path, write = pipe

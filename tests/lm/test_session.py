@@ -55,6 +55,7 @@ def test_lines_in_lines_out(tmp_path, capsys, monkeypatch) -> None:
     assert rest == "" and second == "" and max(map(len, (first, third))) <= 5 and "'?'" in err
     monkeypatch.setattr("sys.stdin", io.StringIO("abc\nde\n"))
     again = tiny_run.rnnjax(capsys, "sample", folder, "--interactive", "--length", 5, "--greedy")
+    assert again.err.startswith("seed ")
     assert again.out.split("\n") == [first, third, ""]  # a line that was refused left the state alone
     refused = tiny_run.rnnjax(capsys, "sample", folder, "--interactive", "--count", 2)
     assert refused.code == 2 and "one conversation" in refused.err

@@ -146,7 +146,7 @@ def test_it_shows_the_text_as_text(two, pages):
     assert shown == [{"\n": "↵"}.get(symbol, symbol) for symbol in symbols] and "<img src=x" in "".join(shown)
     assert two.page.locator("img, b, script[src], link").count() == 0
     assert two.text("#facts").startswith(
-        "validation loss\n2.250 nats\n3.246 bits a symbol, of the whole validation text"
+        "validation loss\n2.250 nats\n3.246 bits a symbol, of the validation text"
     )
     assert "loss in this page" in two.text("#facts")
     assert two.page.locator("h2:visible").count() == two.page.locator("#nav a").count() == 9

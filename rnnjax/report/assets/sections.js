@@ -8,7 +8,7 @@ function showFacts() {
   const known = evals.val_loss.filter((v) => v !== null);
   const best = done?.val_loss ?? (known.length ? Math.min(...known) : null);
   const both = (loss, of) => [`${fixed(loss)} nats`, make("small", {}, `${fixed(loss / Math.LN2)} bits a symbol, ${of}`)];
-  const big = [["validation loss", best === null ? "–" : both(best, done ? "of the whole validation text" : "of a part of the validation text")]];
+  const big = [["validation loss", best === null ? "–" : both(best, done ? "of the validation text" : "of a part of the validation text")]];
   if (done?.test_loss) big.push(["test loss", both(done.test_loss, "of text that nothing was chosen by")]);
   big.push(["loss in this page", both(run.mean, `of the ${count(run.count)} symbols below`)]);
   const entry = (kind) => ([name, value]) => make("div", { class: kind }, make("dt", {}, name), make("dd", {}, ...[value].flat()));
