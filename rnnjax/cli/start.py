@@ -323,6 +323,8 @@ def _config(values: dict[str, Any]) -> RunConfig:
         values |= {"paths": _absolute(values["text"] or ()), "rows": values["batch_size"]}
         values["fractions"] = _fractions(values["fractions"])
     values["cell"] = absolute_cell(values["cell"])
+    if values["valid"] is not None:
+        (values["valid"],) = _absolute([values["valid"]])
     groups = {name: kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)}) for name, kind in KINDS.items()}
     return RunConfig(**groups)
 

@@ -44,8 +44,8 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     """Draws a training; save it with ``.savefig(path)``.
 
     Above, over symbols seen (log scale): the training loss, as logged and smoothed, the validation loss with its
-    best (its number is that of the validation text, not of a part of it, where the training has ended), in nats a symbol (right:
-    bits), and a line for each baseline. Below: mean and largest gradient norm of each
+    best (its number is that of the last evaluation, on up to 10 million symbols, where the training has ended), in
+    nats a symbol (right: bits), and a line for each baseline. Below: mean and largest gradient norm of each
     interval, and the learning rate. Dotted verticals mark where the training was rolled back.
 
     Args:
@@ -179,7 +179,7 @@ def _draw_losses(
         axes.plot(where, values, color=_ORANGE, linewidth=1.6, marker="o", markersize=3.5, label="validation")
         best = int(values.argmin())
         axes.plot(where[best], values[best], "*", color=_ORANGE, markersize=14, markeredgecolor="white", zorder=4)
-        # One number for one thing: the loss on the whole validation text, once it is known; dots are of a part of it.
+        # One number for one thing: the loss of the last evaluation, once it is known; dots are of a part of it.
         told = values[best] if whole is None else whole
         labels.append((values[best], f"best {told:.3f} ({_bits(told):.3f} bits)", _ORANGE))
         shown += [*values]

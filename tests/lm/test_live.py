@@ -1,5 +1,6 @@
 """A text without an end: read once, in constant memory, held out in part; compared with the text as a whole."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,11 +11,15 @@ import time
 import numpy as np
 import pytest
 
+from rnnjax.cli import start
 from rnnjax.fit import checkpoint as checkpoints
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm import live
 from rnnjax.lm.batches import Validation
 from rnnjax.lm.live import LiveBatches
+from rnnjax.lm.options import BudgetOptions, ModelOptions, StreamOptions, TrainOptions
 from rnnjax.text import live as reading
+from rnnjax.text.corpus import TextOptions
 from rnnjax.text.live import LiveText
 from rnnjax.text.vocabulary import UNKNOWN, Vocabulary, tokenize
 
@@ -216,6 +221,16 @@ def test_train_from_a_pipe_to_its_end_and_on(tmp_path, capsys, pipe):
     assert checkpoints.find_checkpoints(out / "checkpoints")[-1].step > steps
     result = rnnjax(capsys, "eval", out)
     assert result.code == 2 and "is gone; name a text" in result.err
+
+
+def test_the_validation_file_is_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    groups = TextOptions(), ModelOptions(), OptimizerOptions(), TrainOptions(), BudgetOptions(steps=1)
+    values = {
+        k: v for group in (*groups, StreamOptions(True, "held.txt")) for k, v in dataclasses.asdict(group).items()
+    }
+    assert start._config(values).stream.valid == str(tmp_path / "held.txt")
+    assert start._config(values | {"valid": None}).stream.valid is None
 
 
 def _pause(name):
