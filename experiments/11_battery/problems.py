@@ -31,7 +31,7 @@ class Problem:
         sizes: numbers of an input, and of an answer.
         draw: ``(key, steps, batch) -> Batch``, for training.
         steps: T.
-        test: the batch that is scored.
+        test: ``(key, steps) -> Batch``, what is scored; steps is T of the training.
         score: one number of it.
         passes: what the score has to reach, at least or, with ``lower``, at most.
         blind: the score of who remembers nothing, or guesses; None where nobody would.
@@ -50,7 +50,7 @@ class Problem:
     sizes: tuple[int, int]
     draw: Callable[..., Batch]
     steps: int
-    test: Callable[[jax.Array], Batch]
+    test: Callable[[jax.Array, int], Batch]
     score: Score
     passes: float
     blind: float | None
@@ -155,8 +155,8 @@ def _table() -> tuple[Problem, ...]:
     two, three = ((0.1, 0.2), (0.5, 0.6)), ((0.1, 0.2), (0.33, 0.43), (0.66, 0.76))
     mackey, lorenz = series.mackey_glass(), series.lorenz()
 
-    def drawn(draw: Callable[..., Batch], steps: int, batch: int = 128) -> Callable[[jax.Array], Batch]:
-        return lambda key: draw(key, steps, batch)
+    def drawn(draw: Callable[..., Batch], batch: int = 128, length: int = 0) -> Callable[[jax.Array, int], Batch]:
+        return lambda key, steps: draw(key, length or steps, batch)  # as long as in training, if nothing is said
 
     sums, products = many(lags.arithmetic, product=False), many(lags.arithmetic, product=True)
     first, second = many(lags.order, places=two), many(lags.order, places=three)
@@ -167,113 +167,113 @@ def _table() -> tuple[Problem, ...]:
     hs97 = "Hochreiter & Schmidhuber 1997"
     return (
         Problem(
-            "reber", "embedded Reber", "class", (7, 7), reber, 40, drawn(reber, 40), strings, 1.0, 0.0,
+            "reber", "embedded Reber", "class", (7, 7), reber, 40, drawn(reber), strings, 1.0, 0.0,
             "share of 128 strings without a mistake: all",
             "LSTM, 3 to 4 blocks: 100 % of trials, after 8,440 strings in the best setting; Elman networks: none",
             f"{hs97}, experiment 1; Cleeremans et al. 1989",
         ),
         Problem(
-            "continual_reber", "continual Reber", "class", (7, 7), stream, 60, drawn(stream, 300, 16), symbols, 0.999,
+            "continual_reber", "continual Reber", "class", (7, 7), stream, 60, drawn(stream, 16, 300), symbols, 0.999,
             None, "share of the symbols of 16 streams of 300 without a mistake; streams of 60 in training, not endless",
             "free of mistakes for 10^6 symbols: LSTM with forget gates 18 % of trials, with a falling rate 62 %, "
             "without forget gates none", "Gers, Schmidhuber & Cummins 2000",
         ),
         Problem(
-            "adding", "adding", "number", (2, 1), sums, 50, drawn(sums, 50), error, 0.01, 1 / 6,
+            "adding", "adding", "number", (2, 1), sums, 50, drawn(sums), error, 0.01, 1 / 6,
             "mean squared error; T = 50, not 100", "T = 100: LSTM, after 74,000 sequences",
             f"{hs97}, experiment 4", lower=True, full=100,
         ),
         Problem(
-            "multiplication", "multiplication", "number", (2, 1), products, 50, drawn(products, 50), error, 0.005,
+            "multiplication", "multiplication", "number", (2, 1), products, 50, drawn(products), error, 0.005,
             7 / 144, "mean squared error; T = 50, not 100", "T = 100: LSTM, error 0.0223 after 482,000 sequences",
             f"{hs97}, experiment 5", lower=True, full=100,
         ),
         Problem(
-            "order_2", "temporal order, 2", "class", (8, 4), first, 50, drawn(first, 50, 256), by_class, 0.99, 0.25,
+            "order_2", "temporal order, 2", "class", (8, 4), first, 50, drawn(first, 256), by_class, 0.99, 0.25,
             "share of 256 right; T = 50, not 100 to 110", "T = 100 to 110: LSTM, after 31,390 sequences",
             f"{hs97}, experiment 6a", full=105,
         ),
         Problem(
-            "order_3", "temporal order, 3", "class", (8, 8), second, 50, drawn(second, 50, 256), by_class, 0.99, 0.125,
+            "order_3", "temporal order, 3", "class", (8, 8), second, 50, drawn(second, 256), by_class, 0.99, 0.125,
             "share of 256 right; T = 50, not 100 to 110", "T = 100 to 110: LSTM, after 571,100 sequences",
             f"{hs97}, experiment 6b", full=105,
         ),
         Problem(
-            "lag", "time lag 100", "class", (101, 101), lags.lag, 100, drawn(lags.lag, 100), sure, 0.75, 0.5,
+            "lag", "time lag 100", "class", (101, 101), lags.lag, 100, drawn(lags.lag), sure, 0.75, 0.5,
             "probability of the right last symbol, for both sequences",
             "p = 100: LSTM in every trial, after 5,040 sequences; BPTT and RTRL in none",
             f"{hs97}, experiment 2a", fixed=True, updates=2500,
         ),
         Problem(
-            "noisy_lag", "noisy time lag", "class", (14, 2), noisy, 80, drawn(noisy, 80, 256), by_class, 0.99, 0.5,
+            "noisy_lag", "noisy time lag", "class", (14, 2), noisy, 80, drawn(noisy, 256), by_class, 0.99, 0.5,
             "share of 256 right; lag of at least 50, 10 distractors in the place of 50",
             "50 distractors, lag of at least 50: LSTM, after 30,000 sequences", f"{hs97}, experiment 2c",
         ),
         Problem(
-            "two_sequences", "two sequences", "class", (1, 2), classes, 100, drawn(classes, 100, 256), by_class, 0.99,
+            "two_sequences", "two sequences", "class", (1, 2), classes, 100, drawn(classes, 256), by_class, 0.99,
             0.5, "share of 256 right; T = 100, three informative steps", "LSTM, after 27,380 sequences",
             f"{hs97}, experiment 3a; Bengio et al. 1994",
         ),
         Problem(
             "anbn", "a^n b^n", "set", (4, 4), many(_counted, letters=2), 21,
-            lambda key: grammars.counted(jnp.arange(1, 31), 2, 30), longest, 13, None,
+            lambda key, steps: grammars.counted(jnp.arange(1, 31), 2, 30), longest, 13, None,
             "largest n up to which all are right, of 30; trained with n = 1 to 10",
             "trained with n = 1 to 10: LSTM with peepholes, in the mean to n = 118, at best to 1,000",
             "Gers & Schmidhuber 2001",
         ),
         Problem(
             "anbncn", "a^n b^n c^n", "set", (4, 4), many(_counted, letters=3), 31,
-            lambda key: grammars.counted(jnp.arange(1, 31), 3, 30), longest, 13, None,
+            lambda key, steps: grammars.counted(jnp.arange(1, 31), 3, 30), longest, 13, None,
             "largest n up to which all are right, of 30; trained with n = 1 to 10",
             "trained with n = 1 to 10: LSTM with peepholes, in the mean to n = 28, at best to 52",
             "Gers & Schmidhuber 2001",
         ),
         Problem(
-            "spikes", "timing of spikes", "number", (1, 1), delays, 80, drawn(delays, 80), many(nearest, 10), 0.95, 0.1,
+            "spikes", "timing of spikes", "number", (1, 1), delays, 80, drawn(delays), many(nearest, 10), 0.95, 0.1,
             "share of delays of 10 to 19 steps that are told right", "", "Gers, Schraudolph & Schmidhuber 2002",
         ),
         Problem(
-            "waveform", "waveform", "number", (1, 1), series.waveform, 100, drawn(series.waveform, 100, 1), error, 0.1,
+            "waveform", "waveform", "number", (1, 1), series.waveform, 100, drawn(series.waveform, 1), error, 0.1,
             1.0, "normalised squared error of 100 samples made without input, not 320",
             "320 samples of speech and music", "Koutnik et al. 2014", lower=True, batch=1, fixed=True, full=320,
         ),
         Problem(
             "mackey_glass", "Mackey-Glass", "number", (1, 1), many(series.chaos, series=mackey, low=0, high=4500), 100,
-            lambda key: series.chaos(key, 400, 16, series=mackey, low=4500, high=6000),
+            lambda key, steps: series.chaos(key, 400, 16, series=mackey, low=4500, high=6000),
             many(valid_time, mackey, 1.0, 100), 84.0, None,
             "valid prediction time in units of time (tau = 17), of 300 at most, within 0.4 standard deviations",
             "84 steps ahead is the usual test", "Mackey & Glass 1977; Jaeger & Haas 2004",
         ),
         Problem(
             "lorenz", "Lorenz", "number", (3, 3), many(series.chaos, series=lorenz, low=0, high=4500), 100,
-            lambda key: series.chaos(key, 250, 16, series=lorenz, low=4500, high=6000),
+            lambda key, steps: series.chaos(key, 250, 16, series=lorenz, low=4500, high=6000),
             many(valid_time, lorenz, 0.9056 * series.LORENZ_STEP, 100), 2.0, None,
             "valid prediction time in Lyapunov times, of 6.8 at most, within 0.4 standard deviations", "",
             "Lorenz 1963; Vlachas et al. 2020",
         ),
         Problem(
-            "parity", "parity", "class", (1, 2), lags.parity, 20, drawn(lags.parity, 40), by_class, 0.99, 0.5,
+            "parity", "parity", "class", (1, 2), lags.parity, 20, drawn(lags.parity, length=40), by_class, 0.99, 0.5,
             "share of answers that are right over 40 bits, after training with 20", "",
             "Minsky & Papert 1969; Grazzi et al. 2025",
         ),
         Problem(
-            "copy", "copy", "class", (10, 8), copy, 20, drawn(copy, 20), by_class, 0.99, 0.125,
+            "copy", "copy", "class", (10, 8), copy, 20, drawn(copy), by_class, 0.99, 0.125,
             "share of symbols that are right; 5 of 8 kinds after a gap of 20, not 10 after 100 and more",
             "", f"{hs97}; Arjovsky et al. 2016", full=100,
         ),
         Problem(
-            "selective_copy", "selective copy", "class", (10, 8), selective, 28, drawn(selective, 28), by_class, 0.99,
+            "selective_copy", "selective copy", "class", (10, 8), selective, 28, drawn(selective), by_class, 0.99,
             0.125, "share of symbols that are right; 4 of 8 kinds among 24 blanks, not 16 of 16 in 4,096 steps",
             "two layers: selective SSM (Mamba) 99.8 %, S4 18.3 %", "Jing et al. 2019; Gu & Dao 2023",
         ),
         Problem(
-            "flip_flop", "flip-flop, 3 bits", "number", (3, 3), lags.flip_flop, 50, drawn(lags.flip_flop, 100), error,
-            0.02, None, "mean squared error over 100 steps, after training with 50", "", "Sussillo & Barak 2013",
+            "flip_flop", "flip-flop, 3 bits", "number", (3, 3), lags.flip_flop, 50, drawn(lags.flip_flop, length=100),
+            error, 0.02, None, "mean squared error over 100 steps, after training with 50", "", "Sussillo & Barak 2013",
             lower=True,
         ),
         Problem(
             "digits", "digits by pixel", "class", (1, 10), many(series.digits, test=False), 64,
-            lambda key: series.digits(key, 64, 360, test=True), by_class, 0.9, 0.1,
+            lambda key, steps: series.digits(key, 64, 360, test=True), by_class, 0.9, 0.1,
             "share of 360 test images that are right; 8 x 8 pixels, not 28 x 28",
             "28 x 28: IRNN 97 %, LSTM 98.2 %", "Le et al. 2015; Arjovsky et al. 2016", batch=32,
         ),

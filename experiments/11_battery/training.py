@@ -82,7 +82,7 @@ def train(
 
     began = time.process_time()
     keys, data_keys = (jax.random.split(jax.random.key(2 * seed + n), seeds) for n in (0, 1))
-    test = fast_jit(problem.test)(jax.random.key(10**6 + seed))
+    test = fast_jit(lambda key: problem.test(key, steps))(jax.random.key(10**6 + seed))
     carry = fast_jit(jax.vmap(start))(keys)
     run = jax.jit(jax.vmap(part, in_axes=(0, 0, None)), donate_argnums=0, compiler_options=quick_to_compile())
     measure = fast_jit(jax.vmap(score))

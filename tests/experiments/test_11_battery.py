@@ -113,6 +113,14 @@ def test_memory_problems_ask_what_they_say():
     assert (said[3:9] == 5).all() and (said[9] == 6).all() and batch.asked[-3:].all() and batch.asked.sum() == 90
 
 
+def test_what_is_longer_in_full_is_also_tested_so():
+    for problem in problems.PROBLEMS:
+        for steps in {problem.steps, problem.full or problem.steps}:
+            trained = jax.eval_shape(lambda key, p=problem, n=steps: p.draw(key, n, p.batch), KEY).xs.shape[0]
+            tested = jax.eval_shape(lambda key, p=problem, n=steps: p.test(key, n), KEY).xs.shape[0]
+            assert tested == trained or (problem.full is None and tested > trained), problem.name
+
+
 def test_streams_are_those_of_a_loop():
     batch = jax.tree.map(np.asarray, lags.flip_flop(KEY, 40, 3))
     state = np.zeros((3, 3))
