@@ -115,6 +115,7 @@ class LiveBatches:
             found = self._text.take(size, self._expired)
             if found is None:
                 return None
+            found.starts[:1] = True  # also in rows of the end, where one segment comes after another, or after a gap
             if len(found.ids) < size:
                 self._ended = True
                 return self._rest(found)

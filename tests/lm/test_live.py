@@ -178,6 +178,22 @@ def test_the_end_of_the_text_fills_shorter_rows(monkeypatch, pipe):
     assert not batches.more()
 
 
+def test_the_state_does_not_cross_what_was_held_out(monkeypatch, pipe):
+    """By hand: segments of 13, every second one held out; the second one and the rest of 11 are rows of 10."""
+    monkeypatch.setattr(live, "SEGMENT", 4)
+    monkeypatch.setattr(live, "HELD_OUT", 2)
+    data = np.arange(3 * 13 + 11, dtype=np.uint8)
+    batches, rows = batches_of(pipe, data.tobytes()), np.r_[data[13:26], data[39:50]][:20].reshape(2, 10)
+    for step in range(3):
+        chunk = batches.chunk(step, slice(0, 2))
+        np.testing.assert_array_equal(chunk.inputs, rows[:, 3 * step : 3 * step + 3].T)
+        restarts = np.isin(
+            chunk.inputs, [rows[0, 0], rows[1, 0], 39]
+        )  # the rows begin, and the text goes on behind a gap
+        np.testing.assert_array_equal(chunk.resets, restarts)
+    assert restarts.sum() == 0 and not batches.more()
+
+
 def test_every_segment_that_is_held_out_is_as_likely_in_the_reservoir(monkeypatch, tmp_path):
     """Four of twenty: each 200 times in a thousand, of which 33 is beyond two and a half standard deviations."""
     monkeypatch.setattr(live, "SEGMENT", 1)
