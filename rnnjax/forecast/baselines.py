@@ -104,7 +104,7 @@ def find_season(rows: Any, longest: int = 1000) -> tuple[int, ...]:
     longest = check_size("find_season", "longest", longest)
     if isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or not len(rows):
         raise TypeError(f"find_season: rows must be a list of arrays, one a series, got {short(rows)}.")
-    rows = [_filled("find_season", row)[-10 * longest :] for row in itertools.islice(rows, 100)]
+    rows = [_filled("find_season", row, "every one of rows")[-10 * longest :] for row in itertools.islice(rows, 100)]
     reach = min(longest, max(len(row) for row in rows) // 3)
     if reach < 2:
         return ()
@@ -151,15 +151,15 @@ def _is_seasonal(past: np.ndarray, season: int) -> bool:
     return bool(abs(r[-1]) > limit)
 
 
-def _there(where: str, history: Any) -> tuple[np.ndarray, np.ndarray]:
-    past = as_floats(where, "history", history, 1)
+def _there(where: str, history: Any, name: str = "history") -> tuple[np.ndarray, np.ndarray]:
+    past = as_floats(where, name, history, 1)
     at = np.flatnonzero(np.isfinite(past))
     if not len(at):
-        raise ValueError(f"{where}: history must hold a value, got none.")
+        raise ValueError(f"{where}: {name} must hold a value, got none.")
     return at, past[at]
 
 
-def _filled(where: str, history: Any) -> np.ndarray:
+def _filled(where: str, history: Any, name: str = "history") -> np.ndarray:
     """With straight lines over gaps."""
-    at, past = _there(where, history)
+    at, past = _there(where, history, name)
     return np.interp(np.arange(len(np.asarray(history))), at, past)

@@ -31,7 +31,7 @@ class Calibration(NamedTuple):
         """Quantiles ``[..., L, horizon]`` at these levels, stretched; they still rise.
 
         Raises:
-            ValueError: for another number of levels.
+            ValueError: for another number of levels, or without the median among them.
 
         >>> found = np.array([[0.0], [10.0], [14.0]])
         >>> Calibration((0.1, 0.5, 0.9), np.array([1.0, 1.0, 2.0])).apply(found).ravel().tolist()
@@ -43,6 +43,8 @@ class Calibration(NamedTuple):
                 f"Calibration.apply: quantiles must have shape [..., {len(self.levels)}, horizon], a row for each of "
                 f"its levels {short(self.levels)}, got {quantiles.shape}."
             )
+        if 0.5 not in self.levels:
+            raise ValueError(f"Calibration.apply: 0.5 must be among the levels, got {short(self.levels)}.")
         middle = _middle(quantiles, self.levels)
         moved = middle + self.stretch[:, None] * (quantiles - middle)
         half = self.levels.index(0.5)

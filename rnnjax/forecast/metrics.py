@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.checks import check_real, check_size, describe
+from rnnjax.checks import check_real, check_size, describe, short
 from rnnjax.forecast.numbers import as_floats
 
 __all__ = ["coverage", "crps", "mase", "msis", "owa", "rmsse", "smape", "wql"]
@@ -74,6 +74,8 @@ def wql(actual: Any, forecast: Any, levels: Sequence[float]) -> np.ndarray:
     """
     y, q = as_floats("wql", "actual", actual), as_floats("wql", "forecast", forecast)
     level = as_floats("wql", "levels", levels, 1)[:, None]
+    if not ((level > 0) & (level < 1)).all():
+        raise ValueError(f"wql: levels must lie within (0, 1), got {short(levels)}.")
     if q.shape != (*y.shape[:-1], len(level), y.shape[-1]):
         raise ValueError(
             f"wql: forecast must have shape [..., {len(level)}, {y.shape[-1]}] of {describe(y)}, got {describe(q)}."

@@ -46,6 +46,8 @@ def test_stretched_quantiles_rise_and_missing_values_do_not_count() -> None:
     assert moved.ravel().tolist() == [-3, -3, 0, 3, 3]
     with pytest.raises(ValueError, match=r"must have shape \[\.\.\., 5, horizon\]"):
         crossing.apply(np.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"0\.5 must be among the levels"):
+        forecast.Calibration((0.1, 0.9), np.ones(2)).apply(np.zeros((2, 4)))
 
 
 def test_each_window_is_calibrated_by_the_others(leaky) -> None:  # noqa: F811

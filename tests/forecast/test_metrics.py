@@ -94,6 +94,10 @@ def test_missing_values_do_not_count() -> None:
 def test_shapes_that_do_not_fit_are_told() -> None:
     with pytest.raises(ValueError, match=r"wql: forecast must have shape \[..., 2, 3\]"):
         metrics.wql(np.ones(3), np.ones((3, 2)), (0.1, 0.9))
+    with pytest.raises(ValueError, match=r"wql: levels must lie within \(0, 1\), got \(0.1, 90"):
+        metrics.wql(np.ones(3), np.ones((2, 3)), (0.1, 90))
+    with pytest.raises(ValueError, match="find_season: every one of rows must have one axis"):
+        baselines.find_season(np.ones(50))
     with pytest.raises(ValueError, match="must have the shape of actual"):
         metrics.smape(np.ones(3), np.ones(2))
     with pytest.raises(ValueError, match="crps: samples"):
