@@ -17,6 +17,8 @@ __all__ = ["converse"]
 
 def converse(session: Session, vocabulary: Vocabulary, prime: np.ndarray, length: int, stop: str, unknown: str) -> None:
     """Answers every line of standard input with one of standard output, which is there before the next one is read."""
+    if sys.stdin is None:
+        raise ValueError("--interactive: standard input must be open, got one that is closed; write lines into it.")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     session.read(prime)
     for line in _lines(terminal):

@@ -94,6 +94,7 @@ def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[S
 
     Raises:
         FileNotFoundError: a path that does not exist, or a directory without a match.
+        ValueError: a file that is named twice, or a standard input that is closed.
     """
     with contextlib.ExitStack() as stack:
         if not paths:
@@ -115,6 +116,8 @@ def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[S
             elif name != "-" and path.is_file():
                 found = [Source(name, path)]
                 described.append(name)
+            elif name == "-" and sys.stdin is None:
+                raise ValueError("load_corpus: standard input must be open, got one that is closed; name a file.")
             else:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rnnjax-"))
                 spool = pathlib.Path(folder, "text")

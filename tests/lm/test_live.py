@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rnnjax.cli import start
+from rnnjax.cli.interactive import converse
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm import live
@@ -19,7 +20,7 @@ from rnnjax.lm.batches import Validation
 from rnnjax.lm.live import LiveBatches
 from rnnjax.lm.options import BudgetOptions, ModelOptions, StreamOptions, TrainOptions
 from rnnjax.text import live as reading
-from rnnjax.text.corpus import TextOptions
+from rnnjax.text.corpus import TextOptions, load_corpus
 from rnnjax.text.live import LiveText
 from rnnjax.text.vocabulary import UNKNOWN, Vocabulary, tokenize
 
@@ -93,6 +94,10 @@ def test_standard_input_that_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ValueError, match=r"stream: standard input cannot be read: it is closed\."):
         LiveText("-", "char", "utf-8", None, room=1000).learn(10, 1)
+    with pytest.raises(ValueError, match=r"load_corpus: standard input must be open, got one that is closed"):
+        load_corpus(TextOptions(("-",)))
+    with pytest.raises(ValueError, match=r"--interactive: standard input must be open, got one that is closed"):
+        converse(None, None, None, 1, "", "error")
 
 
 def test_bytes_that_are_no_text_later_are_unknown(monkeypatch, pipe):
@@ -187,9 +192,8 @@ def test_the_state_does_not_cross_what_was_held_out(monkeypatch, pipe):
     for step in range(3):
         chunk = batches.chunk(step, slice(0, 2))
         np.testing.assert_array_equal(chunk.inputs, rows[:, 3 * step : 3 * step + 3].T)
-        restarts = np.isin(
-            chunk.inputs, [rows[0, 0], rows[1, 0], 39]
-        )  # the rows begin, and the text goes on behind a gap
+        # The rows begin, and the text goes on behind a gap.
+        restarts = np.isin(chunk.inputs, [rows[0, 0], rows[1, 0], 39])
         np.testing.assert_array_equal(chunk.resets, restarts)
     assert restarts.sum() == 0 and not batches.more()
 
