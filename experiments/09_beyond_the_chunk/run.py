@@ -183,35 +183,39 @@ def picture(result: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
-    axes = figure.subplots(2, 3)
     echo, tasks_here, text = (result.get(part, {}) for part in PARTS)
-    for ax, (name, found) in zip(axes[0], echo.items(), strict=False):
+    panels = len(echo) + bool(tasks_here) + 2 * bool(text)
+    rows = -(-panels // 3)
+    figure = Figure(figsize=(11, 0.4 + 3 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for ax in axes[panels:]:
+        ax.axis("off")
+    marks = [Line2D([], [], marker="o", ms=3, label=border, color=colour) for border, colour in COLOURS.items()]
+    figure.legend(handles=marks, fontsize=8, frameon=False, loc="outside upper center", ncols=len(marks))
+    for name, found in echo.items():
+        ax = axes.pop(0)
         for border, by_lag in found.items():
             losses = [np.median(by_lag[lag]["loss"]) for lag in by_lag]
             ax.plot([int(lag) for lag in by_lag], losses, marker="o", ms=3, label=border, color=COLOURS[border])
         ax.axhline(np.log(2), color="#888888", linewidth=0.8, linestyle="--")
         ax.axvline(CHUNK, color="#cccccc", linewidth=0.8)
         ax.set(title=f"echo, {name}, chunks of {CHUNK}", xlabel="lag [steps]", ylabel="loss at the end [nats]")
-    marks = [Line2D([], [], marker="o", ms=3, label=border, color=colour) for border, colour in COLOURS.items()]
-    axes[0][2].legend(handles=marks, fontsize=8, frameon=False, loc="upper left")
-    for ax in axes[0][len(echo) :]:
-        ax.axis("off")
-    ax = axes[1][0]
-    for place, task in enumerate(tasks_here):
-        for n, (border, row) in enumerate(tasks_here[task].items()):
-            ax.bar(place + 0.12 * (n - 3), np.median(row["share"]), 0.11, color=COLOURS[border])
-    ax.set_xticks(range(len(tasks_here)), [f"{task}, chunks of a quarter" for task in tasks_here], fontsize=8)
-    ax.set_ylabel("share of the loss without memory")
-    for ax, kind, title in ((axes[1][1], "equal", "text, equal updates"), (axes[1][2], "timed", "text, equal time")):
-        for border in next(iter(text.values()), ()):
+    if tasks_here:
+        ax = axes.pop(0)
+        for place, task in enumerate(tasks_here):
+            for n, (border, row) in enumerate(tasks_here[task].items()):
+                ax.bar(place + 0.12 * (n - 3), np.median(row["share"]), 0.11, color=COLOURS[border])
+        ax.set_xticks(range(len(tasks_here)), list(tasks_here))
+        ax.set(title="chunks of a quarter", ylabel="share of the loss without memory")
+    for kind, title in (("equal", "text, equal updates"), ("timed", "text, equal time")) if text else ():
+        ax = axes.pop(0)
+        for border in next(iter(text.values())):
             ax.plot(
                 [int(c) for c in text], [text[c][border][kind] for c in text], marker="o", ms=3, color=COLOURS[border]
             )
         ax.set_xscale("log", base=2)
+        ax.set_xticks([int(c) for c in text], list(text))
         ax.set(title=title, xlabel="steps of a chunk", ylabel="validation loss [nats]")
-        ax.set_visible(bool(text))
-    axes[1][0].set_visible(bool(tasks_here))
     for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure
