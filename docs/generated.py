@@ -141,14 +141,17 @@ def card(cell: Any) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines if value)])
 
 
-GRID = HERE.parent / "benchmarks" / "results" / "grid_2core.json"
+RESULTS = HERE.parent / "benchmarks" / "results"
 
 
 def speed(name: str) -> str:
-    """What was measured of the cell's default engine, or nothing."""
-    if not GRID.is_file():
-        return ""
-    measured = json.loads(GRID.read_text(encoding="utf-8"))
+    """What was measured of the cell's default engine, in the grid or beside it, or nothing."""
+    files = [RESULTS / "grid_2core.json", RESULTS / "cells_2core.json"]
+    return next(filter(None, (speed_in(file, name) for file in files if file.is_file())), "")
+
+
+def speed_in(file: Path, name: str) -> str:
+    measured = json.loads(file.read_text(encoding="utf-8"))
     found: dict[tuple[int, ...], dict[str, Any]] = {}
     for row in measured["rows"]:
         if row["cell"] == name and row["default"]:
@@ -166,7 +169,7 @@ def speed(name: str) -> str:
     where = (
         f"{about['cores']} cores of an {about['device']}, jax {about['jax']}, float32, medians; `{measured['command']}`"
     )
-    return "\n".join([*lines, "", f"{where}. [Benchmarks](../../benchmarks.md) have the rivals."])
+    return "\n".join([*lines, "", f"{where}. [Benchmarks](../../benchmarks.md) have rivals."])
 
 
 BATTERY = HERE.parent / "experiments" / "11_battery"
@@ -256,7 +259,7 @@ def make(app) -> None:
             *(HERE.parent / "rnnjax").rglob("*.py"),
             *BATTERY.glob("cells/*.json"),
             BATTERY / "README.md",
-            GRID,
+            *RESULTS.glob("*_2core.json"),
         )
     )
     stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
