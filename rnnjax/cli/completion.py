@@ -83,13 +83,16 @@ def _first(text: str) -> str:
     return re.sub(r"[\"'`\\$\[\]]", "", sentence)
 
 
+def _chosen(options: dict[str, list[_Option]]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Commands with those of their flags whose values are known, and the values."""
+    each = [(name, option) for name, own in options.items() for option in own if option.choices]
+    return [(name, flag, option.choices) for name, option in each for flag in option.flags]
+
+
 def _bash(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[str]:
     values = [
-        f'        "{name} {flag}") offered={shlex.quote(" ".join(option.choices))} ;;'
-        for name, own in options.items()
-        for option in own
-        for flag in option.flags
-        if option.choices
+        f'        "{name} {flag}") offered={shlex.quote(" ".join(choices))} ;;'
+        for name, flag, choices in _chosen(options)
     ]
     flags = [f"        {name}) offered={shlex.quote(_all_flags(own))} ;;" for name, own in options.items()]
     return [
@@ -115,11 +118,8 @@ def _bash(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[
 
 def _zsh(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[str]:
     values = [
-        f'        "{name} {flag}") compadd -- {" ".join(map(shlex.quote, option.choices))}; return ;;'
-        for name, own in options.items()
-        for option in own
-        for flag in option.flags
-        if option.choices
+        f'        "{name} {flag}") compadd -- {" ".join(map(shlex.quote, choices))}; return ;;'
+        for name, flag, choices in _chosen(options)
     ]
     described = [
         f"        {name}) found=({' '.join(shlex.quote(f'{flag}:{one.help}') for one in own for flag in one.flags)}) ;;"

@@ -269,7 +269,7 @@ def test_the_step_in_javascript_is_the_one_of_the_cell(cell, tmp_path):
     """Run by node, on random numbers: the new state and the output of one layer."""
     node = shutil.which("node")
     if node is None:
-        pytest.skip("there is no node")
+        pytest.skip("the JavaScript of the page is run by node, which is not installed; install Node.js")
     made = cells.cell_from_name(cell, 5)
     params = made.init(jax.random.key(0), 3)
     plan = plan_of(made, 3, None, None)
