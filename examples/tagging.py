@@ -39,7 +39,7 @@ print(f"{np.mean(guess == test['y']):.1%} of the characters are right; always th
 if len(sys.argv) > 1:
     from matplotlib import pyplot
 
-    figure, ax = pyplot.subplots(figsize=(8, 3.4))
+    figure, ax = pyplot.subplots(figsize=(8, 5))
     column, line = 0, 0
     for code, tag in zip(test["x"][2:8].ravel(), guess[2:8].ravel()):
         ax.text(column, -line, chr(code).strip(), color=list(TAGS.values())[tag], family="monospace", fontsize=8)
