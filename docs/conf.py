@@ -93,7 +93,7 @@ def with_links(text, folder, page):
         image, words, target, anchor = found[1], found[2], (folder / found[3]).resolve(), found[4] or ""
         if target in _PAGES:
             target = HERE / f"{_PAGES[target]}.md"
-        if target.is_relative_to(HERE):
+        if target.is_relative_to(HERE) or (image and target.is_file()):
             return f"{image}[{words}]({os.path.relpath(target, page.parent)}{anchor})"
         return words
 

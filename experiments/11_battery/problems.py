@@ -35,13 +35,14 @@ class Problem:
         score: one number of it.
         passes: what the score has to reach, at least or, with ``lower``, at most.
         blind: the score of who remembers nothing, or guesses; None where nobody would.
-        asks: what the score is, and what of the published setting is made smaller.
+        asks: what the score is, and what of the published setting is made smaller; ``{length}`` is told by `question`.
         published: the setting and the result of the source; "" where it gives no number that compares.
         source: the paper.
         batch: B.
         updates: the budget.
         fixed: whether every update sees the same batch.
         full: T as published; None where it is the same.
+        lengths: how the source says it, where that is not one number.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Problem:
     updates: int = 1000
     fixed: bool = False
     full: int | None = None
+    lengths: str = ""
 
     def model(self, cell: Any) -> ManyToMany:
         """An affine readout of the cell at every step."""
@@ -71,6 +73,15 @@ class Problem:
         """The mean over what is asked."""
         outputs = model.apply(params, batch.xs)
         return KINDS[self.kind](outputs, batch.targets, mask=batch.asked)
+
+    def length(self, full: bool = False) -> int:
+        """T of a run."""
+        return self.full or self.steps if full else self.steps
+
+    def question(self, full: bool = False) -> str:
+        """What is asked of a run, and how far it is shorter than what was published."""
+        short = "" if full else f", not {self.lengths or self.full}"
+        return self.asks.format(length=f"{self.length(full)}{short}")
 
     def reached(self, scores: Any) -> np.ndarray:
         """Whether scores pass; one that is not finite does not."""
@@ -180,23 +191,23 @@ def _table() -> tuple[Problem, ...]:
         ),
         Problem(
             "adding", "adding", "number", (2, 1), sums, 50, drawn(sums), error, 0.01, 1 / 6,
-            "mean squared error; T = 50, not 100", "T = 100: LSTM, after 74,000 sequences",
+            "mean squared error; T = {length}", "T = 100: LSTM, after 74,000 sequences",
             f"{hs97}, experiment 4", lower=True, full=100,
         ),
         Problem(
             "multiplication", "multiplication", "number", (2, 1), products, 50, drawn(products), error, 0.005,
-            7 / 144, "mean squared error; T = 50, not 100", "T = 100: LSTM, error 0.0223 after 482,000 sequences",
+            7 / 144, "mean squared error; T = {length}", "T = 100: LSTM, error 0.0223 after 482,000 sequences",
             f"{hs97}, experiment 5", lower=True, full=100,
         ),
         Problem(
             "order_2", "temporal order, 2", "class", (8, 4), first, 50, drawn(first, 256), by_class, 0.99, 0.25,
-            "share of 256 right; T = 50, not 100 to 110", "T = 100 to 110: LSTM, after 31,390 sequences",
-            f"{hs97}, experiment 6a", full=105,
+            "share of 256 right; T = {length}", "T = 100 to 110: LSTM, after 31,390 sequences",
+            f"{hs97}, experiment 6a", full=105, lengths="100 to 110",
         ),
         Problem(
             "order_3", "temporal order, 3", "class", (8, 8), second, 50, drawn(second, 256), by_class, 0.99, 0.125,
-            "share of 256 right; T = 50, not 100 to 110", "T = 100 to 110: LSTM, after 571,100 sequences",
-            f"{hs97}, experiment 6b", full=105,
+            "share of 256 right; T = {length}", "T = 100 to 110: LSTM, after 571,100 sequences",
+            f"{hs97}, experiment 6b", full=105, lengths="100 to 110",
         ),
         Problem(
             "lag", "time lag 100", "class", (101, 101), lags.lag, 100, drawn(lags.lag), sure, 0.75, 0.5,
@@ -234,7 +245,7 @@ def _table() -> tuple[Problem, ...]:
         ),
         Problem(
             "waveform", "waveform", "number", (1, 1), series.waveform, 100, drawn(series.waveform, 1), error, 0.1,
-            1.0, "normalised squared error of 100 samples made without input, not 320",
+            1.0, "normalised squared error of samples made without input; T = {length}",
             "320 samples of speech and music", "Koutnik et al. 2014", lower=True, batch=1, fixed=True, full=320,
         ),
         Problem(
@@ -258,8 +269,8 @@ def _table() -> tuple[Problem, ...]:
         ),
         Problem(
             "copy", "copy", "class", (10, 8), copy, 20, drawn(copy), by_class, 0.99, 0.125,
-            "share of symbols that are right; 5 of 8 kinds after a gap of 20, not 10 after 100 and more",
-            "", f"{hs97}; Arjovsky et al. 2016", full=100,
+            "share of symbols that are right; 5 of 8 kinds, not 10, after a gap of {length}",
+            "", f"{hs97}; Arjovsky et al. 2016", full=100, lengths="100 and more",
         ),
         Problem(
             "selective_copy", "selective copy", "class", (10, 8), selective, 28, drawn(selective), by_class, 0.99,

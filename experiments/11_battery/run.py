@@ -36,7 +36,7 @@ def settings_of(problem: Problem, entry: entries.Entry, options: common.Options)
         "seeds": SEEDS,
         "every": EVERY,
         "updates": problem.updates * (10 if full else 1),
-        "steps": problem.full or problem.steps if full else problem.steps,
+        "steps": problem.length(full),
         "batch": problem.batch,
         "passes": problem.passes,
         "seed": options.seed,
@@ -112,7 +112,7 @@ def finish(options: common.Options, folder: pathlib.Path) -> None:
     name = "battery_full" if options.extra["full"] else "battery"
     common.finish(options, result, {f"{name}.png": tables.picture(found, names, seeds)})
     page = "README.md" if name == "battery" else f"{name}.md"
-    tables.write_page(options.out / page, tables.markdown(found, names, f"{name}.png"))
+    tables.write_page(options.out / page, tables.markdown(found, names, f"{name}.png", options.extra["full"]))
 
 
 if __name__ == "__main__":

@@ -76,25 +76,26 @@ def row_of(found: Rows) -> str:
     return "\n".join(lines)
 
 
-def _asked(problem: Problem) -> str:
+def _asked(problem: Problem, full: bool) -> str:
     sign = "at most" if problem.lower else "at least"
     blind = "" if problem.blind is None else f" (without memory, {problem.blind:.3g})"
-    return f"{problem.asks}; {sign} {problem.passes:g}{blind}"
+    return f"{problem.question(full)}; {sign} {problem.passes:g}{blind}"
 
 
-def markdown(found: Mapping[str, Rows], cells: Sequence[str], picture: str) -> str:
+def markdown(found: Mapping[str, Rows], cells: Sequence[str], picture: str, full: bool = False) -> str:
     """The picture, problems with their sources, and the matrix with the median score of each place, in two halves."""
     places = sum(len(found.get(cell, {})) for cell in cells)
     seconds = sum(row["seconds"] for rows in found.values() for row in rows.values())
     missing = len(cells) * len(PROBLEMS) - places
     said = f"{places:,} places, {seconds / 60:.0f} minutes of the processor"
+    said += "; lengths as published, where they differ, and ten times the updates" if full else ""
     said += f"; {missing} of these cells' places were not run" if missing else ""
     waiting = [one.name for one in ENTRIES if one.name not in cells]
     said += f". **Partial**: not run yet are {', '.join(waiting)}" if waiting else ""
     lines = [f"![Cells by problems: seeds of ten that reached it]({picture})", "", f"{said}.", ""]
     lines += ["| problem | asked here | published | source |", "|---|---|---|---|"]
     lines += [
-        f"| {problem.title} | {_asked(problem)} | {problem.published or '-'} | {problem.source} |"
+        f"| {problem.title} | {_asked(problem, full)} | {problem.published or '-'} | {problem.source} |"
         for problem in PROBLEMS
     ]
     lines += ["", "Seeds of ten that reached it, bold from nine on, and the median of the best scores.", ""]

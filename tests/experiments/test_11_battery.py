@@ -189,6 +189,9 @@ def test_table_counts_seeds_and_names_verdicts(tmp_path):
     assert "| gru | **9** (1.00) |" in text and "| lstm |  |  | 0 (0.02) |" in text and "38 of these cells" in text
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- made: begin -->\nold\n<!-- made: end -->\nafter\n")
+    assert "T = 50, not 100 to 110;" in text and "T = 105;" not in text
+    full = tables.markdown(found, ["gru", "lstm"], "all.png", full=True)
+    assert "T = 105;" in full and ", not 100" not in full and "ten times the updates" in full
     tables.write_page(page, text)
     assert page.read_text() == f"before\n<!-- made: begin -->\n{text}<!-- made: end -->\nafter\n"
     assert "| embedded Reber | 9 of 10 | reached | 1.00 | 100 | 3 |" in tables.row_of(found["gru"])
