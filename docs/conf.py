@@ -83,6 +83,7 @@ _PAGES = {
     ROOT / "experiments" / "README.md": "experiments",
 }
 _INCLUDE = re.compile(r"```\{include\} (\S+)\n```\n?")
+_SIZES = re.compile(r"(?<=\| )\d+(?:, \d+)+(?= \|)")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
@@ -109,7 +110,9 @@ def read_source(app, name, source):
         app.env.note_dependency(str(path))
         return with_links(path.read_text(encoding="utf-8"), path.parent, page)
 
-    source[0] = _INCLUDE.sub(include, with_links(source[0], page.parent, page))
+    text = _INCLUDE.sub(include, with_links(source[0], page.parent, page))
+    # Sizes in a cell of a table, "128, 32, 256, 512", stay on one line.
+    source[0] = _SIZES.sub(lambda found: found[0].replace(", ", ",\N{NO-BREAK SPACE}"), text)
 
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Note|Example):$")

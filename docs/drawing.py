@@ -1,17 +1,20 @@
 """Drawings of cells, made of the equations that JAX traces: what every named value of a step is computed from.
 
-All cells are drawn in one style: input and old state on the left, then each value that the step names, as far to the
-right as what it needs allows, with a colour for the function that made it.
+All cells are drawn in one style: input and old state on the left, then each value that the step names, one column to
+the right of the last value that it needs, with a colour for the function that made it. A line that passes a column has
+a lane of its own there, so that no line runs through a box, and what several values read is one line that branches.
 """
 
 from __future__ import annotations
 
 import html
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
+from layout import lay_out
 
 __all__ = ["drawing"]
 
@@ -25,25 +28,20 @@ _CALLS = (
     "checkpoint",
     "remat2",
 )
-_COLOURS = {
-    "logistic": "#d55e00",
-    "tanh": "#cc79a7",
-    "exp": "#8a6d00",
-    "state": "#0072b2",
-    "x": "#5a5f69",
-    "": "#009e73",
-}
-_SIGNS = {"logistic": "\N{GREEK SMALL LETTER SIGMA}", "tanh": "tanh", "exp": "exp", "max": "relu"}
+# What made a value, as a class of site.css.
+_KINDS = {"logistic": "sigmoid", "tanh": "tanh", "exp": "exp", "state": "state", "x": "input"}
+_SIGNS = {"logistic": "\N{GREEK SMALL LETTER SIGMA}", "tanh": "tanh", "exp": "exp", "max": "max", "relu": "relu"}
 
 
-def _trace(cell: Any, input_size: int) -> tuple[list[tuple[str, str, set[str], bool]], list[str]]:
-    """The values that a step names: name, what made it, what it needs; and the names of the new state's fields."""
+def _trace(cell: Any, input_size: int) -> tuple[dict[str, tuple[str, set[str]]], list[str], str]:
+    """The values that a step names, with what made each and what it needs; the state's fields; and which value is y."""
     params = jax.eval_shape(lambda key: cell.init(key, input_size), jax.random.key(0))
     state = jax.eval_shape(cell.initial_state)
     shape = cell.input_shape(input_size) if hasattr(cell, "input_shape") else (input_size,)
     closed = jax.make_jaxpr(cell.step)(params, state, jax.ShapeDtypeStruct(shape, jnp.float32))
     needs: dict[Any, set[str]] = {}
     made: dict[Any, str] = {}
+    same_as: dict[Any, str] = {}
     found: dict[str, tuple[str, set[str]]] = {}
     paths = jax.tree_util.tree_leaves_with_path(state)
     fields = [".".join(str(getattr(k, "name", getattr(k, "idx", k))) for k in path) for path, _ in paths]
@@ -78,78 +76,97 @@ def _trace(cell: Any, input_size: int) -> tuple[list[tuple[str, str, set[str], b
                 run(inner)
                 for v, within in zip(equation.outvars, inner.outvars):
                     needs[v] = read(within)
+                    if not isinstance(within, Literal) and within in same_as:
+                        same_as[v] = same_as[within]
                     made[v] = "" if isinstance(within, Literal) else made.get(within, "")
             else:
                 all_needed = set().union(*(read(v) for v in equation.invars)) if equation.invars else set()
+                if kind == "max" and any(isinstance(v, Literal) for v in equation.invars):
+                    kind = "relu"
                 same = kind in ("convert_element_type", "copy", "reshape", "broadcast_in_dim")
                 for v in equation.outvars:
                     needs[v] = all_needed
                     before = equation.invars[0] if equation.invars else None
                     made[v] = made.get(before, "") if same and not isinstance(before, Literal) else kind
+                    if same and not isinstance(before, Literal) and before in same_as:
+                        same_as[v] = same_as[before]
             for v in equation.outvars:
                 if v in names:
                     name = names[v]
                     label = f"{name}'" if name in fields else name
                     found[label] = (made.get(v, ""), needs[v] - {label})
-                    needs[v] = {label}
+                    needs[v], same_as[v] = {label}, label
 
     run(closed.jaxpr)
-    return [(name, by, wanted, name.endswith("'")) for name, (by, wanted) in found.items()], fields
+    y = closed.jaxpr.outvars[-1]
+    if y not in same_as and found:
+        found["y"] = (made.get(y, ""), read(y))
+    return found, fields, same_as.get(y, "y")
+
+
+PITCH, HALF = 112, 26
+
+
+def _line(points: list[tuple[float, float]]) -> str:
+    """A curve through the points that is level at each; lanes are as long as a box is wide."""
+    path = f"M{points[0][0] + HALF:.0f},{points[0][1]:.1f}"
+    for (x, y), (to, there) in itertools.pairwise(points):
+        start, end = x + HALF, to - HALF
+        bend = (end - start) * 0.5
+        path += f"C{start + bend:.0f},{y:.1f} {end - bend:.0f},{there:.1f} {end:.0f},{there:.1f}"
+        if (to, there) != points[-1]:
+            path += f"H{to + HALF:.0f}"
+    return path
 
 
 def drawing(cell: Any, input_size: int = 3) -> str:
     """An SVG, or an empty text for a cell that names nothing."""
-    values, fields = _trace(cell, input_size)
+    values, fields, output = _trace(cell, input_size)
     if not values:
         return ""
-    column = {name: 0 for name in ("x", *fields)}
-    for name, _, wanted, _ in values:
-        column[name] = 1 + max((column.get(one, 0) for one in wanted), default=0)
-    last = max(column.values())
-    for name, *_ in values:
-        if name.endswith("'"):
-            column[name] = max(column[name], last - sum(other.endswith("'") for other, *_ in values) + 1)
-    last = max(column.values())
-    rows: dict[int, list[str]] = {}
-    for name in (*fields, "x", *(name for name, *_ in values)):
-        rows.setdefault(column[name], []).append(name)
-    width, height = 110 * last + 110, 62 * max(map(len, rows.values())) + 24
-    place = {}
-    for c, names in rows.items():
-        for k, name in enumerate(names):
-            place[name] = (55 + 110 * c, height * (k + 1) / (len(names) + 1))
+    plan = lay_out((*fields, "x"), {name: wanted for name, (_, wanted) in values.items()})
+    top = 10.0
+    width, height = PITCH * max(plan.column.values()) + 2 * HALF + 8, plan.total + top
+    place = {node: (HALF + 4.0 + PITCH * node[1], y + top) for node, y in plan.height.items()}
+
+    def kind(name: str) -> str:
+        if name == "x" or name in fields or name.endswith("'"):
+            return _KINDS["x" if name == "x" else "state"]
+        return _KINDS.get(values[name][0], "other")
+
+    kinds = {name: kind(name) for name in plan.column}
     parts = [
-        f'<svg class="drawing" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" '
-        'xmlns="http://www.w3.org/2000/svg" '
-        f'aria-label="What each value of a step of {type(cell).__name__} is computed from" '
-        'font-family="system-ui, sans-serif">',
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0,0L8,4L0,8z" fill="#8a8f98"/></marker></defs>',
+        f'<svg class="drawing" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        'role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'aria-label="What each value of a step of {type(cell).__name__} is computed from">',
+        "<defs>",
+        *(
+            f'<marker id="tip-{one}" class="{one}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+            'markerHeight="7" orient="auto"><path class="tip" d="M0,0L8,4L0,8z"/></marker>'
+            for one in sorted(set(kinds.values()))
+        ),
+        "</defs>",
     ]
-    for name, _, wanted, _ in values:
-        x, y = place[name]
-        for one in sorted(wanted):
-            if one in place:
-                a, b = place[one]
-                straight = column[name] - column[one] == 1
-                bend = 0 if straight else 26 * (1 if b <= y else -1)
-                parts.append(
-                    f'<path d="M{a + 26},{b:.0f}C{a + 62},{b + bend:.0f} {x - 62},{y + bend:.0f} {x - 27},{y:.0f}" '
-                    'fill="none" stroke="#8a8f98" stroke-width="1.3" marker-end="url(#tip)"/>'
-                )
-    kinds = {name: by for name, by, _, _ in values}
-    for name, (x, y) in place.items():
-        by = "x" if name == "x" else "state" if name in fields or name.endswith("'") else kinds.get(name, "")
-        colour = _COLOURS.get(by, _COLOURS[""])
+    # Where several lines enter a box they end beside each other, in the order in which they come.
+    entries = {name: sorted((place[stops[-2]][1], k) for k, (_, to, stops) in enumerate(plan.routes) if to == name)
+               for name in values}  # fmt: skip
+    for k, (one, name, stops) in enumerate(plan.routes):
+        coming = [index for _, index in entries[name]]
+        spread = min(8.0, 24 / len(coming))
+        x, y = place[stops[-1]]
+        end = (x - 2, y + spread * (coming.index(k) - (len(coming) - 1) / 2))
+        points = [*(place[stop] for stop in stops[:-1]), end]
+        parts.append(f'<path class="{kinds[one]}" d="{_line(points)}" marker-end="url(#tip-{kinds[one]})"/>')
+    for name, column in plan.column.items():
+        x, y = place[name, column]
+        label = f"{name} = y" if name == output != "y" else name
         parts.append(
-            f'<rect x="{x - 26}" y="{y - 16:.0f}" width="52" height="32" rx="8" fill="#fff" '
-            f'stroke="{colour}" stroke-width="2"/>'
-            f'<text x="{x}" y="{y + 5:.0f}" text-anchor="middle" font-size="14" '
-            f'fill="#1b1d21">{html.escape(name)}</text>'
+            f'<g class="{kinds[name]}">'
+            f'<rect x="{x - HALF:.0f}" y="{y - 15:.1f}" width="{2 * HALF}" height="30" rx="8"/>'
+            f'<text x="{x:.0f}" y="{y + 5:.1f}" font-size="14">{html.escape(label)}</text>'
         )
-        sign = _SIGNS.get(kinds.get(name, ""), "")
+        sign = _SIGNS.get(values[name][0], "") if name in values else ""
         if sign:
-            parts.append(
-                f'<text x="{x}" y="{y - 20:.0f}" text-anchor="middle" font-size="10" fill="{colour}">{sign}</text>'
-            )
-    return "".join(parts) + "</svg>"
+            parts.append(f'<text class="sign" x="{x:.0f}" y="{y - 19:.1f}" font-size="11">{sign}</text>')
+        parts.append("</g>")
+    return f'<div class="drawn">{"".join(parts)}</svg></div>'

@@ -75,6 +75,7 @@ def reference() -> None:
 
 
 SPECIAL = {"conv_lstm": {"spatial_shape": (8, 8)}}
+DRAWN = {"highway": {"depth": 2}}  # what a drawing would repeat otherwise
 FAMILIES = (
     ("Affine", "two affine maps and a pointwise update: every engine of loops", rnnjax.AffineCell),
     ("Linear", "linear in the state, so that time can be parallel", rnnjax.LinearCell),
@@ -201,13 +202,17 @@ def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
     kind = type(cell).__name__
     formulas, words = equations(cell)
     summary, _, rest = words.partition("\n\n")
-    picture = drawing(small)
+    picture = drawing(make_cell(4, **options, **DRAWN.get(name, {})))
     shown = f"rnnjax.{kind}" if kind in rnnjax.__all__ else f"rnnjax.cells.{kind}"
     text = f"# {kind}\n\n{summary}\n\n"
     if picture:
         text += f"```{{raw}} html\n{picture}\n```\n\n"
-        text += "What every value of a step is computed from; a prime marks the new state, and a sigmoid (orange)\n"
-        text += "or tanh (pink) says what made a value.\n\n"
+        text += (
+            "What every value of a step is computed from. A prime marks the new state; a line has the colour of the "
+            "value that it brings; a sign above a box, \N{GREEK SMALL LETTER SIGMA} for a sigmoid, says what made it.\n"
+        )
+        drawn = ", ".join(f"`{key} = {value}`" for key, value in DRAWN.get(name, {}).items())
+        text += f"Drawn for {drawn}.\n\n" if drawn else "\n"
     text += (
         f"## Equations\n\n```text\n{formulas.strip(chr(10))}\n```\n\n{rest.strip()}\n\n"
         if formulas.strip()

@@ -299,7 +299,6 @@ def picture(result):
         axes.set_ylabel("|dL / d state(t - k)|, relative to k = 1")
         if int(longest) > CHUNK:
             axes.axvline(CHUNK, color="#555555", linestyle=":", linewidth=1, label=f"cut of chunks of {CHUNK}")
-        axes.legend(fontsize=7, frameon=False, loc="lower left")
     learned.axhline(1 / SYMBOLS, color="#555555", linestyle=":", linewidth=1)
     learned.set(xscale="log", ylim=(0, 1.05), xlabel="lag of the task", title="accuracy (dotted: chance)")
     gates.set(xscale="log", ylim=(0, 1), xlabel="lag of the task", title="forget gates: median, middle 90 % after")
@@ -315,8 +314,13 @@ def picture(result):
     for axes in (learned, gates):
         axes.set_xticks(lags, [str(lag) for lag in lags])
         axes.set_xticks([], minor=True)
-    for axes in (learned, gates, loss, norm):
+    for axes in (loss, norm):
         axes.legend(fontsize=8, frameon=False)
+    entries = {}  # one legend for the rest, below what it would hide
+    for axes in (before, gates):
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
+    figure.legend(entries.values(), entries.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=5)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#eeeeee", linewidth=0.6)

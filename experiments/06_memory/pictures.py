@@ -52,8 +52,8 @@ def pixels(orders: dict[str, list[dict[str, Any]]]):
         bars.bar(places, values, 0.36, color=faces, alpha=1.0 if order == "sequential" else 0.45)
         for place, value in zip(places, values):
             bars.text(place, value, f"{value:.0%}", ha="center", va="bottom", fontsize=7)
-    bars.set(title="test accuracy: row by row, and (pale) permuted", ylim=(0, 1.05))
-    bars.set_xticks(range(len(names)), names, fontsize=7)
+    bars.set(title="test accuracy (pale: permuted)", ylim=(0, 1.05))
+    bars.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
     bars.axhline(0.1, color="#555555", linestyle=":", linewidth=1, label="chance")
     for axes, (order, rows) in zip(curves, orders.items()):
         for row in rows:

@@ -166,7 +166,7 @@ def picture(levels: dict[str, Any]):
     """A row a level: loss by depth, the curves of one depth, and loss against speed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.7 * len(levels)), layout="constrained")
+    figure = Figure(figsize=(13, 3.6 * len(levels)), layout="constrained")
     for (name, found), row in zip(levels.items(), figure.subplots(len(levels), 3, squeeze=False)):
         by_depth, curves, speed = row
         depths = sorted({model["layers"] for model in found["models"]})
@@ -175,23 +175,24 @@ def picture(levels: dict[str, Any]):
             if not of_cell:
                 continue
             losses = [model["valid_nats"] for model in of_cell]
-            by_depth.plot([model["layers"] for model in of_cell], losses, "o-", color=color, label=cell)
+            by_depth.plot([model["layers"] for model in of_cell], losses, "o-", color=color)
             best = min(of_cell, key=lambda model: model["valid_nats"])
             symbols, values = zip(*best["curve"])
-            label = f"{cell}, {best['layers']} x {best['hidden']}"
+            label = f"{cell}, best {best['layers']} x {best['hidden']}"
             curves.plot([count / 1e6 for count in symbols], values, ".-", color=color, label=label)
             for model in of_cell:
                 at = (model["symbols_per_second"] / 1000, model["valid_nats"])
-                speed.plot(*at, "o", color=color, label=cell if model is of_cell[0] else None)
+                speed.plot(*at, "o", color=color)
                 speed.annotate(str(model["layers"]), at, xytext=(5, 3), textcoords="offset points", fontsize=8)
         order, line = next((key, value) for key, value in found["baselines"].items() if key != "unigram")
         for axes in row:
             axes.axhline(line, color="#555555", linestyle=":", linewidth=1, label=f"{order} model")
             axes.set_ylabel(f"validation, nats a {'character' if name == 'char' else 'word'}")
-            axes.legend(fontsize=7, frameon=False)
             axes.grid(color="#eeeeee", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_axisbelow(True)
+        entries = curves.get_legend_handles_labels()  # one legend for the row, beside what it would hide
+        speed.legend(*entries, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0))
         millions = f"{found['models'][0]['parameters'] / 1e6:.1f} million parameters"
         by_depth.set(xlabel="layers", xticks=depths, title=f"{name} level, {millions}")
         curves.set(xlabel="symbols read, millions", title="best depth of each cell, while it trains")

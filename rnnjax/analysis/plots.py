@@ -89,7 +89,7 @@ def plot_gradient_flow(
     axes.set_xlabel("lag k [steps]")
     axes.set_ylabel(r"$|dL_t / ds_{t-k}|$, relative to lag 1")
     _finish(axes, title)
-    return figure
+    return _legend(figure)
 
 
 @public
@@ -137,7 +137,7 @@ def plot_singular_values(
     _finish(growth, "growth of the product")
     if title:
         figure.suptitle(title)
-    return figure
+    return _legend(figure)
 
 
 @public
@@ -176,7 +176,7 @@ def plot_lyapunov(spectra: LyapunovSpectrum | Mapping[str, LyapunovSpectrum], *,
     settling.set_ylabel("the first three, so far")
     _finish(ranks, title)
     _finish(settling, "")
-    return figure
+    return _legend(figure)
 
 
 @public
@@ -218,7 +218,7 @@ def plot_fixed_points(found: FixedPoints, *, states: Any | None = None, title: s
             label = f"{name} ({int(own.sum())})"
             plane.plot(x[own], y[own], linestyle="none", markersize=7, zorder=3, label=label, **style)
             values = found.eigenvalues[own].ravel()
-            spectrum.plot(values.real, values.imag, linestyle="none", markersize=4, label=name, **style)
+            spectrum.plot(values.real, values.imag, linestyle="none", markersize=4, label=label, **style)
     plane.set_xlabel("first principal component")
     plane.set_ylabel("second")
     spectrum.set_aspect("equal", adjustable="datalim")
@@ -226,7 +226,7 @@ def plot_fixed_points(found: FixedPoints, *, states: Any | None = None, title: s
     spectrum.set_ylabel("Im eigenvalue")
     _finish(plane, title)
     _finish(spectrum, "eigenvalues of dF/ds")
-    return figure
+    return _legend(figure)
 
 
 @public
@@ -270,7 +270,7 @@ def plot_forget_gates(values: np.ndarray | Mapping[str, np.ndarray], *, title: s
     constants.set_ylabel("time constant [steps]")
     _finish(shares, title)
     _finish(constants, "")
-    return figure
+    return _legend(figure)
 
 
 def _kept_through_gates(gates: np.ndarray, lags: int) -> np.ndarray:
@@ -321,5 +321,14 @@ def _finish(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if title:
         axes.set_title(title, fontsize=10)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+
+
+def _legend(figure: Figure) -> Figure:
+    """One legend for all axes, on the right of them, where it hides nothing."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside right upper", frameon=False, fontsize=8)
+    return figure

@@ -112,6 +112,8 @@ class RecurrentHighway:
             n, t = jnp.tanh(n), sigmoid(t)
             s = n * t + s * (1 - t)
             name_values(**{f"n{layer}": n, f"t{layer}": t})
+            if layer < self.depth - 1:
+                name_values(**{f"s{layer + 1}": s})
         name_values(h=s)
         h = s.astype(state.h.dtype)
         return RecurrentHighwayState(h), h

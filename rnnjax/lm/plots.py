@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 __all__ = ["compare_losses", "gradient_curves", "loss_curve", "read_metrics"]
 
@@ -202,6 +203,10 @@ def _log_scale(axes: Axes, values: np.ndarray) -> None:
     """A logarithmic axis, where there is anything to show on one: a network that learned all has gradients of zero."""
     if (values > 0).any():
         axes.set_yscale("log")
+        # 1, 2 and 5 of each power of ten, or powers alone where there are many: nothing overlaps on a low axis.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=2))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_gradients(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:

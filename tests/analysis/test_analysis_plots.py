@@ -80,7 +80,7 @@ def test_fixed_points():
     assert named["stable (2)"].shape == (2, 2) and len(named["visited"]) == 8
     np.testing.assert_allclose(np.abs(named["stable (2)"]), [[1, 0], [1, 0]], atol=0.02)  # along the first component
     np.testing.assert_allclose(np.abs(named["unstable (1)"]), [[0, 0.5]], atol=0.02)
-    np.testing.assert_allclose(lines(spectrum)["unstable"], [[1.5, 0], [0.1, 0], [0, 0]])
+    np.testing.assert_allclose(lines(spectrum)["unstable (1)"], [[1.5, 0], [0.1, 0], [0, 0]])
     rest = (np.ones(1, int), np.zeros(1), 0, 0.0)
     one = FixedPoints(points[:1, :1], None, np.zeros(1), fixed[:1], eigenvalues[:1, :1], stable[:1], *rest)
     drawn(plot_fixed_points(one))

@@ -22,7 +22,7 @@ Figures.register("gradient", (root, data) => {
     const [elman, lstm] = [between(data.radii, data.elman, radius), between(data.biases, data.lstm, bias)];
     plot.line(data.lags, elman.map((v) => 10 ** v), "c1");
     plot.line(data.lags, lstm.map((v) => 10 ** v), "c0");
-    plot.text(98, 10 ** (elman[elman.length - 1] + 0.5), "Elman", "c1", "end");
+    plot.text(98, 10 ** (elman[elman.length - 1] + 1.1), "Elman", "c1", "end");
     plot.text(80, 10 ** (lstm[Math.floor(0.8 * lstm.length)] + 0.7), "LSTM", "c0", "end");
     const last = data.lags.length - 1;
     const rate = (line) => 10 ** ((line[last] - line[0]) / (data.lags[last] - data.lags[0]));
