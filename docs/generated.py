@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def battery(name: str) -> str:
     tables = importlib.import_module("experiments.11_battery.tables")
     table = tables.row_of(json.loads(path.read_text(encoding="utf-8")))
     command = f"`python -m experiments.11_battery.run --cell {name}`"
-    return f"{table}\n\nTen seeds each, 32 units; what is asked, and [all cells](../battery/index.md). {command}."
+    return f"{table}\n\nTen seeds each, 32 units; [what is asked, and all cells](../battery/index.md). {command}."
 
 
 def battery_page() -> None:
@@ -194,6 +195,16 @@ def battery_page() -> None:
     for picture in BATTERY.glob("*.png"):
         shutil.copyfile(picture, MADE / "battery" / picture.name)
     write(MADE / "battery" / "index.md", text)
+
+
+def call(name: str, kind: type) -> str:
+    """A class with its arguments and their defaults, in lines that fit the page."""
+    empty = inspect.Parameter.empty
+    listed = inspect.signature(kind).parameters.values()
+    given = [str(one.replace(annotation=empty)) for one in listed if one.kind is not one.KEYWORD_ONLY]
+    named = [str(one.replace(annotation=empty)) for one in listed if one.kind is one.KEYWORD_ONLY]
+    words = ", ".join([*given, *(["*", *named] if named else [])])
+    return textwrap.fill(f"{name}({words})", 96, subsequent_indent="    ", break_long_words=False)
 
 
 def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
@@ -226,7 +237,7 @@ def cell_page(name: str, make_cell: Any) -> tuple[str, str]:
         text += f"## {title}\n\n{table}\n\n" if table else ""
     text += f"## Other frameworks\n\n{conversions(small)}\n\n"
     room = "rnnjax" if kind in rnnjax.__all__ else "rnnjax.cells"
-    text += f"## Use\n\n```text\n{shown}{inspect.signature(type(cell))}\nrnnjax train --cell {name}\n```\n\n"
+    text += f"## Use\n\n```text\n{call(shown, type(cell))}\n\nrnnjax train --cell {name}\n```\n\n"
     text += f"The arguments are in the [reference](../reference/{room}.md).\n"
     return text, summary
 

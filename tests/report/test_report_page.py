@@ -285,15 +285,24 @@ def test_the_network_in_the_page_is_the_one_of_jax(two, browser, pages):
 
 
 def test_terms_are_explained(two):
+    """With keys alone: a sentence, more of it folded away, and Escape closes it and goes back."""
     buttons = two.page.locator("button.term:visible")
     assert buttons.count() >= 7
     for k in range(buttons.count()):
-        meaning = buttons.nth(k).locator("xpath=following-sibling::span[1]")
-        assert meaning.is_hidden()
-        buttons.nth(k).click()
-        assert "of the course" in meaning.inner_text()
-        buttons.nth(k).click()
-        assert meaning.is_hidden()
+        button = buttons.nth(k)
+        meaning = button.locator("xpath=following-sibling::div[1]")
+        more = meaning.locator("details p").first
+        assert meaning.is_hidden() and button.get_attribute("aria-expanded") == "false"
+        button.focus()
+        two.page.keyboard.press("Enter")
+        assert len(meaning.locator("> p").inner_text()) > 60 and more.is_hidden()
+        assert button.get_attribute("aria-expanded") == "true"
+        two.page.keyboard.press("Tab")
+        two.page.keyboard.press("Space")
+        assert len(more.inner_text()) > 60 and "of the course" in meaning.inner_text()
+        two.page.keyboard.press("Escape")
+        assert meaning.is_hidden() and button.get_attribute("aria-expanded") == "false"
+        assert button.evaluate("e => e === document.activeElement")
 
 
 def test_a_line_is_found_and_all_of_the_text_is_printed(two):
