@@ -15,7 +15,7 @@ import numpy as np
 import rnnjax
 from rnnjax.cpu import reuse_memory
 from rnnjax.fit import devices
-from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.lm.train import update
@@ -31,7 +31,7 @@ CONFIGURATIONS = {"2x128, batch 50x50": (2, 128, 50, 50), "1x512, batch 32x64": 
 def ours(layers: int, hidden: int, batch: int, chunk: int, symbols: np.ndarray, *, count: int = 1):
     """A function that makes one update, on so many devices."""
     model = LanguageModel(VOCAB, rnnjax.Stack(tuple(rnnjax.LSTM(hidden) for _ in range(layers))))
-    optimizer = make_optimizer(OptimizerOptions())
+    optimizer = OptimizerOptions().make_optimizer()
     params = model.init(jax.random.key(0))
     mesh = devices.make_mesh(count)
     carry = Carry(params, optimizer.init(params), model.initial_state((batch,)))

@@ -168,7 +168,7 @@ def _time_updates(mesh: Any, job: dict[str, Any]) -> dict[str, float]:
 
     import rnnjax
     from rnnjax.fit import devices
-    from rnnjax.fit.optimizers import OptimizerOptions, make_optimizer
+    from rnnjax.fit.optimizers import OptimizerOptions
     from rnnjax.lm.model import LanguageModel
     from rnnjax.lm.train import update
     from rnnjax.text.corpus import Chunk
@@ -177,7 +177,7 @@ def _time_updates(mesh: Any, job: dict[str, Any]) -> dict[str, float]:
     model, batch, steps = Model(*job["model"]), job["batch"], job["steps"]
     stack = rnnjax.Stack((rnnjax.LSTM(model.hidden),) * model.layers)
     network = LanguageModel(vocab_size=model.vocab, stack=stack, embed_size=model.embed)
-    optimizer = make_optimizer(OptimizerOptions())
+    optimizer = OptimizerOptions().make_optimizer()
     params, key = network.init(jax.random.key(0)), jax.random.key(1)
     carry = [devices.place(mesh, Carry(params, optimizer.init(params), network.initial_state((batch,))), devices.CARRY)]
     ids = np.random.default_rng(0).integers(0, model.vocab, (steps + 1, batch)).astype(np.int32)

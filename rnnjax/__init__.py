@@ -17,7 +17,7 @@ from rnnjax import _start  # noqa: F401  # isort: skip  (before all others: what
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rnnjax import topologies  # its models join what `load` makes again
+from rnnjax import topologies  # noqa: F401  (its models join what `load` makes again)
 from rnnjax.card import card
 from rnnjax.cell import AffineCell, Cell, LinearCell, affine_step, linear_step
 from rnnjax.cells import GRU, LRU, LSTM, SLSTM, ConvLSTM, Elman, MinGRU, MinLSTM, ProjectedLSTM
@@ -63,7 +63,6 @@ __all__ = [
     "start_state",
     "summary",
     "tbptt",
-    "topologies",
     "unroll",
     "use_cores",
 ]

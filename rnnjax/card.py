@@ -13,9 +13,10 @@ import numpy as np
 
 from rnnjax.cell import AffineCell, Cell, LinearCell, leaf_names
 from rnnjax.checks import check_real, check_size, short
-from rnnjax.engines import Job, engines
+from rnnjax.engines import Job
 from rnnjax.engines.affine.program import Refusal
 from rnnjax.engines.affine.recurrence import plan_of
+from rnnjax.engines.choice import registered
 from rnnjax.equations import Operations, count_operations, equations
 from rnnjax.network import Network, input_shape
 from rnnjax.online import EProp, SnAp1
@@ -208,7 +209,7 @@ def _leaves(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _entries() -> Any:
-    return engines().entries
+    return registered().entries
 
 
 def _gates(jaxpr: Any) -> tuple[Gate, ...]:

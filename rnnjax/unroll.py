@@ -13,8 +13,8 @@ import numpy as np
 
 from rnnjax.cell import batch_shape, check_resets, describe, input_size_of, param_shapes, state_like, wide_dtype
 from rnnjax.checks import check_ints, short
-from rnnjax.engines import Controls, Job, choose, engines, implementations
-from rnnjax.engines.choice import make_job, no_such
+from rnnjax.engines import Controls, Job, choose, implementations
+from rnnjax.engines.choice import make_job, no_such, registered
 from rnnjax.engines.placement import meet
 from rnnjax.engines.split import split_over_devices
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
@@ -106,7 +106,7 @@ def unroll(
     if implementation is not None or isinstance(remat, str):  # what may be refused, before anything is traced
         controls = Controls(valid, resets, None, lengths if valid is None else None)
         _check_implementation(net, implementation, params, state, xs, controls, reverse, remat)
-    return _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implementation, remat, engines())
+    return _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implementation, remat, registered())
 
 
 @functools.partial(jax.jit, static_argnames=("net", "reverse", "implementation", "remat", "among"))

@@ -16,7 +16,7 @@ import pytest
 
 import rnnjax
 from rnnjax import analysis, data, decoding, fit, interop, networks, online, topologies
-from rnnjax.fit import OptimizerOptions, make_optimizer
+from rnnjax.fit import OptimizerOptions
 from rnnjax.lm import LanguageModel, evaluate, generate
 from rnnjax.lm.train import Carry, update
 from rnnjax.text.corpus import Chunk
@@ -65,7 +65,7 @@ def tag() -> Any:
     def loss(params: Any) -> Any:
         logits = model.apply(params, XS, resets=RESETS, key=KEY)
         penalty = networks.activation_regularization(logits, lengths=LENGTHS)
-        penalty += networks.temporal_activation_regularization(logits, lengths=LENGTHS)
+        penalty += networks.activation_regularization(logits, temporal=True, lengths=LENGTHS)
         loss = topologies.softmax_loss(logits, SYMBOLS, lengths=LENGTHS) + penalty
         return loss + topologies.huber_loss(logits[..., :I], XS, mask=RESETS) + topologies.mse_loss(logits[..., :I], XS)
 
@@ -134,7 +134,7 @@ def train() -> Any:
 def language_model() -> Any:
     model = LanguageModel(V, rnnjax.Stack((LSTM, LSTM)), embed_size=2, dropout=0.1)
     options = OptimizerOptions()
-    optimizer = make_optimizer(options)
+    optimizer = options.make_optimizer()
     params = model.init(KEY)
     carry = Carry(params, optimizer.init(params), model.initial_state((B,)))
     chunk = Chunk(SYMBOLS.astype(np.int32), np.roll(SYMBOLS, 1).astype(np.int32), RESETS)

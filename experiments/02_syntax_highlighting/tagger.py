@@ -10,7 +10,7 @@ import optax
 
 import rnnjax
 from rnnjax import fit, networks, topologies
-from rnnjax.data import ShuffledBatches, bucket_boundaries
+from rnnjax.data import ShuffledBatches
 
 from .conllu import TAGS, UNKNOWN, Encoder, Sentence
 
@@ -135,9 +135,8 @@ def train(
 ) -> tuple[Callable[[Sequence[Sentence]], list[np.ndarray]], dict[str, Any]]:
     """Trains on one part; the best on the other. Returns a function from sentences to tags, and what is to be told."""
     settings = tagger.settings
-    lengths = [len(sentence.words) for sentence in train]
-    boundaries = bucket_boundaries(lengths, settings.num_buckets)
-    arrays = tagger.encoder.encode(train, tagger.forms, boundaries[-1])
+    longest = max(len(sentence.words) for sentence in train)
+    arrays = tagger.encoder.encode(train, tagger.forms, longest)
     key_init, key_order, key_train = jax.random.split(jax.random.key(seed), 3)
     batches = ShuffledBatches(
         arrays,

@@ -10,7 +10,7 @@ import optax
 
 import rnnjax
 from rnnjax import fit, topologies
-from rnnjax.data import ShuffledBatches, bucket_boundaries
+from rnnjax.data import ShuffledBatches, bucket_by_length
 
 from .baselines import scores
 from .data import UNKNOWN, Examples, encode, vocabulary
@@ -44,7 +44,8 @@ class Classifier:
         self.examples, self.settings = examples, settings
         self.known = vocabulary(examples, settings.min_count)
         lengths = [len(examples.symbols(text)) for text in examples.texts]
-        self.boundaries = bucket_boundaries(lengths, settings.num_buckets)
+        buckets = bucket_by_length(lengths, settings.batch_size, num_buckets=settings.num_buckets)
+        self.boundaries = buckets.boundaries
         cells = tuple(rnnjax.LSTM(settings.hidden_size) for _ in range(settings.num_layers))
         self.model = topologies.ManyToOne(
             rnnjax.Bidirectional(cells),
@@ -71,7 +72,7 @@ class Classifier:
     def predictor(self, texts: list[str], batch_size: int = 256) -> Callable[[Any], np.ndarray]:
         """A function of the parameters: probabilities ``[N, classes]`` of these texts, encoded once."""
         ids, lengths = encode(self.examples, texts, self.known, self.boundaries[-1])
-        buckets = rnnjax.data.bucket_by_length(lengths, batch_size, boundaries=self.boundaries)
+        buckets = bucket_by_length(lengths, batch_size, boundaries=self.boundaries)
 
         def predict(params: Any) -> np.ndarray:
             probabilities = np.zeros((len(texts), len(self.examples.classes)))

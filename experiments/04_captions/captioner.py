@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 
 import rnnjax
 from rnnjax import decoding, fit, topologies
+from rnnjax.fit.progress import Outcome
 
 from . import data
 
@@ -112,7 +113,7 @@ def train(
     *,
     seed: int,
     report: Callable[[dict[str, Any]], None],
-) -> fit.Outcome:
+) -> Outcome:
     """Fits the pictures; the parameters of the evaluation with the lowest loss on ``valid``."""
     key_init, key_fit = jax.random.split(jax.random.key(seed))
     options = fit.OptimizerOptions("adamw", lr=model.setting.lr)
@@ -120,13 +121,13 @@ def train(
     return fit.fit(
         model.loss,
         jax.jit(model.init)(key_init, batches(0).pictures),
-        fit.make_optimizer(options),
+        options.make_optimizer(),
         batches,
         steps=model.setting.steps,
         evaluate=lambda params: {"loss": float(loss(params, valid))},
         evals=model.setting.evals,
         key=key_fit,
-        learning_rate=fit.schedule(options),
+        learning_rate=options.learning_rate,
         report=report,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 import rnnjax
 from rnnjax import decoding, fit, topologies
 from rnnjax.data import ShuffledBatches
+from rnnjax.fit.progress import Outcome
 
 from . import data
 from .ngram import WittenBell
@@ -63,7 +64,7 @@ def train(
     *,
     seed: int,
     report: Callable[[dict[str, Any]], None],
-) -> fit.Outcome:
+) -> Outcome:
     """Fits the names; the parameters of the evaluation with the lowest loss on ``valid``."""
     key_init, key_data, key_fit = jax.random.split(jax.random.key(seed), 3)
 
@@ -80,14 +81,14 @@ def train(
     return fit.fit(
         loss_fn,
         jax.jit(model.init)(key_init),
-        fit.make_optimizer(options),
+        options.make_optimizer(),
         ShuffledBatches(dict(train_part), setting.batch_size, key=key_data),
         steps=setting.steps,
         epochs=setting.epochs,
         evaluate=evaluate,
         evals=setting.evals,
         key=key_fit,
-        learning_rate=fit.schedule(options),
+        learning_rate=options.learning_rate,
         report=report,
     )
 

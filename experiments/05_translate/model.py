@@ -14,6 +14,7 @@ import numpy as np
 import rnnjax
 from rnnjax import decoding, fit, topologies
 from rnnjax.data import ShuffledBatches
+from rnnjax.fit.progress import Outcome
 
 from .text import PADDING, STOP, UNKNOWN, Pairs, trim
 
@@ -69,7 +70,7 @@ def train(
     seed: int,
     report: Callable[[dict[str, Any]], None],
     folder: pathlib.Path | None = None,
-) -> fit.Outcome:
+) -> Outcome:
     """Fits the pairs; the parameters of the evaluation with the lowest loss on ``valid``."""
     key_init, key_data, key_fit = jax.random.split(jax.random.key(seed), 3)
     batches = ShuffledBatches(
@@ -88,14 +89,14 @@ def train(
     return fit.fit(
         loss_fn,
         jax.jit(model.init)(key_init),
-        fit.make_optimizer(options),
+        options.make_optimizer(),
         batches,
         steps=setting.steps,
         epochs=setting.epochs,
         evaluate=evaluate,
         evals=setting.evals,
         key=key_fit,
-        learning_rate=fit.schedule(options),
+        learning_rate=options.learning_rate,
         report=report,
         folder=folder,
         resume=folder is not None,

@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments import common
 from rnnjax import fit
+from rnnjax.fit.progress import Outcome
 
 from . import model as models
 from . import multi30k, pictures, tasks, text
@@ -46,7 +47,7 @@ BEAM, PENALTIES = 5, (0.0, 0.6, 1.0)
 
 def trained(
     name: str, options: common.Options, setting: Setting, parts: Mapping[str, text.Pairs], sizes: tuple[int, int]
-) -> tuple[Any, fit.Outcome]:
+) -> tuple[Any, Outcome]:
     """A model and how its training ended."""
     model = models.make_model(setting, *sizes, MODELS[name])
     keep = options.extra["keep"]
@@ -62,7 +63,7 @@ def trained(
     return model, outcome
 
 
-def told(outcome: fit.Outcome, setting: Setting, params: Any) -> dict[str, Any]:
+def told(outcome: Outcome, setting: Setting, params: Any) -> dict[str, Any]:
     """What any training has to say."""
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),

@@ -9,17 +9,14 @@ from rnnjax.analysis.fixed_points import find_fixed_points
 from rnnjax.analysis.flat import trajectory
 from rnnjax.analysis.gradient_flow import gradient_flow, gradient_lost
 from rnnjax.analysis.jacobians import jacobian_spectrum, recurrent_bound, step_jacobians
-from rnnjax.analysis.labels import Label, label_from_name, register_label
+from rnnjax.analysis.labels import label_from_name
 from rnnjax.analysis.lyapunov import lyapunov_spectrum
 from rnnjax.analysis.newton import newton_report
 from rnnjax.analysis.recording import SymbolModel, record, text_values
 from rnnjax.analysis.search import search_units
-from rnnjax.analysis.units import Unit
 
 __all__ = [
-    "Label",
     "SymbolModel",
-    "Unit",
     "ablate",
     "find_fixed_points",
     "gradient_flow",
@@ -30,7 +27,6 @@ __all__ = [
     "newton_report",
     "record",
     "recurrent_bound",
-    "register_label",
     "search_units",
     "step_jacobians",
     "text_values",

@@ -18,7 +18,7 @@ from rnnjax.checks import did_you_mean
 from rnnjax.kinds import check_kinds, public
 from rnnjax.user_code import load_module
 
-__all__ = ["LABELS", "Label", "default_labels", "label_from_name", "label_text", "register_label"]
+__all__ = ["LABELS", "Label", "default_labels", "label_from_name", "label_text"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,17 +126,7 @@ def _word_start(text: str) -> np.ndarray:
     return inside * (1 - np.concatenate([[0], inside[:-1]])).astype(np.int8) if len(text) else inside
 
 
-LABELS: dict[str, Label] = {}
-
-
-@public
-def register_label(label: Label) -> Label:
-    """Adds a label to those that the command line knows by name; one of the same name is replaced."""
-    LABELS[label.name] = label
-    return label
-
-
-for _label in (
+_LABELS = (
     Label("quote", "inside a string of Python, from its opening quote", _quote, closing="\"'"),
     Label("triple", "inside a string of Python in three quotes", _triple, closing="\"'"),
     Label("comment", "inside a comment of Python, from #", _comment, closing="\n"),
@@ -157,8 +147,8 @@ for _label in (
     Label("vowel", "a vowel", lambda t: _characters(t, lambda c: c.lower() in "aeiouäöü")),
     Label("digit", "a digit", lambda t: _characters(t, lambda c: c.isdigit())),
     Label("uppercase", "a capital letter", lambda t: _characters(t, lambda c: c.isupper())),
-):
-    register_label(_label)
+)
+LABELS: dict[str, Label] = {label.name: label for label in _LABELS}
 
 
 _CODE_ONLY = ("quote", "triple", "comment", "indent", "indenting")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnnjax.analysis.flat import check_sequence
 from rnnjax.cell import AffineCell, cast_like, compute_dtype, widen
-from rnnjax.engines import Newton, NewtonLoops
+from rnnjax.engines import Newton
 from rnnjax.engines.affine.loops import Operands
 from rnnjax.engines.affine.newton import solve
 from rnnjax.engines.affine.plan import make_plan
@@ -51,7 +51,7 @@ def newton_report(
         params: its parameters.
         state: before the first step; None for the start.
         xs: ``[T, *batch, I]``, with T of at least one.
-        options: when to stop.
+        options: when to stop, see `rnnjax.engines.Newton`.
 
     Raises:
         ValueError: for a cell that the method does not take.
@@ -70,20 +70,19 @@ def newton_report(
     if state is None:
         state = start_state(cell, params, xs.shape[1:-1])
     xs = check_sequence("newton_report", cell, state, xs)
-    loops = NewtonLoops(options)
     job = make_job(cell, params, state, xs)
     plan = make_plan(cell, params, compute_dtype(state.h.dtype))
-    if reason := loops.fits(plan, job):
+    if reason := options.fits(plan, job):
         raise ValueError(f"newton_report: 'newton' {reason}.")
-    return NewtonReport(*_report(cell, loops, params, state, xs))
+    return NewtonReport(*_report(cell, options, params, state, xs))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _report(cell: Any, loops: NewtonLoops, params: Any, state: Any, xs: jax.Array) -> Any:
+def _report(cell: Any, options: Newton, params: Any, state: Any, xs: jax.Array) -> Any:
     plan = make_plan(cell, params, compute_dtype(state.h.dtype))
     w_hh, b = getattr(params, "w_hh", None), getattr(params, "b", jnp.zeros_like(params.w_ih[0]))
     operands = Operands(xs, params.w_ih, w_hh, b, plan.own(params), state, NO_CONTROLS)
-    found = solve(plan, operands, loops.options)
+    found = solve(plan, operands, options)
     own = widen(plan.own(params), plan.dtype)
     zh = () if operands.w_hh is None else plan.project(found.before.h, operands.w_hh)
     _, ys = plan.update(own, found.before, plan.see(plan.project(xs, operands.w_ih), operands.b, zh))

@@ -27,8 +27,8 @@ from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint
 from rnnjax.fit.devices import choose_devices, prepare_devices, without_rows
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
-from rnnjax.fit.optimizers import learning_rate
 from rnnjax.fit.processes import crew
+from rnnjax.fit.progress import Place
 from rnnjax.lm.batches import Batches
 from rnnjax.lm.model import LMParams
 from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
@@ -277,7 +277,7 @@ def _stretched(paths: RunPaths, old: RunConfig, new: RunConfig, corpus: Corpus) 
         if budget.minutes is not None:
             return ("The budget has changed: the schedule of the learning rate is stretched over the new one.",)
         total = budget.steps or max(1, round((budget.epochs or 0) * per_epoch))
-        rates.append(learning_rate(config.optimizer, progress=step / total, epoch=step // per_epoch))
+        rates.append(config.optimizer.learning_rate(Place(step / total, step // per_epoch, 0, step)))
     return (
         f"The budget has changed: the schedule is stretched over the new one, so the learning rate at step {step} is "
         f"{rates[1]:.2e}, where it was {rates[0]:.2e}.",

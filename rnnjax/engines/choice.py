@@ -28,11 +28,11 @@ __all__ = [
     "UnfitError",
     "choose",
     "engine",
-    "engines",
     "implementations",
     "is_floating",
     "make_job",
     "register",
+    "registered",
 ]
 
 
@@ -174,7 +174,7 @@ def register(entry: Engine) -> None:
     _engines = _Engines((*others, entry))
 
 
-def engines() -> _Engines:
+def registered() -> _Engines:
     """All engines there are now, as one hashable value."""
     return _engines
 

@@ -4,21 +4,17 @@ r"""One training loop for any loss: evaluations, early stopping, roll-backs, che
 """
 
 from rnnjax.averaging import averaged
-from rnnjax.fit.optimizers import OptimizerOptions, learning_rate, make_optimizer, schedule
+from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import Printer
-from rnnjax.fit.progress import Outcome, TrainingFailedError
+from rnnjax.fit.progress import TrainingFailedError
 from rnnjax.fit.training import fit
 from rnnjax.saving import CheckpointError
 
 __all__ = [
     "CheckpointError",
     "OptimizerOptions",
-    "Outcome",
     "Printer",
     "TrainingFailedError",
     "averaged",
     "fit",
-    "learning_rate",
-    "make_optimizer",
-    "schedule",
 ]

@@ -13,10 +13,9 @@ import optax
 from rnnjax.averaging import averaged
 from rnnjax.checks import check_choice, check_real, check_size
 from rnnjax.fit.progress import Place
-from rnnjax.kinds import public
 from rnnjax.options import option
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions", "learning_rate", "make_optimizer", "schedule"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions"]
 
 # The direction of a step; clipping comes before, decay and the learning rate after. Keys are what --optimizer takes.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -28,6 +27,16 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 
 SCHEDULES = ("cosine", "constant", "step", "plateau")
+
+
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "lr": {"above": 0.0},
+    "warmup": {"least": 0.0, "most": 1.0},
+    "decay": {"above": 0.0, "most": 1.0},
+    "clip": {"least": 0.0},
+    "weight_decay": {"least": 0.0},
+    "average": {"least": 0.0, "most": 1.0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,79 +89,45 @@ class OptimizerOptions:
         for name, bounds in _BOUNDS.items():
             object.__setattr__(self, name, check_real(where, name, getattr(self, name), **bounds))
 
+    def make_optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The optax chain; its learning rate is the hyperparameter ``learning_rate``, set by the caller.
 
-_BOUNDS: dict[str, dict[str, Any]] = {
-    "lr": {"above": 0.0},
-    "warmup": {"least": 0.0, "most": 1.0},
-    "decay": {"above": 0.0, "most": 1.0},
-    "clip": {"least": 0.0},
-    "weight_decay": {"least": 0.0},
-    "average": {"least": 0.0, "most": 1.0},
-}
+        clip -> direction -> + weight_decay * matrices -> * -learning_rate, and around it the mean of the parameters
+        """
 
+        def chain(learning_rate: float) -> optax.GradientTransformation:
+            parts = []
+            if self.clip:
+                by_norm = self.clip_by == "norm"
+                parts.append(optax.clip_by_global_norm(self.clip) if by_norm else optax.clip(self.clip))
+            parts.append(OPTIMIZERS[self.optimizer]())
+            if self.weight_decay:
+                parts.append(optax.add_decayed_weights(self.weight_decay, mask=_matrices))
+            parts.append(optax.scale_by_learning_rate(learning_rate))
+            return optax.chain(*parts)
 
-@public
-def make_optimizer(options: OptimizerOptions) -> optax.GradientTransformationExtraArgs:
-    """The optax chain; its learning rate is the hyperparameter ``learning_rate``, set by the caller.
+        whole = optax.inject_hyperparams(chain)(learning_rate=self.lr)
+        return averaged(whole, self.average, begun=not self.average_after) if self.average else whole
 
-    clip -> direction -> + weight_decay * matrices -> * -learning_rate, and around it the mean of the parameters
-    """
+    def learning_rate(self, place: Place) -> float:
+        """The learning rate at a place of the training, as `rnnjax.fit.fit` takes it beside `make_optimizer`.
 
-    def chain(learning_rate: float) -> optax.GradientTransformation:
-        parts = []
-        if options.clip:
-            by_norm = options.clip_by == "norm"
-            parts.append(optax.clip_by_global_norm(options.clip) if by_norm else optax.clip(options.clip))
-        parts.append(OPTIMIZERS[options.optimizer]())
-        if options.weight_decay:
-            parts.append(optax.add_decayed_weights(options.weight_decay, mask=_matrices))
-        parts.append(optax.scale_by_learning_rate(learning_rate))
-        return optax.chain(*parts)
-
-    whole = optax.inject_hyperparams(chain)(learning_rate=options.lr)
-    return averaged(whole, options.average, begun=not options.average_after) if options.average else whole
+        >>> options = OptimizerOptions(lr=1.0)
+        >>> [round(options.learning_rate(Place(p, epoch=0, plateaus=0, step=7)), 3) for p in (0.0, 0.01, 0.02, 1.0)]
+        [0.0, 0.5, 1.0, 0.01]
+        """
+        progress = min(max(place.progress, 0.0), 1.0)
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        if self.schedule == "cosine":
+            share = (progress - self.warmup) / max(1.0 - self.warmup, 1e-9)
+            return self.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
+        if self.schedule == "step":
+            return self.lr * self.decay ** max(0, place.epoch - self.decay_from + 1)
+        if self.schedule == "plateau":
+            return self.lr * self.decay**place.plateaus
+        return self.lr
 
 
 def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-@public
-def learning_rate(options: OptimizerOptions, *, progress: float, epoch: int, plateaus: int = 0) -> float:
-    """The learning rate at a point of the training.
-
-    Args:
-        options: see `OptimizerOptions`.
-        progress: share of the budget that is used up, in [0, 1].
-        epoch: passes through the training text that are complete.
-        plateaus: evaluations so far without a new best; only ``plateau`` looks at it.
-
-    >>> [round(learning_rate(OptimizerOptions(lr=1.0), progress=p, epoch=0), 3) for p in (0.0, 0.01, 0.02, 0.51, 1.0)]
-    [0.0, 0.5, 1.0, 0.505, 0.01]
-    """
-    progress = min(max(progress, 0.0), 1.0)
-    if progress < options.warmup:
-        return options.lr * progress / options.warmup
-    if options.schedule == "cosine":
-        share = (progress - options.warmup) / max(1.0 - options.warmup, 1e-9)
-        return options.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
-    if options.schedule == "step":
-        return options.lr * options.decay ** max(0, epoch - options.decay_from + 1)
-    if options.schedule == "plateau":
-        return options.lr * options.decay**plateaus
-    return options.lr
-
-
-@public
-def schedule(options: OptimizerOptions) -> Callable[[Place], float]:
-    """`learning_rate` as a function of the place alone, as `rnnjax.fit.fit` takes it beside `make_optimizer`.
-
-    >>> rate = schedule(OptimizerOptions(lr=1.0, schedule="plateau", decay=0.5))
-    >>> [rate(Place(progress=0.5, epoch=0, plateaus=n, step=7)) for n in range(3)]
-    [1.0, 0.5, 0.25]
-    """
-
-    def rate(place: Place) -> float:
-        return learning_rate(options, progress=place.progress, epoch=place.epoch, plateaus=place.plateaus)
-
-    return rate

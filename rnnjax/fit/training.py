@@ -108,8 +108,8 @@ def fit(
         resume: go on from the newest checkpoint of the folder, or start if there is none; only the budget and how
             often one looks may differ from before.
         learning_rate: `Place` -> the learning rate, for an optimizer with that hyperparameter, as
-            ``optax.inject_hyperparams(optax.adam)(learning_rate=0.0)`` or `make_optimizer`; None leaves it to the
-            optimizer.
+            ``optax.inject_hyperparams(optax.adam)(learning_rate=0.0)``; `OptimizerOptions` makes both; None leaves it
+            to the optimizer.
         explosion: a mean loss of an interval above this counts as an explosion. None: more than 3 times
             ``max(1, |first|, first - lowest)`` above the first loss. ``math.inf``: only what is not finite.
         report: gets every row as it comes: ``compiling`` and ``compiled`` around the first update, ``train``,

@@ -10,7 +10,6 @@
 
 from rnnjax.forecast import baselines, metrics
 from rnnjax.forecast.backtesting import backtest, surprise
-from rnnjax.forecast.calibration import Calibration
 from rnnjax.forecast.dates import Clock
 from rnnjax.forecast.heads import NegativeBinomial, Normal, Quantiles, StudentT
 from rnnjax.forecast.marks import anomalies
@@ -21,7 +20,6 @@ from rnnjax.forecast.tables import from_table
 from rnnjax.forecast.training import fit
 
 __all__ = [
-    "Calibration",
     "Clock",
     "Forecaster",
     "NegativeBinomial",

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.checks import check_kind, check_size
-from rnnjax.fit import OptimizerOptions, Outcome, make_optimizer, schedule
+from rnnjax.fit import OptimizerOptions
 from rnnjax.fit import fit as run
 from rnnjax.fit.loop import Report
+from rnnjax.fit.progress import Outcome
 from rnnjax.forecast.model import Forecaster, ForecasterParams
 from rnnjax.forecast.series import Series, as_series
 from rnnjax.forecast.windows import Batches, Frames, Window
@@ -71,7 +72,7 @@ def fit(
         should_stop: True saves and returns.
 
     Returns:
-        `rnnjax.fit.Outcome`; its ``params`` are for `sample`, `quantiles` and `backtest`.
+        `rnnjax.fit.progress.Outcome`; its ``params`` are for `sample`, `quantiles` and `backtest`.
 
     Raises:
         ValueError: for series that are too short to train on, or as `rnnjax.fit.fit` does.
@@ -118,7 +119,7 @@ def fit(
     return run(
         model.loss,
         params,
-        make_optimizer(options),
+        options.make_optimizer(),
         batches,
         steps=1000 if steps is None and minutes is None else steps,
         minutes=minutes,
@@ -128,7 +129,7 @@ def fit(
         key=key_train,
         folder=folder,
         resume=resume,
-        learning_rate=schedule(options),
+        learning_rate=options.learning_rate,
         explosion=math.inf,  # a window of a flat context may have any loss, and gradients are clipped
         report=report,
         should_stop=should_stop,

@@ -19,8 +19,6 @@ from rnnjax.networks import (
     activation_regularization,
     drop_connect,
     dropout,
-    locked_dropout,
-    temporal_activation_regularization,
 )
 from rnnjax.networks.masks import check_rate
 from rnnjax.networks.stack import StackParams, StackState
@@ -66,11 +64,11 @@ class LanguageModel:
         dropout: rate on the embedding, between the layers (of a stack whose own rate is zero) and on the output. Only
             where a key is passed: without one the model is evaluated, and nothing dropped.
         embed_dropout: another rate on the embedding; None for the same.
-        locked: False draws masks anew for every step; True one a call and example, see `rnnjax.networks.locked_dropout`
+        locked: False draws masks anew for every step; True one a call and example, see `rnnjax.networks.dropout`
             (Gal and Ghahramani, 2016).
         weight_dropout: rate on the matrices ``w_hh`` of all layers, one mask a call, where a key is passed.
         ar: factor of `rnnjax.networks.activation_regularization`, of the outputs after their dropout.
-        tar: factor of `rnnjax.networks.temporal_activation_regularization`, of the outputs before it.
+        tar: factor of its temporal form, of the outputs before it.
         dtype: of the matmuls: ``"float32"``, or ``"bfloat16"`` with float32 parameters, accumulation and state.
 
     Raises:
@@ -176,7 +174,7 @@ class LanguageModel:
     ) -> tuple[StackState, jax.Array, jax.Array]:
         """The state, and what the layers return before and after its dropout."""
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        drop: Any = functools.partial(locked_dropout, resets=resets) if self.locked else dropout
+        drop = functools.partial(dropout, locked=self.locked, resets=resets)
         low = self._low(params)
         xs = self._inputs(low, symbols)
         if self.embed_size:
@@ -281,7 +279,7 @@ class LanguageModel:
         if self.ar:
             loss += self.ar * activation_regularization(dropped)
         if self.tar:
-            loss += self.tar * temporal_activation_regularization(ys, resets=chunk.resets)
+            loss += self.tar * activation_regularization(ys, temporal=True, resets=chunk.resets)
         return loss, state, {"nats": nats}
 
     def losses(self, params: LMParams, state: StackState, chunk: Chunk) -> tuple[StackState, jax.Array]:

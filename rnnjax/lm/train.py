@@ -20,7 +20,6 @@ from jax.sharding import Mesh, PartitionSpec
 from rnnjax.averaging import AveragedState
 from rnnjax.fit import devices
 from rnnjax.fit.loop import Loop, Plan, Report
-from rnnjax.fit.optimizers import make_optimizer, schedule
 from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place, Progress
 from rnnjax.fit.task import Interval, Task
@@ -198,7 +197,7 @@ def _text_task(
         batches=batches,
         mesh=mesh,
         model=model,
-        optimizer=make_optimizer(config.optimizer),
+        optimizer=config.optimizer.make_optimizer(),
         uniform=uniform,
         key=jax.random.key(options.seed),
         border=border_from_name(
@@ -253,7 +252,7 @@ class _Text(Task):
         return self.batches.more()
 
     def rate(self, place: Place) -> float:
-        return schedule(self.config.optimizer)(place)
+        return self.config.optimizer.learning_rate(place)
 
     def update(self, carry: Carry, step: int, rate: float | None, scale: float) -> tuple[Carry, Info]:
         """Feeds the next chunk; the state starts afresh at the beginning of the text."""

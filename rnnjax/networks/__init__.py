@@ -18,14 +18,7 @@ train side by side, each as if it were alone.
 
 from rnnjax.cells import describable
 from rnnjax.networks.bidirectional import Bidirectional
-from rnnjax.networks.masks import (
-    activation_regularization,
-    drop_connect,
-    dropout,
-    locked_dropout,
-    temporal_activation_regularization,
-    zoneout,
-)
+from rnnjax.networks.masks import activation_regularization, drop_connect, dropout, zoneout
 from rnnjax.networks.regularized import Regularized
 from rnnjax.networks.stack import Stack
 from rnnjax.networks.start import LearnedState
@@ -38,8 +31,6 @@ __all__ = [
     "activation_regularization",
     "drop_connect",
     "dropout",
-    "locked_dropout",
-    "temporal_activation_regularization",
     "zoneout",
 ]
 

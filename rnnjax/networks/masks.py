@@ -17,9 +17,7 @@ __all__ = [
     "check_rate",
     "drop_connect",
     "dropout",
-    "locked_dropout",
     "locked_mask",
-    "temporal_activation_regularization",
     "zoneout",
 ]
 
@@ -39,22 +37,53 @@ def _is_zero(rate: Any) -> bool:
 
 
 @public
-def dropout(key: jax.Array | None, x: jax.Array, rate: float | jax.Array) -> jax.Array:
-    r"""Inverted dropout (Srivastava et al., 2014): ``x * m / (1 - rate)`` with ``m ~ Bernoulli(1 - rate)`` a element.
+def dropout(
+    key: jax.Array | None,
+    xs: jax.Array,
+    rate: float | jax.Array,
+    *,
+    locked: bool = False,
+    resets: jax.Array | None = None,
+    reverse: bool = False,
+) -> jax.Array:
+    r"""Inverted dropout (Srivastava et al., 2014), or with ``locked`` one mask a sequence (Gal and Ghahramani, 2016).
+
+        ys = xs * m / (1 - rate),   m ~ Bernoulli(1 - rate)
+
+    with an ``m`` for every element, so that it is new at every step; locked, with one for every example and unit, the
+    same at all steps ("variational"). Between the layers of a stack it is ``Stack(..., dropout=rate, locked=...)``.
 
     Args:
-        key: used once; the mask is new for every element, so over ``[T, B, H]`` it is new at every step. None drops
-            nothing.
-        x: any shape.
+        key: used once a call; None drops nothing.
+        xs: any shape; ``[T, *batch, H]`` where it is locked.
         rate: the share that is dropped, in [0, 1); it may be traced.
+        locked: whether a mask lasts a sequence.
+        resets: bool ``[T, *batch]`` of rows that hold several sequences, each of which gets a locked mask of its own.
+        reverse: whether the resets are meant for time that runs backwards, as in `unroll`.
+
+    Returns:
+        As ``xs``. The gradient of what was dropped is zero.
 
     Raises:
-        ValueError: for a rate outside [0, 1).
+        ValueError: for a rate outside [0, 1), and for a locked mask of an ``xs`` without a time axis, or with resets of
+            another shape.
+        TypeError: if these resets are not bool.
+
+    >>> import jax, jax.numpy as jnp
+    >>> ys = dropout(jax.random.key(0), jnp.ones((7, 2, 100)), 0.5, locked=True)
+    >>> bool((ys == ys[0]).all()), bool((ys[:, 0] == ys[:, 1]).all())
+    (True, False)
     """
-    rate, x = _rate("dropout", rate), jnp.asarray(x)
+    rate, xs = _rate("dropout", rate), jnp.asarray(xs)
+    if locked:
+        if not xs.ndim:
+            raise ValueError(f"dropout: a locked xs must have shape [T, *batch, H], got {describe(xs)}.")
+        resets = None if resets is None else _check_resets("dropout", resets, xs, "xs")
     if key is None or _is_zero(rate):
-        return x
-    return scale_kept(jax.random.bernoulli(key, 1 - rate, x.shape), x, rate)
+        return xs
+    if locked:
+        return scale_kept(locked_mask(key, xs.shape, rate, resets=resets, reverse=reverse), xs, rate)
+    return scale_kept(jax.random.bernoulli(key, 1 - rate, xs.shape), xs, rate)
 
 
 def scale_kept(keep: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
@@ -96,52 +125,6 @@ def locked_mask(
     else:
         begin = jax.lax.cummax(jnp.where(resets, time, 0), axis=0)
     return jnp.take_along_axis(masks, begin.reshape(begin.shape + (1,) * (masks.ndim - begin.ndim)), axis=0)
-
-
-@public
-def locked_dropout(
-    key: jax.Array | None,
-    xs: jax.Array,
-    rate: float | jax.Array,
-    *,
-    resets: jax.Array | None = None,
-    reverse: bool = False,
-) -> jax.Array:
-    r"""Variational dropout of inputs or outputs (Gal and Ghahramani, 2016): one mask a sequence.
-
-        ys[t] = xs[t] * m / (1 - rate),   m ~ Bernoulli(1 - rate)
-
-    with one ``m`` for every example and unit, the same at all steps. Between the layers of a stack it is
-    ``Stack(..., dropout=rate, locked=True)``.
-
-    Args:
-        key: used once a call; None drops nothing.
-        xs: ``[T, *batch, H]``.
-        rate: the share that is dropped, in [0, 1); it may be traced.
-        resets: bool ``[T, *batch]`` of rows that hold several sequences; each of them has a mask of its own.
-        reverse: whether the resets are meant for time that runs backwards, as in `unroll`.
-
-    Returns:
-        As ``xs``. The gradient of what was dropped is zero.
-
-    Raises:
-        ValueError: for a rate outside [0, 1), an ``xs`` without a time axis, or resets of another shape.
-        TypeError: if the resets are not bool.
-
-    >>> import jax, jax.numpy as jnp
-    >>> ys = locked_dropout(jax.random.key(0), jnp.ones((7, 2, 100)), 0.5)
-    >>> bool((ys == ys[0]).all()), bool((ys[:, 0] == ys[:, 1]).all())
-    (True, False)
-    """
-    rate = _rate("locked_dropout", rate)
-    xs = jnp.asarray(xs)
-    if not xs.ndim:
-        raise ValueError(f"locked_dropout: xs must have shape [T, *batch, H], got {describe(xs)}.")
-    if resets is not None:
-        resets = _check_resets("locked_dropout", resets, xs, "xs")
-    if key is None or _is_zero(rate):
-        return xs
-    return scale_kept(locked_mask(key, xs.shape, rate, resets=resets, reverse=reverse), xs, rate)
 
 
 @public
@@ -227,58 +210,45 @@ def _name(path: tuple[Any, ...]) -> str | None:
 
 
 @public
-def activation_regularization(ys: jax.Array, *, lengths: jax.Array | None = None) -> jax.Array:
-    r"""Activation regularisation, AR (Merity et al., 2017): the mean of ``ys ** 2`` over all valid steps.
+def activation_regularization(
+    ys: jax.Array, *, temporal: bool = False, lengths: jax.Array | None = None, resets: jax.Array | None = None
+) -> jax.Array:
+    r"""Penalties on outputs, means over all valid steps (Merity et al., 2017), to be added to the loss times a factor.
 
-    To be added to the loss times a factor (2 in the AWD-LSTM, on the outputs *after* their dropout).
+        ys[t] ** 2                   activation regularisation, AR: of the outputs after their dropout, times 2 there
+        (ys[t] - ys[t-1]) ** 2       temporal, TAR: of the outputs before it, times 1 in the AWD-LSTM
 
     Args:
         ys: ``[T, *batch, H]``.
+        temporal: whether it is the second.
         lengths: int ``[*batch]``; steps at and past a row's length count nowhere, and what stands there, also NaN,
             reaches neither value nor gradient.
+        resets: bool ``[T, *batch]``; a pair of steps whose second one is marked spans two sequences and does not count.
 
     Returns:
         A scalar, float32 or wider; zero where no step is valid.
-
-    >>> import jax.numpy as jnp
-    >>> float(activation_regularization(jnp.full((4, 2, 3), 2.0)))
-    4.0
-    """
-    ys = _steps("activation_regularization", ys)
-    return _mean_square(ys, _valid("activation_regularization", ys, lengths))
-
-
-@public
-def temporal_activation_regularization(
-    ys: jax.Array, *, lengths: jax.Array | None = None, resets: jax.Array | None = None
-) -> jax.Array:
-    r"""Temporal activation regularisation, TAR (Merity et al., 2017): the mean of ``(ys[t] - ys[t-1]) ** 2``.
-
-    To be added to the loss times a factor (1 in the AWD-LSTM, on the outputs *before* their dropout).
-
-    Args:
-        ys: ``[T, *batch, H]``.
-        lengths: as in `activation_regularization`; both steps of a pair must be valid.
-        resets: bool ``[T, *batch]``; a pair whose second step is marked spans two sequences and does not count.
-
-    Returns:
-        A scalar, float32 or wider; zero where there is no pair.
 
     Raises:
         ValueError: for lengths or resets of another shape.
         TypeError: if the resets are not bool.
 
     >>> import jax.numpy as jnp
-    >>> float(temporal_activation_regularization(jnp.arange(5.0)[:, None]))
+    >>> float(activation_regularization(jnp.full((4, 2, 3), 2.0)))
+    4.0
+    >>> float(activation_regularization(jnp.arange(5.0)[:, None], temporal=True))
     1.0
     """
-    ys = _steps("temporal_activation_regularization", ys)
-    valid = _valid("temporal_activation_regularization", ys, lengths)
+    where, ys = "activation_regularization", jnp.asarray(ys)
+    if not ys.ndim:
+        raise ValueError(f"{where}: ys must have shape [T, *batch, H], got {describe(ys)}.")
+    valid = _valid(where, ys, lengths)
+    if not temporal:
+        return _mean_square(ys, valid)
     if valid is not None:
         ys = jnp.where(valid, ys, jnp.zeros((), ys.dtype))  # before the difference, which would spread a NaN
         valid = valid[1:]  # a step's predecessor is valid if the step is
     if resets is not None:
-        resets = _check_resets("temporal_activation_regularization", resets, ys, "ys")
+        resets = _check_resets(where, resets, ys, "ys")
         joined = ~resets[1:].reshape(resets[1:].shape + (1,) * (ys.ndim - resets.ndim))
         valid = joined if valid is None else valid & joined
     dtype = compute_dtype(ys.dtype)
@@ -290,13 +260,6 @@ def _check_resets(where: str, resets: Any, array: jax.Array, name: str) -> jax.A
     resets = jnp.asarray(resets)
     axes = max(1, min(resets.ndim, array.ndim - 1))
     return check_resets(where, resets, array.shape[:axes], name)
-
-
-def _steps(where: str, ys: Any) -> jax.Array:
-    ys = jnp.asarray(ys)
-    if not ys.ndim:
-        raise ValueError(f"{where}: ys must have shape [T, *batch, H], got {describe(ys)}.")
-    return ys
 
 
 def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | None:

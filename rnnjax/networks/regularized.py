@@ -22,7 +22,7 @@ from rnnjax.cell import (
 from rnnjax.checks import check_kind
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import Controls, Network, Visit, leaves, network_initial_state, network_step, walk
-from rnnjax.networks.masks import check_rate, drop_connect, locked_dropout, locked_mask, scale_kept
+from rnnjax.networks.masks import check_rate, drop_connect, dropout, locked_mask, scale_kept
 from rnnjax.traced import name_values
 
 __all__ = ["Regularized", "RegularizedCell"]
@@ -55,13 +55,13 @@ class Regularized:
     Args:
         cell: any cell, also a `Stack`; for recurrent dropout and ``zoneout_h`` the states have a field ``h``, for
             ``zoneout_c`` ``c``.
-        input_dropout: rate of `locked_dropout` on ``xs``.
+        input_dropout: rate of a locked `dropout` on ``xs``.
         recurrent_dropout: rate of the mask on what the recurrent matmul sees.
         zoneout_h: probability that a unit of ``h`` keeps its value.
         zoneout_c: probability that a unit of ``c`` keeps its value; where ``c`` has a meaning only together with a
             normaliser ``n`` and a stabiliser ``m``, as in `SLSTM`, the unit keeps all three of them.
         weight_dropout: rate of `drop_connect` on ``w_hh``.
-        output_dropout: rate of `locked_dropout` on ``ys``.
+        output_dropout: rate of a locked `dropout` on ``ys``.
         expected_zoneout: without a key, states move by the mean of zoneout, ``rate * old + (1 - rate) * new``, which is
             how the paper evaluates; False evaluates the cell as it is. With a key it changes nothing. Not for
             ``zoneout_c`` of a cell with ``n`` and ``m``.
@@ -155,7 +155,7 @@ class Regularized:
     ) -> tuple[Any, jax.Array]:
         """Through the cell inside; see `rnnjax.Network`."""
         key_x, key_w, key_y, key = (None,) * 4 if key is None else jax.random.split(key, 4)
-        locked = functools.partial(locked_dropout, resets=controls.restarts, reverse=reverse)
+        locked = functools.partial(dropout, locked=True, resets=controls.restarts, reverse=reverse)
         if key_x is not None:
             xs = locked(key_x, xs, self.input_dropout)
         if key_w is not None and self.weight_dropout:

@@ -21,7 +21,7 @@ from rnnjax.network import (
     output_shape,
     part_controls,
 )
-from rnnjax.networks.masks import check_rate, dropout, locked_dropout
+from rnnjax.networks.masks import check_rate, dropout
 from rnnjax.networks.norms import check_norm, init_norm, normalize
 
 __all__ = ["Stack", "StackParams", "StackState", "check_layers"]
@@ -62,7 +62,7 @@ class Stack:
         residual: whether every layer but the first adds its output to what comes from below.
         norm: ``"layer"`` or ``"rms"`` normalises what every layer but the first sees.
         dropout: the share of each layer's outputs that the next layer does not see.
-        locked: False draws a new mask for every step, example and unit; True one a sequence, see `locked_dropout`.
+        locked: False draws a new mask for every step, example and unit; True one a sequence, see `dropout`.
 
     Raises:
         ValueError: if there is no cell, the norm is unknown, with ``residual`` a layer is not as wide as the first, or
@@ -176,10 +176,8 @@ class Stack:
         params, norm, state = part
         below = normalize(self.norm, norm, xs)
         if depth and keys is not None:
-            if self.locked:
-                below = locked_dropout(keys[0], below, self.dropout, resets=controls.restarts, reverse=reverse)
-            else:
-                below = dropout(keys[0], below, self.dropout)
+            resets = controls.restarts
+            below = dropout(keys[0], below, self.dropout, locked=self.locked, resets=resets, reverse=reverse)
         within = None if keys is None else keys[1]
         state, ys = visit(self.cells[depth], params, state, below, controls, reverse=reverse, key=within)
         return state, xs + ys if self.residual and depth else ys

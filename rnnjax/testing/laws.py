@@ -15,9 +15,8 @@ import numpy as np
 
 from rnnjax.cell import check_size, describe, param_shapes
 from rnnjax.checks import did_you_mean
-from rnnjax.engines import engines
 from rnnjax.engines import implementations as implementations_of
-from rnnjax.engines.choice import UnfitError
+from rnnjax.engines.choice import UnfitError, registered
 from rnnjax.network import start_state
 from rnnjax.testing.contract import check_cell
 from rnnjax.testing.meshes import shard_map, sharded
@@ -106,7 +105,7 @@ def check_laws(
                 f"check_laws: no {implementation!r} implementation for {type(cell).__name__}; "
                 f"available: {', '.join(able)}."
             )
-    iterative = {entry.name for entry in engines().entries if entry.iterative}
+    iterative = {entry.name for entry in registered().entries if entry.iterative}
     chosen = tuple([name for name in able if name not in iterative] if implementations is None else implementations)
     with jax.enable_x64(True):
         problem = make_problem(cell, input_size, seq_len=TIME)

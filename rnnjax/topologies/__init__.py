@@ -29,7 +29,7 @@ from rnnjax.topologies.encoder_decoder import EncoderDecoder
 from rnnjax.topologies.losses import binary_loss, huber_loss, mse_loss, softmax_loss
 from rnnjax.topologies.many_to_many import ManyToMany
 from rnnjax.topologies.many_to_one import ManyToOne, OneToOne
-from rnnjax.topologies.masks import length_mask, masked_mean
+from rnnjax.topologies.masks import masked_mean
 from rnnjax.topologies.metrics import accuracy, binary_accuracy, sequence_accuracy
 from rnnjax.topologies.one_to_many import OneToMany
 
@@ -44,7 +44,6 @@ __all__ = [
     "binary_accuracy",
     "binary_loss",
     "huber_loss",
-    "length_mask",
     "masked_mean",
     "mse_loss",
     "sequence_accuracy",

@@ -8,7 +8,7 @@ import pytest
 import rnnjax
 from rnnjax import cells
 from rnnjax.analysis import newton_report
-from rnnjax.engines import Job, Newton, NewtonLoops, affine_engine, choice, choose, engine, register
+from rnnjax.engines import Job, Newton, affine_engine, choice, choose, engine, register
 from rnnjax.testing import check_laws
 from tests.cells_table import Row, assert_close, make_problem, with_gradients
 
@@ -99,7 +99,7 @@ def loss_by_scan(cell, params, xs):
 def test_the_loop_runs_where_it_does_not_converge(monkeypatch):
     """One iteration is not enough; values and gradients are the loop's, through an engine with options of its own."""
     monkeypatch.setattr(choice, "_engines", choice._engines)
-    register(affine_engine("once", NewtonLoops(Newton(max_iters=1, damping=0.5)), rank=-1))
+    register(affine_engine("once", Newton(max_iters=1, damping=0.5), rank=-1))
     cell = rnnjax.GRU(4)
     params, xs = problem(cell, 20)
     assert not newton_report(cell, params, None, xs, options=Newton(max_iters=1, damping=0.5)).converged

@@ -8,7 +8,7 @@ from scipy import stats
 
 from rnnjax import forecast
 from rnnjax.forecast import marks
-from rnnjax.forecast.calibration import calibration_of
+from rnnjax.forecast.calibration import Calibration, calibration_of
 from tests.forecast.test_command import leaky, trained  # noqa: F401  (a fixture)
 
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
@@ -32,7 +32,7 @@ def test_stretch_is_what_the_width_lacks() -> None:
         covered = np.mean((actual >= quantiles[:, 0]) & (actual <= quantiles[:, -1]))
         assert inside[0] < covered < inside[1]
     np.testing.assert_array_equal(calibration.apply(said)[:, 2], said[:, 2])  # the median stays
-    whole = forecast.Calibration((0.1, 0.5, 0.9), np.array([1.5, 1, 1.5])).apply([[0], [1], [2]])
+    whole = Calibration((0.1, 0.5, 0.9), np.array([1.5, 1, 1.5])).apply([[0], [1], [2]])
     assert whole.ravel().tolist() == [-0.5, 1, 2.5]  # of integers too
 
 
@@ -41,13 +41,13 @@ def test_stretched_quantiles_rise_and_missing_values_do_not_count() -> None:
     said = np.array([[[-1.0] * 3, [0.0] * 3, [1.0] * 3]])
     calibration = calibration_of(actual, said, (0.1, 0.5, 0.9))
     assert calibration.stretch[2] == 3  # of two values, both have to lie within
-    crossing = forecast.Calibration((0.1, 0.25, 0.5, 0.75, 0.9), np.array([0.5, 3, 1, 3, 0.5]))
+    crossing = Calibration((0.1, 0.25, 0.5, 0.75, 0.9), np.array([0.5, 3, 1, 3, 0.5]))
     moved = crossing.apply(np.array([[-2.0], [-1.0], [0.0], [1.0], [2.0]]))
     assert moved.ravel().tolist() == [-3, -3, 0, 3, 3]
     with pytest.raises(ValueError, match=r"must have shape \[\.\.\., 5, horizon\]"):
         crossing.apply(np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"0\.5 must be among the levels"):
-        forecast.Calibration((0.1, 0.9), np.ones(2)).apply(np.zeros((2, 4)))
+        Calibration((0.1, 0.9), np.ones(2)).apply(np.zeros((2, 4)))
 
 
 def test_each_window_is_calibrated_by_the_others(leaky) -> None:  # noqa: F811

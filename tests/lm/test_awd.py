@@ -67,12 +67,11 @@ def masks(model, params):
     """Which entries a key keeps, found by what multiplies ones: of inputs, between the layers, of outputs, of w_hh."""
     key_x, key_stack, key_y, key_w = jax.random.split(KEY, 4)
     ones, resets = jnp.ones((T, B, H)), jnp.asarray(CHUNK.resets)
-    drop = rnnjax.networks.locked_dropout if model.locked else rnnjax.networks.dropout
-    options = {"resets": resets} if model.locked else {}
+    options = {"locked": True, "resets": resets} if model.locked else {}
     between = jax.random.split(key_stack, (2, 2))[0][1]
     rate = model.dropout if model.embed_dropout is None else model.embed_dropout
     x_mask, middle, y_mask = (
-        np.asarray(drop(key, ones, rate, **options))
+        np.asarray(rnnjax.networks.dropout(key, ones, rate, **options))
         for key, rate in ((key_x, rate), (between, model.dropout), (key_y, model.dropout))
     )
     whole = jax.tree.map(jnp.ones_like, params.stack)

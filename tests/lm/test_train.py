@@ -13,7 +13,8 @@ import rnnjax
 from rnnjax.fit import TrainingFailedError
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.loop import MAX_ROLLBACKS
-from rnnjax.fit.optimizers import OPTIMIZERS, OptimizerOptions, learning_rate, make_optimizer
+from rnnjax.fit.optimizers import OPTIMIZERS, OptimizerOptions
+from rnnjax.fit.progress import Place
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.lm.run import RunPaths, open_run
@@ -209,7 +210,7 @@ def test_a_border_in_training_is_that_of_tbptt(corpus, tmp_path):
     params = model.init(jax.random.fold_in(jax.random.key(0), 0))
     streams = corpus.train[: len(corpus.train) // 4 * 4].reshape(4, -1).T.astype(np.int32)
     stream = Chunk(streams[: 16 * epoch], streams[1 : 16 * epoch + 1])
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = config.optimizer.make_optimizer()
     opt_state = optax.tree.set(optimizer.init(params), learning_rate=np.float32(config.optimizer.lr))
     result = rnnjax.tbptt(
         model.loss, optimizer, params, opt_state, model.initial_state((4,)), stream,
@@ -238,7 +239,7 @@ def test_other_models_train_too(corpus, tmp_path, options):
 def test_optimizers_follow_their_equations(name, clip_by):
     """Two steps in NumPy, with clipping, decay of matrices alone, and a rate set from outside."""
     options = OptimizerOptions(optimizer=name, lr=0.1, clip=0.5, clip_by=clip_by, weight_decay=0.01)
-    optimizer = make_optimizer(options)
+    optimizer = options.make_optimizer()
     params = {"w": np.array([[1.0, -2.0]]), "b": np.array([0.5])}
     moving = jax.tree.map(np.float32, params)
     state = optimizer.init(moving)
@@ -274,11 +275,11 @@ def test_optimizers_follow_their_equations(name, clip_by):
 
 def test_schedules():
     step = OptimizerOptions(lr=1.0, schedule="step", decay=0.5, decay_from=2, warmup=0.0)
-    assert [learning_rate(step, progress=0.5, epoch=e) for e in range(5)] == [1.0, 1.0, 0.5, 0.25, 0.125]
+    assert [step.learning_rate(Place(0.5, e, 0, 7)) for e in range(5)] == [1.0, 1.0, 0.5, 0.25, 0.125]
     plateau = OptimizerOptions(lr=1.0, schedule="plateau", decay=0.5, warmup=0.0)
-    assert [learning_rate(plateau, progress=0.5, epoch=9, plateaus=n) for n in range(3)] == [1.0, 0.5, 0.25]
+    assert [plateau.learning_rate(Place(0.5, 9, n, 7)) for n in range(3)] == [1.0, 0.5, 0.25]
     constant = OptimizerOptions(lr=2.0, schedule="constant", warmup=0.5)
-    assert [learning_rate(constant, progress=p, epoch=0) for p in (0.0, 0.25, 0.5, 1.0)] == [0.0, 1.0, 2.0, 2.0]
+    assert [constant.learning_rate(Place(p, 0, 0, 7)) for p in (0.0, 0.25, 0.5, 1.0)] == [0.0, 1.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ from rnnjax.networks import (
     activation_regularization,
     drop_connect,
     dropout,
-    locked_dropout,
-    temporal_activation_regularization,
     zoneout,
 )
 from rnnjax.networks.masks import locked_mask
@@ -32,15 +30,15 @@ OTHER = jax.random.key(1)
 @pytest.mark.quick
 def test_locked_dropout_is_one_mask_a_sequence():
     xs = jax.random.normal(OTHER, (5, 4, 300))
-    ys = locked_dropout(KEY, xs, 0.2)
+    ys = dropout(KEY, xs, 0.2, locked=True)
     mask = np.asarray(locked_mask(KEY, xs.shape, 0.2))
     np.testing.assert_allclose(ys, np.asarray(xs) * mask / 0.8, rtol=1e-6)
     np.testing.assert_allclose(mask.mean(), 0.8, atol=0.03)
-    gradient = jax.grad(lambda xs: locked_dropout(KEY, xs, 0.2).sum())(xs)
+    gradient = jax.grad(lambda xs: dropout(KEY, xs, 0.2, locked=True).sum())(xs)
     np.testing.assert_allclose(gradient, np.broadcast_to(mask / 0.8, xs.shape), rtol=1e-6)
-    assert locked_dropout(None, xs, 0.2) is xs and locked_dropout(KEY, xs, 0) is xs
-    assert locked_dropout(KEY, xs.astype(jnp.bfloat16), 0.2).dtype == jnp.bfloat16
-    assert locked_dropout(KEY, xs[:0], 0.2, resets=jnp.zeros((0, 4), bool)).shape == (0, 4, 300)
+    assert dropout(None, xs, 0.2, locked=True) is xs and dropout(KEY, xs, 0, locked=True) is xs
+    assert dropout(KEY, xs.astype(jnp.bfloat16), 0.2, locked=True).dtype == jnp.bfloat16
+    assert dropout(KEY, xs[:0], 0.2, locked=True, resets=jnp.zeros((0, 4), bool)).shape == (0, 4, 300)
 
 
 @pytest.mark.quick
@@ -97,7 +95,7 @@ def test_activation_regularizers_are_means_over_what_is_valid(x64):
     steps = [(ys[t, row] - ys[t - 1, row]) ** 2 for t, row in pairs]
     inside = [(ys[t, row] - ys[t - 1, row]) ** 2 for t, row in pairs if not resets[t, row]]
     poisoned = np.where((np.arange(6)[:, None] >= lengths)[..., None], np.nan, ys)
-    ar, tar = activation_regularization, temporal_activation_regularization
+    ar, tar = activation_regularization, functools.partial(activation_regularization, temporal=True)
     for function, want in (
         (functools.partial(ar, lengths=lengths), np.mean(squares)),
         (functools.partial(tar, lengths=lengths), np.mean(steps)),
@@ -178,7 +176,7 @@ def test_resets_may_be_lists():
     arrays = rnnjax.unroll(net, params, state, xs, resets=jnp.asarray(flags), key=KEY)
     jax.tree.map(np.testing.assert_array_equal, lists, arrays)
     pairs = np.diff(np.asarray(xs), axis=0)[~np.asarray(flags)[1:]]
-    value = temporal_activation_regularization(xs, resets=flags)
+    value = activation_regularization(xs, temporal=True, resets=flags)
     np.testing.assert_allclose(value, (pairs**2).mean(), rtol=1e-5)
 
 
@@ -192,7 +190,7 @@ def test_rates_outside_their_range(rate):
     params = LSTM(4).init(KEY, 3)
     sentence = r"must lie in \[0, 1\), got \S+\.$"
     for name, call in {
-        "locked_dropout: rate": lambda: locked_dropout(None, one, rate),
+        "dropout: rate": lambda: dropout(None, one, rate, locked=True),
         "zoneout: rate": lambda: zoneout(KEY, one, one, rate),
         "drop_connect: rate": lambda: drop_connect(KEY, params, rate),
         **{f"Regularized: {name}": lambda name=name: Regularized(LSTM(4), **{name: rate}) for name in RATES},
@@ -258,10 +256,10 @@ def test_errors_of_the_functions():
         ValueError, match=r"^drop_connect: params must have an array 'w_x', got b, w_hh, w_ih; name one"
     ):
         drop_connect(KEY, LSTM(4).init(KEY, 3), 0.5, fields=("w_x",))
-    xs, tar = jnp.ones((4, 2, 3)), temporal_activation_regularization
+    xs, tar = jnp.ones((4, 2, 3)), functools.partial(activation_regularization, temporal=True)
     for where, of, call in (
-        ("locked_dropout", "xs", functools.partial(locked_dropout, KEY, xs, 0.5)),
-        ("temporal_activation_regularization", "ys", functools.partial(tar, xs)),
+        ("dropout", "xs", functools.partial(dropout, KEY, xs, 0.5, locked=True)),
+        ("activation_regularization", "ys", functools.partial(tar, xs)),
     ):
         with pytest.raises(
             ValueError, match=rf"^{where}: resets must have shape \[4, 2\], as {of} without features, got"

@@ -10,7 +10,7 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Elman, LearnedState, Regularized, Stack
-from rnnjax.networks import activation_regularization, locked_dropout
+from rnnjax.networks import activation_regularization, dropout
 from rnnjax.networks.regularized import RegularizedCell
 from tests.cells_table import Row, assert_close, fast_jit, loss_of, make_problem, plain
 from tests.networks.rates import RATES
@@ -384,7 +384,7 @@ def test_rates_reach_every_cell_of_a_stack(around, x64):
         between, within = jax.random.split(key, (2, 2))
         ys, states = p.xs, []
         for depth, (cell, params, state) in enumerate(zip(cells, p.params.layers, p.state.layers)):
-            ys = locked_dropout(between[depth], ys, 0.5, resets=p.resets) if depth else ys
+            ys = dropout(between[depth], ys, 0.5, locked=True, resets=p.resets) if depth else ys
             if around == "each":
                 key, rates = within[depth], {"weight_dropout": 0.2, **stepwise}
                 state, ys = run_regularized(cell, params, state, ys, key=key, **rates, **options)
@@ -405,7 +405,7 @@ def test_rates_reach_every_cell_of_a_stack(around, x64):
                     rows.append(jnp.stack(out))
                 state, ys = jax.tree.map(lambda *rows: jnp.stack(rows), *finals), jnp.stack(rows, 1)
             states.append(state)
-        ys = ys if key_y is None else locked_dropout(key_y, ys, 0.2, resets=p.resets)
+        ys = ys if key_y is None else dropout(key_y, ys, 0.2, locked=True, resets=p.resets)
         return type(p.state)(tuple(states)), ys
 
     got, want = fast_jit(lambda p: (rnnjax.unroll(net, *p[:3], key=KEY, **options), by_hand(p)))(problem)

@@ -10,12 +10,12 @@ from rnnjax.topologies import (
     binary_accuracy,
     binary_loss,
     huber_loss,
-    length_mask,
     masked_mean,
     mse_loss,
     sequence_accuracy,
     softmax_loss,
 )
+from rnnjax.topologies.masks import length_mask
 from tests.cells_table import fast_jit
 
 T, B, V = 5, 4, 3

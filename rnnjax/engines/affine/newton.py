@@ -36,9 +36,8 @@ from rnnjax.engines.affine.program import Refusal
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.choice import Controls, Job
 from rnnjax.engines.scan import select
-from rnnjax.kinds import check_kinds
 
-__all__ = ["Newton", "NewtonLoops", "Solution", "solve"]
+__all__ = ["Newton", "Solution", "solve"]
 
 _XLA = XlaLoops()
 # Blocks [T, k, k, *batch, H]: how state k of a unit follows its state j; sources and states [T, k, *batch, H]. In one
@@ -46,9 +45,18 @@ _XLA = XlaLoops()
 # compiled for minutes.
 
 
+class Solution(NamedTuple):
+    """What the iteration came to."""
+
+    before: Any  # the states before every step, as a reset has them: leaves [T, *batch, H]
+    iterations: jax.Array
+    residual: jax.Array  # at the last but one guess
+    converged: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Newton:
-    """When to stop, and how much of the derivative to trust.
+    """The loops, see `rnnjax.engines.affine.loops.Loops`: when they stop, and how much of the derivative they trust.
 
     Args:
         max_iters: at most so many iterations; by default 64.
@@ -62,32 +70,13 @@ class Newton:
     max_iters: int = 64
     tolerance: float | None = None
     damping: float = 0.0
+    platform = "any"  # what reverse mode alone cannot do with it goes to the loops of XLA
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_iters", check_size("Newton", "max_iters", self.max_iters))
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", check_real("Newton", "tolerance", self.tolerance, above=0.0))
         object.__setattr__(self, "damping", check_real("Newton", "damping", self.damping, least=0.0, most=1.0))
-
-
-class Solution(NamedTuple):
-    """What the iteration came to."""
-
-    before: Any  # the states before every step, as a reset has them: leaves [T, *batch, H]
-    iterations: jax.Array
-    residual: jax.Array  # at the last but one guess
-    converged: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class NewtonLoops:
-    """See `rnnjax.engines.affine.loops.Loops`."""
-
-    options: Newton = Newton()
-    platform = "any"  # what reverse mode alone cannot do with it goes to the loops of XLA
-
-    def __post_init__(self) -> None:
-        check_kinds(self)
 
     def fits(self, plan: Plan, job: Job) -> str:
         """It needs an update that treats every unit alone, and states that are not rounded at every step."""
@@ -107,7 +96,7 @@ class NewtonLoops:
         if not operands.xs.shape[0]:
             return _XLA.forward(plan, operands, keep=keep)
         dtype = operands.state.h.dtype
-        found = solve(plan, operands, self.options)
+        found = solve(plan, operands, self)
 
         def at_once() -> Any:
             seen = _see(plan, operands, found.before)
