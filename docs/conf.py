@@ -92,8 +92,11 @@ def with_links(text, folder, page):
 
     def link(found):
         image, words, target, anchor = found[1], found[2], (folder / found[3]).resolve(), found[4] or ""
+        folder_of = target.parent if target.name == "README.md" else target
         if target in _PAGES:
             target = HERE / f"{_PAGES[target]}.md"
+        elif folder_of.parent == ROOT / "experiments" and folder_of.is_dir():
+            target = HERE / "made" / "experiments" / f"{folder_of.name}.md"
         if target.is_relative_to(HERE) or (image and target.is_file()):
             return f"{image}[{words}]({os.path.relpath(target, page.parent)}{anchor})"
         return words

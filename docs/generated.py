@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -185,16 +184,15 @@ def battery(name: str) -> str:
     tables = importlib.import_module("experiments.11_battery.tables")
     table = tables.row_of(json.loads(path.read_text(encoding="utf-8")))
     command = f"`python -m experiments.11_battery.run --cell {name}`"
-    return f"{table}\n\nTen seeds each, 32 units; [what is asked, and all cells](../battery/index.md). {command}."
+    about = "Ten seeds each, 32 units; [what is asked, and all cells](../experiments/11_battery.md)."
+    return f"{table}\n\n{about} {command}."
 
 
-def battery_page() -> None:
-    """The whole table, as its experiment has it."""
-    text = (BATTERY / "README.md").read_text(encoding="utf-8")
-    (MADE / "battery").mkdir(parents=True, exist_ok=True)
-    for picture in BATTERY.glob("*.png"):
-        shutil.copyfile(picture, MADE / "battery" / picture.name)
-    write(MADE / "battery" / "index.md", text)
+def experiment_pages() -> None:
+    """One page an experiment, its README; read_source of conf.py puts the text in."""
+    for path in sorted(BATTERY.parent.glob("[0-9]*/README.md")):
+        text = f"```{{include}} ../../../experiments/{path.parent.name}/README.md\n```\n"
+        write(MADE / "experiments" / f"{path.parent.name}.md", text)
 
 
 def call(name: str, kind: type) -> str:
@@ -274,7 +272,7 @@ def make(app) -> None:
             *HERE.glob("*.py"),
             *(HERE.parent / "rnnjax").rglob("*.py"),
             *BATTERY.glob("cells/*.json"),
-            BATTERY / "README.md",
+            *BATTERY.parent.glob("[0-9]*/README.md"),
             *RESULTS.glob("*_2core.json"),
         )
     )
@@ -283,7 +281,7 @@ def make(app) -> None:
     if not kept.exists() or kept.read_text() != stamp:
         reference()
         cell_pages()
-        battery_page()
+        experiment_pages()
         kept.write_text(stamp)
 
 

@@ -55,6 +55,22 @@ def test_other_shells_know_every_option(capsys, shell):
         subprocess.run([shell, "-n"], input=text, text=True, check=True)
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes(capsys):
+    text = script(capsys, "fish")
+
+    def offered(line):
+        asked = f"{text}\ncomplete -C '{line}'"
+        found = subprocess.run(["fish", "--no-config", "-c", asked], capture_output=True, text=True, check=True)
+        return [one.partition("\t")[0] for one in found.stdout.splitlines()]
+
+    assert offered("rnnjax tr") == ["train"]
+    assert sorted(offered("rnnjax completion ")) == ["bash", "fish", "zsh"]
+    assert offered("rnnjax train --chunk") == ["--chunk-len"]
+    assert offered("rnnjax train --cell peep") == ["peephole_lstm"]
+    assert offered("rnnjax --v") == ["--version"]
+
+
 def test_another_shell_is_refused(capsys):
     found = rnnjax(capsys, "completion", "tcsh")
     assert found.code == 2 and "bash, zsh, fish, got 'tcsh'" in found.err

@@ -55,7 +55,7 @@ def _options(name: str, module: str) -> list[_Option]:
     """Those of a command, as its parser knows them."""
     app = typer.Typer(add_completion=False)
     app.command(name)(getattr(importlib.import_module(module), name.replace("-", "_")))
-    found = [_Option(("--help",), "Show what the command does.", False, ())]
+    found = [_Option(("--help",), "Show what the command does", False, ())]
     known = _values()
     for param in typer.main.get_command(app).params:
         if param.param_type_name == "option":
@@ -78,9 +78,9 @@ def _values() -> dict[str, tuple[str, ...]]:
 
 
 def _first(text: str) -> str:
-    """The first sentence of a help, without quotes and marks, which shells would have to be told of."""
+    """The first sentence of a help, without marks, which shells would have to be told of."""
     sentence = re.split(r"(?<=[.;:])\s", " ".join(text.split()))[0].rstrip(".;:")
-    return re.sub(r"[\"'`\\$\[\]]", "", sentence)
+    return re.sub(r"[\"`\\$\[\]]", "", sentence)
 
 
 def _chosen(options: dict[str, list[_Option]]) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -130,6 +130,7 @@ def _zsh(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[s
         "_rnnjax() {",
         "    local -a found",
         "    if (( CURRENT == 2 )); then",
+        '        if [[ ${words[2]} == -* ]]; then compadd -- --version --help; return; fi',
         f"        found=({commands})",
         "        _describe command found",
         "        return",
@@ -149,7 +150,11 @@ def _zsh(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[s
 
 
 def _fish(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[str]:
-    lines = ["complete -c rnnjax -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'"]
+    lines = [
+        "complete -c rnnjax -n __fish_use_subcommand -l version -d 'Show the versions'",
+        "complete -c rnnjax -n __fish_use_subcommand -l help -d 'Show the commands'",
+        "complete -c rnnjax -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'",
+    ]
     for name, text in summaries.items():
         lines.append(f"complete -c rnnjax -n __fish_use_subcommand -f -a {name} -d {shlex.quote(text)}")
         for option in options[name]:

@@ -56,7 +56,8 @@ class ModelOptions:
 
     cell: str = option(
         "lstm",
-        f"{', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: elman(activation=relu); file.py:Cell.",
+        f"Cell by name, or file.py:Class: {', '.join(sorted(CELLS.keys() - {'conv_lstm'}))}; with options: "
+        "elman(activation=relu).",
         "CELL",
     )
     layers: int = option(1, "Layers.", "NUMBER")

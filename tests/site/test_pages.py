@@ -10,7 +10,7 @@ from tests.pages import ROOT, run_fresh
 DOCS = ROOT / "docs"
 COURSE = sorted((DOCS / "course").glob("[0-9]*.md"))
 CELL = re.compile(r"```\{code-cell\} python\n((?::[^\n]*\n)*)(.*?)```", re.S)
-MADE = {"made/battery/index", "made/cells/index", "made/reference/index"}  # by docs/generated.py
+MADE = {"made/cells/index", "made/reference/index"}  # by docs/generated.py
 
 
 def entries(page):
