@@ -1,4 +1,4 @@
-"""Pictures of units and texts: a text in the colours of a unit or of its loss, the best units for a label, saturation.
+"""Pictures of units: a text in the colours of one, and the best of them for a label.
 
 Nothing is shown and nothing written; save a figure with ``.savefig(path)``. matplotlib is imported when one is drawn.
 """
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rnnjax.analysis.gates import UnitStatistics
 from rnnjax.analysis.search import LabelSearch
 from rnnjax.kinds import public
 
@@ -20,11 +19,8 @@ __all__ = [
     "DIVERGING",
     "SEQUENTIAL",
     "color_of",
-    "plot_losses",
     "plot_ranking",
-    "plot_saturation",
     "plot_text",
-    "shade_of",
     "value_scale",
 ]
 
@@ -61,19 +57,6 @@ def color_of(share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def shade_of(share: float) -> tuple[int, int, int]:
-    """Red, green and blue, 0 to 255, for 0 to 1 on the sequential scale; what lies beyond is cut off.
-
-    >>> shade_of(0.0), shade_of(2.0)
-    ((251, 251, 250), (61, 0, 82))
-    """
-    place = min(1.0, max(0.0, share)) * (len(SEQUENTIAL) - 1)
-    below = min(int(place), len(SEQUENTIAL) - 2)
-    pair = zip(SEQUENTIAL[below], SEQUENTIAL[below + 1], strict=True)
-    red, green, blue = (round(low + (place - below) * (high - low)) for low, high in pair)
-    return red, green, blue
-
-
 def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
@@ -103,38 +86,6 @@ def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "st
         raise ValueError(f"plot_text: there must be one value a character, got {len(text)} and {len(values)}.")
     middle, reach = value_scale(values, kind)
     colors = [color_of((value - middle) / reach) for value in values.tolist()]
-    about = f"{title}  blue {middle - reach:.3g}, white {middle:.3g}, orange {middle + reach:.3g}".strip()
-    return _page(text, colors, about, columns)
-
-
-@public
-def plot_losses(
-    text: str, losses: np.ndarray, *, title: str = "", most: float | None = None, columns: int = 96
-) -> Figure:
-    """A page of text, every character the darker the more it surprised the model.
-
-    Args:
-        text: n characters, for a page up to some thousand.
-        losses: ``[n]``, nats of each character given what stands before it (`rnnjax.lm.evaluate.symbol_losses`, which
-            begins with the second); nan, as for the first, is left white.
-        title: above the page.
-        most: the loss that has the darkest colour; by default only one in a hundred is above it.
-        columns: longer lines are broken.
-
-    Raises:
-        ValueError: if text and losses differ in length, or there is none.
-        ModuleNotFoundError: without matplotlib.
-    """
-    if len(text) != len(losses) or not text:
-        raise ValueError(f"plot_losses: there must be one loss a character, got {len(text)} and {len(losses)}.")
-    known = np.nan_to_num(np.asarray(losses, np.float64))
-    most = max(float(np.percentile(known, 99)), 1e-6) if most is None else most
-    colors = [shade_of(loss / most) for loss in known.tolist()]
-    return _page(text, colors, f"{title}  white 0, darkest {most:.3g} nats".strip(), columns)
-
-
-def _page(text: str, colors: list[tuple[int, int, int]], title: str, columns: int) -> Figure:
-    """A page of text, every character on its colour."""
     places, row, column = [], 0, 0
     for character in text:
         if column == columns:
@@ -156,7 +107,8 @@ def _page(text: str, colors: list[tuple[int, int, int]], title: str, columns: in
             )
     axes.imshow(page, aspect="auto", interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title, fontsize=8)
+    about = f"{title}  blue {middle - reach:.3g}, white {middle:.3g}, orange {middle + reach:.3g}".strip()
+    axes.set_title(about, fontsize=8)
     return figure
 
 
@@ -186,35 +138,4 @@ def plot_ranking(found: LabelSearch, *, count: int = 20) -> Figure:
     axes.set_title(f"units that tell {found.label!r}", fontsize=9)
     figure.legend(loc="outside lower center", fontsize=7, frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-@public
-def plot_saturation(statistics: UnitStatistics) -> Figure:
-    """Right against left saturation of every gate, as in figure 3 of Karpathy et al. (2015); a panel for each layer.
-
-    Args:
-        statistics: from `unit_statistics`.
-
-    Raises:
-        ValueError: if no gate is in them.
-        ModuleNotFoundError: without matplotlib.
-    """
-    gates = {name: leaf for name, leaf in statistics.leaves.items() if leaf.kind == "gate"}
-    if not gates:
-        raise ValueError("plot_saturation: the statistics must be of cells with gates, got none; take another cell.")
-    layers = sorted({name.partition(".")[0] for name in gates}, key=lambda layer: int(layer[1:]))
-    figure = _figure(3.4 * len(layers) + 0.4, 3.6)
-    colors = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#000000")
-    for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
-        mine = [name for name in gates if name.startswith(f"{layer}.")]
-        for number, name in enumerate(mine):
-            color, marker = colors[number % len(colors)], "o^sDv"[number % 5]
-            leaf, label = gates[name], name.partition(".")[2]
-            axes.plot(leaf.right, leaf.left, marker, color=color, markersize=3.5, alpha=0.6, label=label, linestyle="")
-        axes.plot([0, 1], [1, 0], color=_GREY, linewidth=0.8)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="share of time above 0.9", title=layer)
-        axes.set_ylabel("share of time below 0.1")
-        axes.legend(fontsize=7, frameon=False, loc="upper right")  # above the diagonal no dot can be
-        axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -24,7 +24,6 @@ __all__ = [
     "bucket_by_length",
     "check_arrays",
     "pad_sequences",
-    "padded_share",
     "share_of_padding",
     "time_first",
 ]
@@ -65,29 +64,6 @@ def time_first(arrays: Any) -> Any:
         if not hasattr(leaf, "swapaxes") or isinstance(leaf, type) or getattr(leaf.dtype, "kind", "O") in "OUS":
             raise TypeError(f"time_first: arrays must be a tree of arrays, got {short(leaf)}.")
     return jax.tree.map(lambda array: array.swapaxes(0, 1) if array.ndim > 1 else array, arrays)
-
-
-@public
-def padded_share(lengths: Any, batch_size: int | None = None) -> float:
-    """The share of steps that hold nothing if sequences are padded, in the order given, to the longest of their batch.
-
-    Args:
-        lengths: int ``[D]``, each at least 1.
-        batch_size: B, the last batch may be smaller; None is one batch of all.
-
-    Raises:
-        ValueError: for no lengths, or one below 1.
-        TypeError: if the lengths are not integers.
-
-    >>> padded_share([10, 2, 10, 10], batch_size=2)
-    0.2
-    """
-    sizes = _check_lengths("padded_share", lengths)
-    if batch_size is None:
-        batch_size = len(sizes)
-    check_size("padded_share", "batch_size", batch_size)
-    parts = [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
-    return share_of_padding(sizes, sum(len(part) * int(part.max()) for part in parts))
 
 
 @public

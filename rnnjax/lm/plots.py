@@ -1,4 +1,4 @@
-"""Pictures of a training: losses against the baselines, gradient norms and how often they are clipped, several runs."""
+"""The picture of a training: losses against the baselines, and the gradient norm; what it is drawn from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-__all__ = ["compare_losses", "gradient_curves", "loss_curve", "read_metrics"]
+__all__ = ["loss_curve", "read_metrics"]
 
 # Okabe and Ito (2008): told apart with every kind of colour vision.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-_COLORS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _NAMES = {"unigram": "unigram", "witten_bell": "Witten-Bell", "xz": "xz -9e"}
 _LABEL_STRIP = 0.36  # room for labels right of the data, as a share of its width
 _SMOOTHING = 0.08  # half the width of the average, as a share of what came before: even on the log scale
@@ -82,82 +81,6 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]
     lower.set_xlabel("symbols seen")
     figure.align_ylabels([losses, lower])
     return figure
-
-
-def gradient_curves(rows: Sequence[Mapping[str, Any]], *, clip: float | None = None) -> Figure:
-    """Draws the gradient norm, mean and largest of each interval, and below it the share of updates that were clipped.
-
-    Args:
-        rows: from `read_metrics`; the kind ``train`` is used.
-        clip: the norm at which the training clips, drawn as a line.
-
-    Raises:
-        ValueError: if no row is of kind ``train``.
-    """
-    train = _usable(rows, "train", ("symbols", "grad_norm", "grad_norm_max", "clip_rate"))
-    if not train:
-        raise ValueError("gradient_curves: rows must hold at least one of kind 'train', got none; train for longer.")
-    figure = Figure(figsize=(9.0, 5.0), dpi=100, layout="constrained")
-    norms, clipped = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    seen = _column(train, "symbols")
-    norms.plot(seen, _column(train, "grad_norm_max"), color=_ORANGE, linewidth=0.9, linestyle="--", label="largest")
-    norms.plot(seen, _column(train, "grad_norm"), color=_BLUE, linewidth=1.6, label="mean")
-    if clip is not None:
-        norms.axhline(clip, color=_GREY, linewidth=1, linestyle=":", label=f"clipped at {clip:g}")
-    _log_scale(norms, _column(train, "grad_norm_max"))
-    norms.set_ylabel("gradient norm")
-    norms.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2)
-    clipped.plot(seen, 100 * _column(train, "clip_rate"), color=_GREEN, linewidth=1.4, label="clip rate")
-    clipped.set_ylim(0, 105)
-    clipped.set_ylabel("clipped [%]")
-    clipped.set_xscale("log")
-    clipped.set_xlabel("symbols seen")
-    _plain_axes(norms, clipped)
-    figure.suptitle("Gradient norms", x=0.01, ha="left")
-    return figure
-
-
-def compare_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, over: str = "symbols") -> Figure:
-    """Draws the validation losses of several runs, each with its best.
-
-    Args:
-        runs: rows from `read_metrics` by name; the kind ``eval`` is used.
-        over: ``"symbols"`` seen, or ``"seconds"``.
-
-    Raises:
-        ValueError: if there is no run, one has no evaluation, or another axis is asked for.
-    """
-    if over not in ("symbols", "seconds"):
-        raise ValueError(f"compare_losses: over must be 'symbols' or 'seconds', got {over!r}.")
-    if not runs:
-        raise ValueError("compare_losses: there must be at least one run to draw, got none.")
-    figure = Figure(figsize=(7.0, 4.4), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    for number, (name, rows) in enumerate(runs.items()):
-        evals = _usable(rows, "eval")
-        if not evals:
-            raise ValueError(f"compare_losses: run {name!r} must hold at least one row of kind 'eval', got none.")
-        values, color = _column(evals, "val_loss"), _COLORS[number % len(_COLORS)]
-        best = f"{name} {values.min():.3f} ({_bits(values.min()):.3f} bits)"
-        style = ("-", "--", "-.", ":")[number % 4]
-        marker = "os^Dv<>"[number % 7]
-        axes.plot(_column(evals, over), values, color=color, linestyle=style, marker=marker, markersize=4, label=best)
-    axes.set_xscale("log")
-    axes.set_xlabel("symbols seen" if over == "symbols" else "seconds")
-    axes.set_ylabel("validation loss [nats a symbol]")
-    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2)
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # of the name of a run
-    figure.suptitle("Validation losses", x=0.01, ha="left")
-    _plain_axes(axes)
-    return figure
-
-
-def _plain_axes(*several: Axes) -> None:
-    for axes in several:
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_losses(
@@ -255,16 +178,14 @@ _NUMBERS = {
 }
 
 
-def _usable(
-    rows: Sequence[Mapping[str, Any]], kind: str, numbers: Sequence[str] | None = None
-) -> list[Mapping[str, Any]]:
-    """The rows that hold ``numbers``, or all numbers of their kind; files of metrics may be edited or damaged."""
+def _usable(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """The rows that hold all numbers of their kind; files of metrics may be edited or damaged."""
     lowest = 1 if kind == "train" else 0
     return [
         row
         for row in rows
         if row["kind"] == kind
-        and all(name in row and (row[name] is None or _finite(row[name])) for name in numbers or _NUMBERS[kind])
+        and all(name in row and (row[name] is None or _finite(row[name])) for name in _NUMBERS[kind])
         and all(_finite(row[name]) and row[name] >= lowest for name in ("step", "symbols", "to_step") if name in row)
         and (kind != "eval" or _finite(row["val_loss"]))
     ]

@@ -14,7 +14,7 @@ from rnnjax.analysis import SymbolModel, ablate, record, search_units, text_valu
 from rnnjax.analysis.ablation import step_clamped
 from rnnjax.analysis.gates import unit_statistics
 from rnnjax.analysis.search import auc
-from rnnjax.analysis.unit_plots import plot_ranking, plot_saturation, plot_text
+from rnnjax.analysis.unit_plots import plot_ranking, plot_text
 from tests.cells_table import fast_jit
 
 QUOTE = 0  # the symbol that opens and closes
@@ -253,11 +253,6 @@ def test_saturation_dead_and_redundant_units(model, values):
     correlation = np.corrcoef(values.T)
     expected = {(f"L1.h.{a}", f"L1.h.{b}") for a in range(8) for b in range(a) if abs(correlation[a, b]) > 0.95}
     assert {(b, a) for a, b, _ in known.redundant} == expected
-    axes = plot_saturation(found).axes[0]
-    line = next(line for line in axes.lines if line.get_label() == "f")
-    assert line.get_xdata().tolist() == [1, 0, 0] and line.get_ydata().tolist() == [0, 1, 0]
-    with pytest.raises(ValueError, match="cells with gates"):
-        plot_saturation(known)
 
 
 def test_pictures_hold_what_they_say(model, found):

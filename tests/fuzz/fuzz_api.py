@@ -287,7 +287,6 @@ def targets() -> tuple[Target, ...]:
                "temperature": 0.7, "top_k": 0, "top_p": 0.9}),
         Target("beam_search", decoding.beam_search, {"step": step, "state": (), "start": [1, 2], "max_len": 3,
                "beam_size": 2, "num_best": 1, "length_penalty": 0.5, "stop": 0}),
-        Target("padded_share", data.batching.padded_share, {"lengths": [3, 1, 2], "batch_size": 2}),
         Target("bucket_boundaries", data.batching.bucket_boundaries, {"lengths": [3, 1, 2], "num_buckets": 2}),
         Target("bucket_by_length", data.bucket_by_length, {"lengths": [3, 1, 2], "batch_size": 2, "num_buckets": 2,
                "boundaries": None, "seed": 0}),
