@@ -7,6 +7,7 @@ at a point is reported there with the reason, and points that the budget did not
 import pathlib
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -81,6 +82,7 @@ def measure_gpu(
     left: list[str] = []
     done: set[tuple[Any, ...]] = set()
     resets = _guarded(skipped, "resets", lambda: _resets(steps, rounds))
+    together = _guarded(skipped, "networks at once", lambda: _networks(steps, rounds))
     model = _guarded(skipped, "language model", lambda: _language_model(rounds))
     for point, rivals in points(steps):
         key = (point.cell, point.sizes, point.dtype)
@@ -97,19 +99,21 @@ def measure_gpu(
         for name in rivals:
             builders[name] = lambda name=name, problem=problem: RIVALS[name](problem)
         for name, builder in builders.items():
+            alone = bool(rivals) and name == "rnnjax"
             where = {"cell": point.cell, **point.sizes._asdict(), "dtype": point.dtype, "contestant": name}
             with precision(point.dtype):
                 for mode in MODES:
                     row = _guarded(
                         skipped,
                         where | {"mode": mode},
-                        lambda builder=builder, mode=mode: _time(builder(), mode, rounds),
+                        lambda builder=builder, mode=mode, alone=alone: _time(builder(), mode, rounds, alone),
                     )
                     if row is not None:
                         rows.append(where | {"mode": mode, "floor_us": floor[mode]} | _per_step(row, steps))
         say(_sentence(rows, point))
         jax.clear_caches()
-    return {"gpu": rows, "skipped": skipped, "not_reached": left, "resets": resets, "language_model": model}
+    found = {"gpu": rows, "skipped": skipped, "not_reached": left, "resets": resets, "networks": together}
+    return found | {"language_model": model}
 
 
 def gpu_command(
@@ -144,17 +148,15 @@ def _guarded(skipped: list[dict[str, Any]], where: Any, call: Callable[[], Any])
     return None
 
 
-def _time(one: Contestant, mode: str, rounds: int) -> dict[str, Any]:
-    """Seconds of compilation, and of a call, the median of some."""
+def _time(one: Contestant, mode: str, rounds: int, alone: bool) -> dict[str, Any]:
+    """Seconds of compilation, and of a call, the median of some; and of the loops alone."""
     prepared = one.prepare(mode)
     start = time.perf_counter()
     if prepared.compile is not None:
         prepared.compile()
     compiled = time.perf_counter() - start
-    prepared.call()
-    first = time.perf_counter()
-    prepared.call()
-    repeats = max(1, round(0.02 / (time.perf_counter() - first)))
+    once = _warm(prepared.call)
+    repeats = max(1, round(0.02 / once))
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -166,7 +168,34 @@ def _time(one: Contestant, mode: str, rounds: int) -> dict[str, Any]:
         "compile_seconds": round(compiled, 2) if prepared.compile is not None else None,
         "detail": one.detail,
         "note": one.note,
-    }
+    } | ({"kernels_us": _kernels(prepared.call)} if alone and mode == "training" else {})
+
+
+def _warm(call: Callable[[], Any], seconds: float = 0.15) -> float:
+    """Calls until the clocks of the card have risen from those of an idle one; seconds of a call."""
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or count < 3:
+        begin = time.perf_counter()
+        call()
+        once, count = time.perf_counter() - begin, count + 1
+    return once
+
+
+def _kernels(call: Callable[[], Any], calls: int = 4) -> dict[str, float]:
+    """Microseconds a step of the loops alone, by the profiler: without projections, weight gradients and launches."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(calls):
+                call()
+        path = next(pathlib.Path(folder).rglob("*.xplane.pb"))
+        profile = jax.profiler.ProfileData.from_file(str(path))
+    spent: dict[str, float] = {}
+    for plane in profile.planes:
+        for line in plane.lines if "GPU" in plane.name else ():
+            for event in line.events if line.name.startswith("Stream") else ():
+                if event.name.startswith("rnn_"):
+                    spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns
+    return {name.removeprefix("rnn_"): float(f"{ns / calls / STEPS / 1e3:.4g}") for name, ns in sorted(spent.items())}
 
 
 def _per_step(row: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -201,14 +230,45 @@ def _resets(steps: int, rounds: int) -> list[dict[str, Any]]:
             return loss_of(ys, final)
 
         step = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
-        jax.block_until_ready(step(params, xs))
-        seconds = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            jax.block_until_ready(step(params, xs))
-            seconds.append(time.perf_counter() - begin)
+        call = lambda step=step: jax.block_until_ready(step(params, xs))  # noqa: E731
+        _warm(call)
+        seconds = [_seconds(call) for _ in range(3 * rounds)]
         found.append({"resets": name, "us_per_step": round(1e6 * float(np.median(seconds)) / steps, 3)})
     return found
+
+
+def _networks(steps: int, rounds: int) -> list[dict[str, Any]]:
+    """One LSTM in training, both directions of one, and several that `jax.vmap` trains side by side."""
+    rows = []
+    for title, count, net in (
+        ("one", 1, rnnjax.LSTM(256)),
+        ("both directions", 1, rnnjax.Bidirectional((rnnjax.LSTM(256),))),
+        ("8 side by side", 8, rnnjax.LSTM(256)),
+    ):
+        keys = jax.random.split(jax.random.key(0), count)
+        params = jax.vmap(lambda k, net=net: net.init(k, 256, jnp.bfloat16))(keys)
+        xs = jax.random.normal(jax.random.key(1), (steps, 16, 256), jnp.bfloat16)
+        state = net.initial_state((16,), jnp.bfloat16)
+
+        def loss(params: Any, xs: Any, net: Any = net, state: Any = state) -> jax.Array:
+            _, ys = rnnjax.unroll(net, params, state, xs)
+            return jnp.mean(jnp.square(ys.astype(jnp.float32)))
+
+        function = jax.grad(loss, argnums=(0, 1))
+        step = jax.jit(jax.vmap(function, (0, None)) if count > 1 else function)
+        given = params if count > 1 else jax.tree.map(lambda p: p[0], params)
+        call = lambda step=step, given=given, xs=xs: jax.block_until_ready(step(given, xs))  # noqa: E731
+        call()
+        _warm(call)
+        seconds = [_seconds(call) for _ in range(rounds)]
+        rows.append({"lstm": title, "us_per_step": round(1e6 * float(np.median(seconds)) / steps, 3)})
+    return rows
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _language_model(rounds: int) -> list[dict[str, Any]]:
@@ -219,8 +279,7 @@ def _language_model(rounds: int) -> list[dict[str, Any]]:
         _, _, batch, chunk = sizes
         symbols = np.random.default_rng(0).integers(0, lm.VOCAB, (chunk + 1, batch)).astype(np.int32)
         step, wait = lm.ours(*sizes, symbols)
-        for _ in range(3):
-            wait(step())
+        _warm(lambda step=step, wait=wait: wait(step()))
         seconds = []
         for _ in range(rounds):
             begin = time.perf_counter()
@@ -253,8 +312,8 @@ def gpu_table(document: dict[str, Any]) -> str:
     for row in rows:
         key = (row["cell"], row["dtype"], row["H"], row["B"])
         cells.setdefault(key, {}).setdefault(row["contestant"], {})[row["mode"]] = row
-    lines = ["| cell | dtype | H | B | " + " | ".join(names) + " | floor | compile s |"]
-    lines.append("|" + " --- |" * (len(names) + 6))
+    lines = ["| cell | dtype | H | B | " + " | ".join(names) + " | loops alone | floor | compile s |"]
+    lines.append("|" + " --- |" * (len(names) + 7))
     for (cell, dtype, size, batch), found in cells.items():
         columns = []
         for name in names:
@@ -262,12 +321,14 @@ def gpu_table(document: dict[str, Any]) -> str:
             columns.append(" / ".join("-" if t is None else f"{t:.3g}" for t in times) if any(times) else "")
         one = next(iter(next(iter(found.values())).values()))
         compiled = found.get("rnnjax", {}).get("training", {}).get("compile_seconds")
+        alone = found.get("rnnjax", {}).get("training", {}).get("kernels_us") or {}
         columns += [
+            " + ".join(f"{alone[key]:.3g}" for key in ("forward", "backward") if key in alone),
             f"{one['floor_us'] / (1 if one['mode'] == 'forward' else 2):.2g}",
             "" if compiled is None else str(compiled),
         ]
         lines.append(f"| {cell} | {dtype} | {size} | {batch} | " + " | ".join(columns) + " |")
-    for title in ("resets", "language_model"):
+    for title in ("resets", "networks", "language_model"):
         for row in document[title] or ():
             lines += ["", ", ".join(f"{key} {value}" for key, value in row.items()) + f" ({title.replace('_', ' ')})"]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 import weakref
@@ -14,6 +15,7 @@ import numpy as np
 from rnnjax.cell import batch_shape, check_resets, describe, input_size_of, param_shapes, state_like, wide_dtype
 from rnnjax.checks import check_ints, short
 from rnnjax.engines import Controls, Job, choose, implementations
+from rnnjax.engines.both import run_both
 from rnnjax.engines.choice import make_job, no_such, registered
 from rnnjax.engines.placement import meet
 from rnnjax.engines.split import split_over_devices
@@ -155,10 +157,8 @@ def run(
         options: Any = {"reverse": reverse, "key": key}
         stacks = implementation == "stacked" or (implementation is None and worth_stacking(net))
         if stacks and stackable(net):
-            visit = functools.partial(run, remat=remat)
-            return thread_stacked(net, visit, params, state, xs, controls, **options)
-        visit = functools.partial(run, implementation=implementation, remat=remat)
-        return net.thread(visit, params, state, xs, controls, **options)
+            return thread_stacked(net, functools.partial(run, remat=remat), params, state, xs, controls, **options)
+        return net.thread(_Visit(implementation, remat), params, state, xs, controls, **options)
     job = make_job(net, params, state, xs, controls, reverse=reverse, remat=remat)
     if controls.noise is not None and implementation is None:
         implementation = "scan"  # no other hands it over
@@ -166,6 +166,24 @@ def run(
     if implementation is None:
         engine = split_over_devices(engine, job, params)
     return engine.run(net, params, state, xs, controls, reverse=reverse, remat=remat)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visit:
+    """What a network calls for its parts; `both` is what it may ask first, for two directions of one cell."""
+
+    implementation: str | None
+    remat: Any
+
+    def __call__(self, net, params, state, xs, controls, *, reverse, key):
+        options = {"implementation": self.implementation, "remat": self.remat}
+        return run(net, params, state, xs, controls, reverse=reverse, key=key, **options)
+
+    def both(self, cell, there, back, xs, *, reverse):
+        if isinstance(cell, Network) or there[2].noise is not None:
+            return None
+        options = {"implementation": self.implementation, "remat": self.remat}
+        return run_both(cell, there, back, xs, reverse=reverse, **options)
 
 
 def _as_wide(mask, array):

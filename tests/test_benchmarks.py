@@ -278,6 +278,7 @@ def test_steps_on_a_gpu_are_measured(monkeypatch):
     """On a CPU instead, at two small points of which the budget reaches one; a rival fails, another is missing."""
     monkeypatch.setitem(RIVALS, "torch", broken)
     monkeypatch.setattr(gpu, "_resets", lambda steps, rounds: [{"resets": "1 %", "us_per_step": 1.0}])
+    monkeypatch.setattr(gpu, "_networks", lambda steps, rounds: [{"lstm": "one", "us_per_step": 2.0}])
     monkeypatch.setattr(gpu, "_language_model", broken)
     monkeypatch.setattr(gpu.jax, "clear_caches", lambda: None)
     points = [(Point("gru", TINY, "float32", ""), ("torch", "bare scan"))]

@@ -138,6 +138,7 @@ class Engine:
             below is used only when named.
         iterative: whether it comes as near as it was told to, so that rounding may differ with what is beside, or comes
             later in, a sequence; laws that hold to the bit are not asked of it.
+        many: whether networks that `jax.vmap` maps run side by side, while there is room for hardly more than one.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Engine:
     fits: Callable[[Job], str] = lambda job: ""
     rank: Callable[[Job], float] = lambda job: -1
     iterative: bool = False
+    many: bool = False
 
     def __post_init__(self) -> None:
         check_kinds(self)

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from rnnjax.cells.lstm import LSTM, LSTMParams
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
@@ -67,6 +68,7 @@ class CudnnLoops:
             return state, jnp.zeros((steps, *batch, size), state.h.dtype), Kept(None, ()) if keep else None
         arrays = _arrays(plan, operands)
         (ys, h, c), residuals = rnn.lstm_fwd(*arrays, *_sizes(operands, size))
+        ys, h, c = map(_row_major, (ys, h, c))
         final = type(state)(h.reshape(*batch, size), c.reshape(*batch, size))
         if operands.controls.valid is not None:  # of a row without a step the state stays; cuDNN wants one
             final = select(jnp.any(operands.controls.valid, axis=0), final, state)
@@ -86,8 +88,10 @@ class CudnnLoops:
         d_end = select(moved, d_final, zeros)
         arrays = _arrays(plan, operands)
         d_out = _batch_major(_turned(d_ys, valid, plan.reverse))
-        cotangents = (d_out, *(d.reshape(1, -1, size) for d in d_end))
-        d_xs, d_h, d_c, d_flat, _ = rnn.lstm_bwd(*_sizes(operands, size), (*arrays, *kept.rest), cotangents)
+        cotangents = (d_out, *(_row_major(d.reshape(1, -1, size)) for d in d_end))
+        saved = (*arrays, *map(_row_major, kept.rest))
+        d_xs, d_h, d_c, d_flat, _ = rnn.lstm_bwd(*_sizes(operands, size), saved, cotangents)
+        d_xs, d_h, d_c = map(_row_major, (d_xs, d_h, d_c))
         d_state = type(d_final)(d_h.reshape(*batch, size), d_c.reshape(*batch, size))
         d_state = jax.tree.map(jnp.add, d_state, select(moved, zeros, d_final))
         _, pull = jax.vjp(pack, weights)
@@ -124,13 +128,22 @@ def _arrays(plan: Plan, operands: Operands) -> tuple[jax.Array, ...]:
     lengths = jnp.full(rows, xs.shape[0], jnp.int32)
     if valid is not None:
         lengths = jnp.maximum(jnp.sum(valid.reshape(-1, rows), axis=0, dtype=jnp.int32), 1)
-    state = (leaf.reshape(1, rows, size) for leaf in operands.state)
+    state = (_row_major(leaf.reshape(1, rows, size)) for leaf in operands.state)
     weights = pack(LSTMParams(operands.w_ih, _recurrent(operands), operands.b))
     return _batch_major(_turned(xs, valid, plan.reverse)), *state, weights, lengths
 
 
 def _batch_major(array: jax.Array) -> jax.Array:
-    return jnp.swapaxes(array.reshape(array.shape[0], -1, array.shape[-1]), 0, 1)
+    return _row_major(jnp.swapaxes(array.reshape(array.shape[0], -1, array.shape[-1]), 0, 1))
+
+
+def _row_major(array: jax.Array) -> jax.Array:
+    """The same array, with its axes in memory in this order.
+
+    The calls of `jax.experimental.rnn` do not ask for it: XLA then leaves out a transposition before or after them, and
+    cuDNN takes time for the batch (seen with jax 0.11.2 on an H200).
+    """
+    return with_layout_constraint(array, Layout(major_to_minor=tuple(range(array.ndim))))
 
 
 def _time_major(array: jax.Array, batch: tuple[int, ...]) -> jax.Array:

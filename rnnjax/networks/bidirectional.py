@@ -165,15 +165,21 @@ class Bidirectional:
         for depth in range(len(self.layers)):
             if depth and keys is not None:
                 xs = dropout(keys[0, depth], xs, self.dropout)
-            merged = []
-            for way in (0, 1):
-                (_, cell, p), (_, _, s), control = parts[2 * depth + way]
-                control = control._replace(resets=ends) if way else control
-                within = None if keys is None else keys[1 + way, depth]
-                s, ys = visit(cell, p, s, xs, control, reverse=reverse != bool(way), key=within)
-                states.append(s)
-                merged.append(ys)
-            xs = self.merged(*merged)
+            ways = [(p, s, control) for (_, _, p), (_, _, s), control in parts[2 * depth : 2 * depth + 2]]
+            ways[1] = (*ways[1][:2], ways[1][2]._replace(resets=ends))
+            cells, together = self.layers[depth], getattr(visit, "both", None)
+            found = None
+            if together is not None and keys is None and cells[0] == cells[1]:
+                found = together(cells[0], *ways, xs, reverse=reverse)
+            if found is None:
+                within = (None, None) if keys is None else keys[1:, depth]
+                found = [
+                    visit(cell, p, s, xs, control, reverse=reverse != bool(way), key=k)
+                    for way, (cell, (p, s, control), k) in enumerate(zip(cells, ways, within, strict=True))
+                ]
+            (first, ys_there), (second, ys_back) = found
+            states += [first, second]
+            xs = self.merged(ys_there, ys_back)
         return self.join(states), xs
 
     initial_state = network_initial_state

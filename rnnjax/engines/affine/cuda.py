@@ -20,22 +20,21 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import matmul
-from rnnjax.engines.affine import cuda_kernels, nvrtc
-from rnnjax.engines.affine.cuda_cell import CellText, cell_text
-from rnnjax.engines.affine.cuda_rules import Card, Facts, Tiles, backward_tiles, forward_tiles, is_worth_it, unit_tiles
+from rnnjax.engines.affine import cuda_kernels, cuda_matmuls, nvrtc
+from rnnjax.engines.affine.cuda_cell import cell_text
+from rnnjax.engines.affine.cuda_operands import Work, as_kept, joined, masks, networks, nothing, see
+from rnnjax.engines.affine.cuda_rules import Card, Facts, backward_tiles, forward_tiles, is_worth_it, unit_tiles
 from rnnjax.engines.affine.cuda_sharding import by_rows
 from rnnjax.engines.affine.cuda_trial import passes_trial
-from rnnjax.engines.affine.gradient import weight_cotangent
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
-from rnnjax.engines.affine.program import Program, Refusal
+from rnnjax.engines.affine.program import Refusal
 from rnnjax.engines.affine.recurrence import plan_of
 from rnnjax.engines.choice import Job
 
@@ -44,10 +43,6 @@ __all__ = ["CudaLoops", "rank"]
 # Names of `jax.default_matmul_precision` under which a float32 is not rounded to TF32.
 _EXACT = {"highest", "float32", "F32_F32_F32", "F64_F64_F64", *(f"BF16_BF16_F32_X{n}" for n in (3, 6, 9))}
 _STORED = ("bfloat16", "float16", "float32")
-
-
-class _States(NamedTuple):
-    h: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,37 +76,42 @@ class CudaLoops:
         state, H = operands.state, plan.cell.hidden_size
         steps, batch = operands.xs.shape[0], operands.xs.shape[1:-1]
         if 0 in (steps, *batch):
-            return state, jnp.zeros((steps, *batch, H), state.h.dtype), _kept(operands, None) if keep else None
+            return state, jnp.zeros((steps, *batch, H), state.h.dtype), as_kept(operands, None) if keep else None
         work = _work(self, plan, operands)
-        zx = _project(plan, operands).reshape(steps, -1, work.text.gates * H)
-        flags, start, fresh = _masks(work, operands)
+        zx = cuda_matmuls.project(operands.xs, operands.w_ih).reshape(steps, -1, work.text.gates * H)
+        flags, start, fresh = masks(work, operands)
 
-        def call(w_hh: Any, zx: Any, start: Any, own: Any, flags: Any, fresh: Any) -> tuple[Any, ...]:
+        def call(w_hh: Any, b: Any, zx: Any, start: Any, own: Any, flags: Any, fresh: Any) -> tuple[Any, ...]:
             here = _work(self, plan, operands, zx.shape[1])
             end, ys, kept = cuda_kernels.run_forward(
-                here.setting, here.forward, w_hh, zx, start, own, flags, fresh,
+                here.setting, here.forward, w_hh, b, zx, start, own, flags, fresh,
                 keep=keep, keep_seen=plan.keep_gates, launch=self.launch,
             )  # fmt: skip
             broken = jnp.broadcast_to(kept.broken, zx.shape[1:2])  # what each row knows of its launch
             return end, ys, *(kept._replace(broken=broken) if keep else (None,) * 4)
 
-        run = by_rows(call, (None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, 0))
-        end, ys, *kept = run(operands.w_hh, zx, start, work.own(operands), flags, fresh)
+        run = by_rows(call, (None, None, 1, 1, None, 1, 1), (1, 1, 1, 1, 2, 0))
+        end, ys, *kept = run(operands.w_hh, operands.b, zx, start, work.own(operands), flags, fresh)
         final = work.unpack(end, state)
-        return final, ys.reshape(steps, *batch, H), _kept(operands, cuda_kernels.Kept(*kept)) if keep else None
+        return final, ys.reshape(steps, *batch, H), as_kept(operands, cuda_kernels.Kept(*kept)) if keep else None
+
+    def kept_axes(self, kept: Kept) -> Any:
+        """Of ``h``, what the update saw, the other leaves, and whether the run was given up."""
+        seen, s, _ = kept.rest
+        return Kept((1,), (None if seen is None else 1, None if s is None else 2, 0))
 
     def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
         """One launch, and the matmuls after it."""
         steps, batch = operands.xs.shape[0], operands.xs.shape[1:-1]
-        H, dtype = plan.cell.hidden_size, plan.dtype
+        H = plan.cell.hidden_size
         if 0 in (steps, *batch):
-            return _nothing(plan, operands, d_final)
+            return nothing(plan, operands, d_final)
         work, w_hh = _work(self, plan, operands), operands.w_hh
         before = kept.states.h.reshape(steps, -1, H)
         seen, s, broken = kept.rest
-        if seen is None:
-            seen = _see(work, _project(plan, operands).reshape(steps, -1, work.text.gates * H), before, w_hh)
-        flags, _, _ = _masks(work, operands)
+        seen = see(work, operands, kept.states.h) if seen is None else seen.reshape(steps, -1, *seen.shape[-2:])
+        s, broken = None if s is None else s.reshape(*s.shape[:2], -1, H), broken.reshape(-1)
+        flags, _, _ = masks(work, operands)
 
         def call(w_hh: Any, own: Any, flags: Any, d_end: Any, d_ys: Any, *kept: Any) -> tuple[Any, ...]:
             here = _work(self, plan, operands, d_ys.shape[1])
@@ -132,15 +132,15 @@ class CudaLoops:
             d_fresh = d_fresh + jnp.where(restart, d_start, 0)
             d_start = jnp.where(restart, 0, d_start)
             d_fresh_state = work.unpack(d_fresh, d_final)
-        d_zx = dz if dx is None else _joined(plan.summed, dz, dx)
+        d_zx = dz if dx is None else joined(plan.summed, dz, dx)
         d_zx, d_zh = (d.reshape(steps, *batch, -1) for d in (d_zx, dz))
         finished = Finished(
-            weight_cotangent(operands.xs, (d_zx,), operands.w_ih, dtype),
-            None if w_hh is None else weight_cotangent(kept.states.h, (d_zh,), w_hh, dtype),
-            jnp.sum(d_zx.astype(dtype), axis=range(d_zx.ndim - 1)),
-            matmul(d_zx, operands.w_ih.T, dtype),
+            cuda_matmuls.weight_gradient(operands.xs, d_zx, operands.w_ih),
+            None if w_hh is None else cuda_matmuls.weight_gradient(kept.states.h, d_zh, w_hh),
+            cuda_matmuls.bias_gradient(d_zx, operands.b),
+            cuda_matmuls.input_gradient(d_zx, operands.w_ih),
         )
-        d_own = work.program.leaves([] if d_columns is None else list(jnp.sum(d_columns, axis=1)))
+        d_own = work.own_leaves(operands, d_columns)
         return Cotangents(work.unpack(d_start, d_final), d_own, d_fresh_state, finished)
 
 
@@ -177,40 +177,18 @@ def _exact() -> bool:
     return str(jax.config.jax_default_matmul_precision) in _EXACT  # type: ignore[attr-defined]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Work:
-    """What one call needs, known before there are arrays."""
-
-    program: Program
-    text: CellText
-    setting: cuda_kernels.Setting
-    forward: Tiles
-    backward: Tiles
-    leaves: tuple[int, ...]  # of the state: h first
-
-    def own(self, operands: Operands) -> jax.Array:
-        """The parameters of the update, ``[NP, H]``."""
-        columns = self.program.columns(operands.own, self.setting.hidden_size, jnp.float32)
-        return jnp.stack(columns) if columns else jnp.zeros((0, self.setting.hidden_size), jnp.float32)
-
-    def pack(self, state: Any) -> jax.Array:
-        """A state as ``[1 + S, B, H]`` in float32."""
-        leaves = jax.tree.leaves(state)
-        rows = [leaves[i].astype(jnp.float32).reshape(-1, self.setting.hidden_size) for i in self.leaves]
-        return jnp.stack(rows)
-
-    def unpack(self, array: jax.Array, like: Any) -> Any:
-        """The opposite, with the shapes and dtypes of ``like``."""
-        leaves, treedef = jax.tree.flatten(like)
-        for row, i in zip(array, self.leaves, strict=True):
-            leaves[i] = row.reshape(leaves[i].shape).astype(leaves[i].dtype)
-        return jax.tree.unflatten(treedef, leaves)
-
-
 @functools.lru_cache(maxsize=512)
 def _prepare(
-    plan: Plan, card: Card, rows: int, param_dtype: str, dtype: str, valid: bool, resets: bool, exact: bool
-) -> _Work | str:
+    plan: Plan,
+    card: Card,
+    networks: int,
+    rows: int,
+    param_dtype: str,
+    dtype: str,
+    valid: bool,
+    resets: bool,
+    exact: bool,
+) -> Work | str:
     """All that depends on neither arrays nor T, or why there is nothing: the end of a sentence."""
     if dtype not in _STORED or param_dtype not in _STORED:
         return f"needs bfloat16, float16 or float32, got parameters of {param_dtype} and a state of {dtype}"
@@ -224,24 +202,26 @@ def _prepare(
     text = cell_text(program, plan.summed or (True,) * plan.cell.num_gates, h)  # of one without w_hh, zh is 0
     form = _format(param_dtype, exact)
     H = plan.cell.hidden_size
-    facts = Facts(text.gates, text.seen, text.states, text.own, H, max(rows, 1), form)
+    facts = Facts(text.gates, text.seen, text.states, text.own, H, max(rows, 1), form, networks)
     forward, backward = (forward_tiles(facts, card), backward_tiles(facts, card)) if dense else (unit_tiles(facts),) * 2
     if forward is None or backward is None:
         size = f"H = {H} with {text.gates} gates in {param_dtype}"
         return f"needs recurrent weights that fit into the processors of the GPU, got {size}"
-    setting = cuda_kernels.Setting(text, dense, H, form, dtype, valid, resets, plan.reverse, card)
-    return _Work(program, text, setting, forward, backward, order)
+    setting = cuda_kernels.Setting(text, dense, H, form, dtype, valid, resets, plan.reverse, card, networks)
+    return Work(program, text, setting, forward, backward, order)
 
 
-def _work(loops: CudaLoops, plan: Plan, operands: Operands, rows: int | None = None) -> _Work:
+def _work(loops: CudaLoops, plan: Plan, operands: Operands, rows: int | None = None) -> Work:
     card = loops.card or _card()
     if isinstance(card, str):
         raise ValueError(f"unroll: 'cuda' {card}; take implementation=None.")
     controls = operands.controls
+    count = networks(operands) or 1
     work = _prepare(
         dataclasses.replace(plan, keep_gates=True),
         card,
-        math.prod(operands.xs.shape[1:-1]) if rows is None else rows,
+        count,
+        (math.prod(operands.xs.shape[1:-1]) if rows is None else rows) // count,
         str(operands.w_ih.dtype),
         str(operands.state.h.dtype),
         controls.valid is not None,
@@ -269,7 +249,7 @@ def _fits(loops: CudaLoops, plan: Plan, job: Job, exact: bool) -> str:
         return f"needs a state of float32 or narrower, got {job.dtype}"
     plan = plan.directed(job.reverse)
     work = _prepare(
-        plan, card, math.prod(job.batch), str(job.param_dtype), str(job.dtype), bool(job.valid), job.resets, exact
+        plan, card, 1, math.prod(job.batch), str(job.param_dtype), str(job.dtype), bool(job.valid), job.resets, exact
     )
     if isinstance(work, str):
         return work
@@ -311,62 +291,3 @@ def _missing(capability: str) -> str:
     if driver is not None and driver < needed:
         return "needs a driver for CUDA {}.{} or newer, got {}.{}".format(*needed, *driver)
     return ""
-
-
-def _project(plan: Plan, operands: Operands) -> jax.Array:
-    """The inputs' part of all gates at once, with the bias: ``[T, *batch, G H]``."""
-    return matmul(operands.xs, operands.w_ih, plan.dtype) + operands.b.astype(plan.dtype)
-
-
-def _masks(work: _Work, operands: Operands) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
-    """A byte for every step and row, the state that the first step sees, and that of a restart."""
-    controls = operands.controls
-    valid, restart = controls.valid, controls.restarts
-    start = work.pack(operands.state)
-    if valid is None and restart is None:
-        return None, start, None
-    steps = operands.xs.shape[0]
-    flags = jnp.uint8(1) if valid is None else valid.astype(jnp.uint8)
-    packed = None
-    if restart is not None:
-        flags = flags + 2 * restart.astype(jnp.uint8)
-        packed = jnp.broadcast_to(work.pack(controls.fresh), start.shape)
-        first = restart[-1 if work.setting.reverse else 0]
-        start = jnp.where(first.reshape(-1, 1), packed, start)
-    return flags.reshape(steps, -1), start, packed
-
-
-def _see(work: _Work, zx: jax.Array, h: jax.Array, w_hh: jax.Array | None) -> jax.Array:
-    """What the update saw, from the states: ``[T, B, NS, H]``."""
-    zh = jnp.zeros_like(zx) if w_hh is None else matmul(h, w_hh, jnp.float32)
-    G, H = work.text.gates, work.setting.hidden_size
-    zx, zh = (z.reshape(*z.shape[:-1], G, H) for z in (zx, zh))
-    seen: list[jax.Array] = []
-    for g, together in enumerate(work.text.summed):
-        x, s = zx[..., g, :], zh[..., g, :]
-        seen += [x + s] if together else [x, s]
-    return jnp.stack(seen, axis=-2).astype(work.setting.dtype)
-
-
-def _joined(summed: Sequence[bool], dz: jax.Array, dx: jax.Array) -> jax.Array:
-    """The cotangents of zx of all gates: of some they are those of zh."""
-    gates = jnp.split(dz, len(summed), axis=-1)
-    apart = iter(jnp.split(dx, len(summed) - sum(summed), axis=-1))
-    return jnp.concatenate([gate if s else next(apart) for gate, s in zip(gates, summed, strict=True)], axis=-1)
-
-
-def _kept(operands: Operands, kept: cuda_kernels.Kept | None) -> Kept:
-    batch = operands.xs.shape[1:-1]
-    if kept is None:
-        return Kept(_States(jnp.zeros((operands.xs.shape[0], *operands.state.h.shape), operands.state.h.dtype)), ())
-    h = kept.h.reshape(kept.h.shape[0], *batch, kept.h.shape[-1])
-    return Kept(_States(h), (kept.seen, kept.s, kept.broken))
-
-
-def _nothing(plan: Plan, operands: Operands, d_final: Any) -> Cotangents:
-    """Of no steps."""
-    finished = Finished(operands.w_ih, operands.w_hh, operands.b, operands.xs)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, plan.dtype), finished)
-    d_own = [jnp.zeros(leaf.shape, plan.dtype) for leaf in operands.own]
-    fresh = None if operands.controls.resets is None else jax.tree.map(jnp.zeros_like, d_final)
-    return Cotangents(d_final, d_own, fresh, zeros)

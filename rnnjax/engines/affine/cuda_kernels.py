@@ -38,6 +38,7 @@ class Setting:
         resets: whether rows begin anew.
         reverse: whether time runs from the last step to the first.
         card: the GPU.
+        networks: with weights of their own that one launch runs; their rows follow each other in every array.
     """
 
     text: CellText
@@ -49,6 +50,7 @@ class Setting:
     resets: bool
     reverse: bool
     card: Card
+    networks: int = 1
 
     @property
     def dtype(self) -> Any:
@@ -97,7 +99,8 @@ def make_kernel(setting: Setting, tiles: Tiles, *, backward: bool, keep: bool = 
         "W": tiles.warps,
         "NLR": tiles.resident,
         "CL": tiles.cluster,
-        "GROUPS": tiles.groups,
+        "NETS": setting.networks,
+        "GROUPS": tiles.groups // setting.networks,
         "MASK": int(setting.valid),
         "RESET": int(setting.resets),
         "REV": int(setting.reverse),
@@ -143,6 +146,7 @@ def run_forward(
     setting: Setting,
     tiles: Tiles,
     w_hh: jax.Array | None,
+    b: jax.Array,
     zx: jax.Array,
     state: jax.Array,
     own: jax.Array,
@@ -158,10 +162,11 @@ def run_forward(
     Args:
         setting: of the kernel.
         tiles: of the kernel.
-        w_hh: ``[H, G H]``; None for a cell without.
-        zx: ``[T, B, G H]`` in float32, with the bias.
+        w_hh: ``[N, H, G H]`` of N networks; None for a cell without.
+        b: ``[N, G H]``.
+        zx: ``[T, B, G H]`` in float32, without the bias; B counts the rows of all networks.
         state: ``[1 + S, B, H]`` in float32, ``h`` first; a restart before the first step has been done.
-        own: ``[NP, H]`` in float32.
+        own: ``[N, NP, H]`` in float32.
         flags: uint8 ``[T, B]``, 1 for valid, plus 2 for a restart before this step; None without masks.
         fresh: ``[1 + S, B, H]``, the state of a restart; None without resets.
         keep: whether the backward pass follows.
@@ -177,9 +182,9 @@ def run_forward(
     wt = first = jnp.zeros((1,), dtype)
     exchange: tuple[int, ...] = (1,)
     if w_hh is not None:
-        wt = _padded_weights(w_hh, text.gates, H, tiles.padded, dtype).transpose(1, 2, 0)  # [G, HP, HP]
+        wt = _padded_weights(w_hh, text.gates, H, tiles.padded, dtype).transpose(0, 2, 3, 1)  # [N, G, HP, HP]
         exchange = (steps, *_exchange_shape(tiles, tiles.padded, dtype))
-        first = _to_exchange(state[0], tiles, dtype)
+        first = _to_exchange(state[0].reshape(setting.networks, -1, H), tiles, dtype)
     keep_seen = keep and keep_seen
     outs = [
         jax.ShapeDtypeStruct(exchange, dtype),
@@ -191,8 +196,9 @@ def run_forward(
         jax.ShapeDtypeStruct((text.states, steps, rows, H) if keep and text.states else (1,), jnp.float32),
     ]
     args = [
-        jnp.array([steps, rows], jnp.int32),
+        jnp.array([steps, rows // setting.networks], jnp.int32),
         wt,
+        b.astype(jnp.float32),
         zx,
         first,
         state,
@@ -203,7 +209,7 @@ def run_forward(
         jnp.zeros((1,), jnp.uint32),
     ]
     kernel = make_kernel(setting, tiles, backward=False, keep=keep, keep_seen=keep_seen)
-    _, broken, ys, end, seen, h, s = launch(kernel, outs, args, {8: 0, 9: 1})
+    _, broken, ys, end, seen, h, s = launch(kernel, outs, args, {9: 0, 10: 1})
     end = jnp.where(broken[0] == 0, end, jnp.nan)
     return end, ys, Kept(seen if keep_seen else None, h, s if keep and text.states else None, broken)
 
@@ -225,8 +231,8 @@ def run_backward(
     Args:
         setting: of the kernel.
         tiles: of the kernel.
-        w_hh: ``[H, G H]``; None for a cell without.
-        own: ``[NP, H]`` in float32.
+        w_hh: ``[N, H, G H]`` of N networks; None for a cell without.
+        own: ``[N, NP, H]`` in float32.
         flags: as in `run_forward`.
         kept: of the forward pass.
         d_end: cotangents of the final state, ``[1 + S, B, H]`` in float32.
@@ -257,7 +263,7 @@ def run_backward(
         jax.ShapeDtypeStruct(leaves if setting.resets else (1,), jnp.float32),
     ]
     args = [
-        jnp.array([steps, rows], jnp.int32),
+        jnp.array([steps, rows // setting.networks], jnp.int32),
         w,
         kept.seen,
         kept.h,
@@ -276,9 +282,9 @@ def run_backward(
 
 
 def _padded_weights(w_hh: jax.Array, gates: int, size: int, padded: int, dtype: Any) -> jax.Array:
-    """``[HP, G, HP]``: zeros at padding."""
-    w = w_hh.astype(dtype).reshape(size, gates, size)
-    return jnp.pad(w, ((0, padded - size), (0, 0), (0, padded - size)))
+    """``[N, HP, G, HP]``: zeros at padding."""
+    w = w_hh.astype(dtype).reshape(-1, size, gates, size)
+    return jnp.pad(w, ((0, 0), (0, padded - size), (0, 0), (0, padded - size)))
 
 
 def _exchange_shape(tiles: Tiles, width: int, dtype: Any) -> tuple[int, int, int]:
@@ -287,10 +293,10 @@ def _exchange_shape(tiles: Tiles, width: int, dtype: Any) -> tuple[int, int, int
 
 
 def _to_exchange(h: jax.Array, tiles: Tiles, dtype: Any) -> jax.Array:
-    """``[B, H]`` in the layout in which blocks exchange it."""
-    rows, size = h.shape
+    """``[N, B, H]`` in the layout in which blocks exchange it."""
+    networks, rows, size = h.shape
     blocks, all_rows, lanes = _exchange_shape(tiles, tiles.padded, dtype)
-    wide = jnp.pad(h.astype(dtype), ((0, all_rows - rows), (0, tiles.padded - size)))
+    wide = jnp.pad(h.astype(dtype), ((0, 0), (0, all_rows // networks - rows), (0, tiles.padded - size)))
     return wide.reshape(all_rows, blocks, lanes).transpose(1, 0, 2)
 
 

@@ -65,8 +65,9 @@ class Facts:
         states: leaves of the state besides ``h``.
         own: parameters of the update, one number a unit.
         hidden_size: H.
-        rows: B, all batch axes in one.
+        rows: B of one network, all batch axes in one.
         format: what is multiplied: ``"bf16"``, ``"f16"``, ``"tf32"`` or ``"tf32x3"``.
+        networks: with weights of their own that one launch runs.
     """
 
     gates: int
@@ -76,6 +77,7 @@ class Facts:
     hidden_size: int
     rows: int
     format: str
+    networks: int = 1
 
     @property
     def item_bytes(self) -> int:
@@ -94,7 +96,7 @@ class Tiles:
         warps: of a block.
         resident: chunks of weights that a warp keeps in registers.
         cluster: blocks of a cluster.
-        groups: of rows.
+        groups: of rows, of all networks.
         shared_bytes: dynamic shared memory of a block.
         cost: an estimate, microseconds a step.
     """
@@ -128,8 +130,9 @@ def backward_tiles(facts: Facts, card: Card) -> Tiles | None:
 def unit_tiles(facts: Facts) -> Tiles:
     """The tiles of both kernels of a cell without ``w_hh``: a thread has a unit of a row."""
     threads = 128
-    pairs = _ceil(facts.hidden_size * facts.rows, threads) * threads
-    numbers = facts.hidden_size * facts.rows * (2 * facts.seen + facts.states + 2)
+    every = facts.hidden_size * facts.rows * facts.networks
+    pairs = _ceil(every, threads) * threads
+    numbers = every * (2 * facts.seen + facts.states + 2)
     return Tiles(pairs, threads, 8, threads // 32, 1, 1, 1, 0, 0.1 + 4 * numbers / 3e6)
 
 
@@ -143,7 +146,7 @@ def is_worth_it(facts: Facts, card: Card) -> bool:
     if forward is None or backward is None:
         return False
     peak = {"bf16": 1, "f16": 1, "tf32": 1 / 2, "tf32x3": 1 / 15}[facts.format] * 989e6 * card.processors / 132
-    numbers = facts.rows * facts.gates * facts.hidden_size
+    numbers = facts.networks * facts.rows * facts.gates * facts.hidden_size
     return forward.cost + backward.cost < 36 + 6 * numbers * facts.hidden_size / (0.4 * peak) + 40 * numbers / 3e6
 
 
@@ -165,7 +168,7 @@ def _tiles(facts: Facts, card: Card, units: int, rows: int, cluster: int, *, bac
     chunk = 64 // facts.item_bytes
     step = _multiple(units * cluster, chunk)  # of cluster too, so that k can be shared out
     padded = _ceil(facts.hidden_size, step) * step
-    blocks, groups = padded // units, _ceil(facts.rows, rows)
+    blocks, groups = padded // units, _ceil(facts.rows, rows) * facts.networks
     if backward and facts.gates * padded // cluster % chunk:
         return None
     at_once = int(card.processors * _CLUSTERS[cluster]) // blocks
@@ -188,7 +191,7 @@ def _tiles(facts: Facts, card: Card, units: int, rows: int, cluster: int, *, bac
     reduce_floats = reduce_floats * warps // _WARPS
     share = _ceil(chunks, warps)
     pairs_of_thread = _ceil(units * rows, 32 * warps)
-    taken = 26 + pairs_of_thread * (2 * facts.gates + facts.seen + facts.states + facts.own)
+    taken = 26 + pairs_of_thread * ((2 if backward else 3) * facts.gates + facts.seen + facts.states + facts.own)
     taken += 4 * row_tiles * share + 4 * tiles * row_tiles * (1 if tiles * row_tiles >= 4 else 2)
     taken += 18 * pairs_of_thread if backward else 0
     taken += 80 if facts.format == "tf32x3" else 0

@@ -6,14 +6,14 @@ ten lines (``tests/engines/test_seam.py``).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
 from rnnjax.engines.affine.plan import Plan, Seen
 from rnnjax.engines.choice import Controls, Job
 
-__all__ = ["Cotangents", "Finished", "Kept", "Loops", "Operands"]
+__all__ = ["Cotangents", "Finished", "Kept", "Loops", "ManyLoops", "Operands"]
 
 
 class Operands(NamedTuple):
@@ -80,6 +80,8 @@ class Cotangents(NamedTuple):
 class Loops(Protocol):
     """All that an engine of affine cells writes; a hashable value.
 
+    Those that are `ManyLoops` take several networks at once, which is what `jax.vmap` over parameters makes.
+
     What they may read of a plan: ``cell``, ``dtype``, ``reverse``, ``summed``, ``keep_gates``, ``update`` as a
     function of arrays, and ``program()``, the update as straight-line arithmetic.
 
@@ -106,4 +108,17 @@ class Loops(Protocol):
 
     def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
         """The loop the other way; of segments, the operands hold the inputs and controls of this one."""
+        ...
+
+
+@runtime_checkable
+class ManyLoops(Loops, Protocol):
+    """Loops that take several networks of one cell at once.
+
+    Parameters then have one more axis, the first, and the batch one more, its first: of N networks, ``w_hh`` is
+    ``[N, H, G H]``, ``xs`` ``[T, N, *batch, I]``, and a leaf of the state ``[N, *batch, ...]``.
+    """
+
+    def kept_axes(self, kept: Kept) -> Any:
+        """Where what is kept has that axis: the same tree of integers."""
         ...

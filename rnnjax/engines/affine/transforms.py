@@ -2,7 +2,7 @@
 
 Reverse mode takes the loops. Forward mode takes the derivative that JAX makes of the loops of `XlaLoops`. A batch that
 `jax.vmap` makes is one more axis of the batch; where parameters differ from example to example, the loops are mapped,
-or, native ones, run for one example after the other.
+or, native ones, run for one example after the other, or `ManyLoops` take all networks at once.
 
 Loops that are opaque to JAX (`Loops.platform`) are operations of their own, so that higher derivatives, parameters that
 are mapped, other platforms and exported programs find the loops of `XlaLoops` in their place.
@@ -13,14 +13,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rnnjax.engines.affine.gradient import backward
-from rnnjax.engines.affine.loops import Kept, Loops, Operands
+from rnnjax.engines.affine.loops import Kept, Loops, ManyLoops, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.operation import Axes, Flat, Operation, apply, push, wanted
@@ -45,11 +45,13 @@ class _Base(Operation):
         loops: those of the engine.
         plan: of the recurrence.
         tree: of the operands.
+        many: whether all of them have an axis of networks, where `_network_axes` says.
     """
 
     loops: Loops
     plan: Plan
     tree: Any
+    many: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def platform(self) -> str | None:  # type: ignore[override]
@@ -66,13 +68,38 @@ class _Base(Operation):
         return [last] * (self.results - 1) + [last + 1]
 
     def forward(self, loops: Loops, args: Flat, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
-        return loops.forward(self.plan, self.tree.unflatten(args), keep=keep)
+        def one(*args: jax.Array) -> tuple[Any, jax.Array, Kept | None]:
+            return loops.forward(self.plan, self.tree.unflatten(args), keep=keep)
+
+        if self.many and loops is not self.loops:
+            return jax.vmap(one, tuple(_network_axes(self.tree)), (0, 1, 0))(*args)
+        return one(*args)
 
     def backward(self, loops: Loops, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
         """The cotangents of the arguments; None for masks."""
-        operands = self.tree.unflatten(args)
-        d_final, d_ys = jax.tree.unflatten(jax.tree.structure((operands.state, 0)), cts)
-        return self.tree.flatten_up_to(backward(loops, self.plan, operands, kept, d_final, d_ys))
+
+        def one(args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
+            operands = self.tree.unflatten(args)
+            d_final, d_ys = jax.tree.unflatten(jax.tree.structure((operands.state, 0)), cts)
+            return self.tree.flatten_up_to(backward(loops, self.plan, operands, kept, d_final, d_ys))
+
+        if self.many and loops is not self.loops:
+            axes = _network_axes(self.tree)
+            return jax.vmap(one, (axes, 0, self.networks_out()), axes)(list(args), kept, list(cts))
+        return one(args, kept, cts)
+
+    def kept_axes(self, kept: Any) -> list[int]:
+        """Where what was kept has the axis of networks."""
+        return jax.tree.leaves(self.loops.kept_axes(kept)) if isinstance(self.loops, ManyLoops) else []
+
+    def networks_out(self) -> list[int]:
+        """Where the results have the axis of networks: those of the state, then ``ys``."""
+        return [0] * (self.results - 1) + [1]
+
+    def takes_networks(self, axes: Axes) -> bool:
+        """Whether its loops take what `jax.vmap` maps as networks, here where every launch is on one device."""
+        able = isinstance(self.loops, ManyLoops) and jax.device_count() == 1
+        return able and (self.many or _of_their_own(self.tree, axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +117,7 @@ class _Recurrence(_Base):
         if self.platform is None:
             *results, kept = self.forward(self.loops, args, keep=True)
         else:
-            *results, kept = apply(_Forward(self.loops, self.plan, self.tree), *args)
+            *results, kept = apply(_Forward(self.loops, self.plan, self.tree, many=self.many), *args)
         return tuple(results), kept
 
     def pull(self, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
@@ -98,13 +125,15 @@ class _Recurrence(_Base):
         if self.platform is None:
             return self.backward(self.loops, args, kept, cts)
         leaves, tree = jax.tree.flatten(kept)
-        found = iter(apply(_Backward(self.loops, self.plan, self.tree, tree), *args, *leaves, *cts))
+        found = iter(apply(_Backward(self.loops, self.plan, self.tree, tree, many=self.many), *args, *leaves, *cts))
         return [next(found) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in args]
 
     def jvp(self, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
         return _keep_and_push(self, primals, tangents)
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        if self.takes_networks(axes):
+            return _as_networks(self, args, axes, _network_axes(self.tree), lambda _: self.networks_out())
         folded = _folded(self.tree, args, axes)
         if folded is None:
             return _mapped(self, args, axes)
@@ -123,6 +152,9 @@ class _Forward(_Base):
         return *self.forward(_XLA, args, keep=False)[:2], self.nothing(args)
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        if self.takes_networks(axes):
+            where = _network_axes(self.tree)
+            return _as_networks(self, args, axes, where, lambda out: [*self.networks_out(), *self.kept_axes(out[2])])
         folded = _folded(self.tree, args, axes)
         if _kept_each(self, args, axes):
             return _one_by_one(self, args, axes)
@@ -155,6 +187,11 @@ class _Backward(_Base):
         return [d for d in found if d is not None]
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        if self.takes_networks(axes[: self.tree.num_leaves]):
+            where = _network_axes(self.tree)
+            kept = self.kept_axes(self.kept.unflatten(range(self.kept.num_leaves)))
+            found = [axis for a, axis in zip(args, where, strict=False) if jnp.issubdtype(a.dtype, jnp.inexact)]
+            return _as_networks(self, args, axes, [*where, *kept, *self.networks_out()], lambda _: found)
         if _kept_each(self, args, axes):
             return _one_by_one(self, args, axes)
         return super().batch(args, axes)
@@ -177,7 +214,8 @@ class _Mapped(Operation):
         return self.inner.platform
 
     def run(self, *args: jax.Array) -> Any:
-        return _each(self, self.inner.run, self.axes, *args)
+        mapped = self.platform is None or _follow(self)  # what is opaque can only be mapped one by one
+        return _each(self, self.inner.run if mapped else self.inner.portable, self.axes, *args)
 
     def portable(self, *args: jax.Array) -> Any:
         return jax.vmap(self.inner.portable, in_axes=self.axes)(*args)
@@ -287,6 +325,43 @@ def _mapped(self: _Recurrence | _Mapped, args: Flat, axes: Axes) -> tuple[Flat, 
 def _batch_axes(args: Flat, axes: Axes) -> int:
     """How many axes the batch has without the one that is mapped; the inputs are the first argument."""
     return args[0].ndim - 2 - (axes[0] is not None)
+
+
+def _network_axes(tree: Any) -> list[int]:
+    """Where operands of several networks have the axis of them: the first, after time."""
+    operands = jax.tree.map(lambda _: 0, tree.unflatten(range(tree.num_leaves)))
+    valid, resets = (None if mask is None else 1 for mask in operands.controls[:2])
+    return jax.tree.leaves(operands._replace(xs=1, controls=operands.controls._replace(valid=valid, resets=resets)))
+
+
+def _as_networks(
+    self: _Base, args: Flat, axes: Axes, where: Sequence[int], out: Callable[[Any], Sequence[int]]
+) -> tuple[Flat, Axes]:
+    """Results under `jax.vmap` from loops that take all networks at once; networks of networks are more networks.
+
+    Args:
+        self: the operation.
+        args: of it.
+        axes: that are mapped; what is not mapped is the same for all networks.
+        where: the axis of networks of every argument.
+        out: that of every leaf of the results, given these.
+    """
+    size = next(a.shape[axis] for a, axis in zip(args, axes, strict=True) if axis is not None)
+    together = []
+    for a, axis, to in zip(args, axes, where, strict=True):
+        if axis is None:
+            a = jnp.broadcast_to(jnp.expand_dims(a, to), (*a.shape[:to], size, *a.shape[to:]))
+        else:
+            a = jnp.moveaxis(a, axis, to)
+        together.append(a.reshape(*a.shape[:to], size * a.shape[to + 1], *a.shape[to + 2 :]) if self.many else a)
+    found = apply(dataclasses.replace(self, many=True), *together)
+    ends, leaves = out(found), jax.tree.leaves(found)
+    if self.many:
+        leaves = [
+            a.reshape(*a.shape[:to], size, a.shape[to] // size, *a.shape[to + 1 :])
+            for a, to in zip(leaves, ends, strict=True)
+        ]
+    return leaves, ends
 
 
 def _of_their_own(tree: Any, axes: Axes) -> bool:

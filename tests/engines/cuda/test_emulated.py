@@ -1,5 +1,7 @@
 """The kernels on the host, through the whole engine, against ``"scan"`` in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax.cell import param_shapes
-from rnnjax.engines import Controls, engine
+from rnnjax.engines import Controls, choice, engine
 from rnnjax.engines.affine import cuda, cuda_kernels, cuda_rules
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_rules import Card
@@ -71,16 +73,33 @@ def outcome(run, cell, arrays, masks, weights, dtype, params_dtype=None, **optio
 def compare(
     run, cell, steps, batch, dtype, *, valid=False, resets=False, reverse=False, remat=None, name=None, state_dtype=None
 ):
+    """With float64; what XLA's own loops, in the same dtypes, lose to rounding is no fault of the kernels."""
     case = problem(cell, steps, batch, dtype, valid=valid, resets=resets)
     with jax.default_matmul_precision("default" if name == "tf32" else "highest"):
         got = outcome(run, cell, *case, state_dtype or dtype, dtype, reverse=reverse, remat=remat)
     want = outcome(engine("scan").run, cell, *case, jnp.float64, reverse=reverse, remat=None)
     got, want = jax.device_get((got, want))  # so that NumPy compares, which compiles nothing
+    lost = functools.cache(lambda: _errors(_by_xla(cell, case, state_dtype or dtype, dtype, reverse), want))
+    for path, error in _errors(got, want).items():
+        tolerance = TOLERANCE[name or dtype]
+        if error > tolerance:
+            tolerance = max(tolerance, 2 * lost()[path])
+        assert error <= tolerance, f"{path}: {error:.1e}, more than {tolerance:.1e}"
+
+
+def _by_xla(cell, case, state_dtype, dtype, reverse):
+    with jax.default_matmul_precision("highest"):
+        return jax.device_get(outcome(engine("fused").run, cell, *case, state_dtype, dtype, reverse=reverse))
+
+
+def _errors(got, want):
+    """By leaf, in the Euclidean norm; that of a number, which is one sum and may cancel, a fifth."""
+    found = {}
     for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         assert g.shape == w.shape
         error = np.linalg.norm(np.asarray(g, np.float64) - w) / max(np.linalg.norm(w), 1e-30)
-        tolerance = TOLERANCE[name or dtype] * (1 if w.ndim else 5)  # that of a number is one sum, which may cancel
-        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+        found[jax.tree_util.keystr(path)] = error / (1 if w.ndim else 5)
+    return found
 
 
 CASES = {
@@ -111,28 +130,88 @@ def test_values_and_gradients(case, emulated, x64):
     assert set(emulator.RUNS) == ({"rnn_forward", "rnn_backward"} if steps else set())
 
 
-def test_vmap_is_more_rows(emulated):
-    """Over states and inputs, twice; and over weights, one launch after the other."""
-    cell, run = rnnjax.GRU(8), emulated(Card(90, 132))
+def _mapped(run, cell, axes, remat=None):
+    """Values and gradients of a loss under `jax.vmap` over parameters, state and inputs, of which some differ."""
     params, state = some_params(cell, 3), cell.initial_state((2,))
-    xs = np.random.default_rng(1).normal(size=(2, 3, 4, 2, 3)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    xs = rng.normal(size=(2, 3, 4, 2, 3)).astype(np.float32)
+    valid, resets = rng.random((4, 2)) < 0.7, rng.random((4, 2)) < 0.4
 
-    def loss(run, params, state, xs):
-        resets = jnp.zeros((4, 2), bool).at[2, 1].set(True)
-        final, ys = run(cell, params, state, xs, Controls(None, resets, state), reverse=False, remat=None)
-        return jnp.sum(jnp.square(ys)) + jnp.sum(final.h)
+    def loss(params, state, xs):
+        controls = Controls(jnp.asarray(valid), jnp.asarray(resets), state)
+        final, ys = run(cell, params, state, xs, controls, reverse=True, remat=remat)
+        return jnp.sum(jnp.where(valid[..., None], jnp.square(ys), 0)) + jnp.sum(jnp.sin(final.h))
 
-    def outcome(run, over_params):
-        one = jax.value_and_grad(lambda *args: loss(run, *args), argnums=(0, 1, 2))
-        if over_params:
-            many = jax.tree.map(lambda p: np.stack([p, 0.5 * np.asarray(p)]), params)
-            return jax.jit(jax.vmap(one, (0, None, None)))(many, state, xs[0, 0])
+    many = jax.tree.map(lambda p: np.stack([p, 0.5 * np.asarray(p), -np.asarray(p)]), params)
+    states = jax.tree.map(lambda s: rng.normal(size=(3, *s.shape)).astype(np.float32), state)
+    one = jax.value_and_grad(loss, argnums=(0, 1, 2))
+    if axes == "data":
         return jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (None, None, 0)))(params, state, xs)
+    if axes == "all":
+        return jax.jit(jax.vmap(one))(many, states, xs[0])
+    if axes == "forward":
+        return jax.jit(jax.vmap(loss, (0, None, None)))(many, state, xs[0, 0])
+    if axes == "summed":  # the gradient of what all networks do with the same inputs
+        total = lambda *args: jnp.sum(jax.vmap(loss, (0, None, None))(*args))  # noqa: E731
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(many, state, xs[0, 0])
+    assert axes == "twice"
+    more = jax.tree.map(lambda p: np.stack([p, 0.9 * p]), many)
+    return jax.jit(jax.vmap(jax.vmap(one, (0, None, None)), (0, None, None)))(more, state, xs[0, 0])
 
+
+NETWORKS = {
+    "all": (rnnjax.GRU(8), None, ["rnn_backward", "rnn_forward"]),
+    "forward": (rnnjax.LSTM(6), None, ["rnn_forward"]),
+    "summed": (rnnjax.LSTM(6), "gates", ["rnn_backward", "rnn_forward"]),
+    "twice": (rnnjax.GRU(5), None, ["rnn_backward", "rnn_forward"]),
+    "data": (rnnjax.GRU(8), None, ["rnn_forward"]),  # what was kept for one is not cut into examples
+}
+
+
+@pytest.mark.parametrize("axes", NETWORKS)
+def test_vmap_is_more_rows_and_networks(axes, emulated):
+    """One launch for all of them."""
+    cell, remat, kernels = NETWORKS[axes]
+    run = emulated(Card(90, 132))
     with jax.default_matmul_precision("highest"):
-        for over_params in (False, True):
-            got, want = (outcome(r, over_params) for r in (run, engine("scan").run))
-            jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
+        got, want = (_mapped(r, cell, axes, m) for r, m in ((run, remat), (engine("scan").run, None)))
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
+    assert sorted(emulator.RUNS) == kernels
+
+
+def test_networks_without_a_matrix(emulated):
+    cell = rnnjax.cells.DiagonalGRU(9)
+    got, want = (_mapped(run, cell, "all") for run in (emulated(Card(90, 132)), engine("scan").run))
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
+    assert sorted(emulator.RUNS) == ["rnn_backward", "rnn_forward"]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_both_directions_in_one_launch(masks, monkeypatch):
+    """Of two layers; parameters and start states of their own, documents that end within."""
+    monkeypatch.setattr(choice, "_engines", choice.engines())
+    choice.register(affine_engine("emulated", CudaLoops(Card(90, 132), emulator.launch), -1))
+    net = rnnjax.Bidirectional((rnnjax.LSTM(6), rnnjax.GRU(5)))
+    rng = np.random.default_rng(0)
+    params, state = net.init(jax.random.key(0), 3), net.initial_state((3,))
+    state = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), state)
+    xs = rng.normal(size=(5, 3, 3)).astype(np.float32)
+    given = dict(lengths=np.array([5, 2, 0]), resets=rng.random((5, 3)) < 0.4) if masks else {}
+
+    def outcome(implementation, remat=None, reverse=False):
+        def loss(params, state, xs):
+            options = dict(implementation=implementation, remat=remat, reverse=reverse)
+            final, ys = rnnjax.unroll(net, params, state, xs, **given, **options)
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((final, ys))), (final, ys)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, state, xs)
+
+    for options in ({}, dict(remat="gates", reverse=True)) if masks else ({},):
+        emulator.RUNS.clear()
+        with jax.default_matmul_precision("highest"):
+            got, want = outcome("emulated", **options), outcome("scan", reverse=options.get("reverse", False))
+        jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=2e-5), got, want)
+        assert sorted(emulator.RUNS) == ["rnn_backward"] * 2 + ["rnn_forward"] * 2  # one a layer
 
 
 def test_other_orders_of_warps_and_stores(emulated, x64, monkeypatch):

@@ -50,7 +50,7 @@ def test_options(steps, options, run, x64):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("size, rows", [(64, 3), (512, 16), (768, 16), (768, 64), (1024, 16)])
-def test_twenty_runs_give_the_same_bits(size, rows, dtype, run):
+def test_twenty_runs_give_the_same_bits(size, rows, dtype, run, x64):
     """A race would show: memory is full of NaN before every run, and every number is compared."""
     cell = rnnjax.LSTM(size)
     arrays, masks, weights = problem(cell, 200, (rows,), dtype, valid=True, resets=True)

@@ -21,7 +21,7 @@ def launch(kernel, outs, args, aliases):
     launched.append((kernel.name, outs[2].shape[1]))
     made = [jnp.zeros(out.shape, out.dtype) for out in outs]
     if kernel.name == "rnn_forward":
-        zx, state = args[2], args[4]
+        zx, state = args[3], args[5]
         made[2] = 2 * zx[..., : outs[2].shape[-1]] + state[0]
         made[3] = state + 1
         if made[5].ndim == 3:

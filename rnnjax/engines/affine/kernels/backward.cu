@@ -12,19 +12,20 @@ __cluster_dims__(CL, 1, 1)
 #endif
 rnn_backward(
     const int* __restrict__ dims,       // T, B
-    const ET* __restrict__ w,           // [HP][G][HP], w_hh
+    const ET* __restrict__ w,           // [NETS][HP][G][HP], w_hh
     const ET* __restrict__ zs,          // [T][B][NS][H], what the update saw
     const HT* __restrict__ hs,          // [T][B][H], before each step
     const float* __restrict__ ss,       // [S][T][B][H]
-    const float* __restrict__ own_g,    // [NP][H]
+    const float* __restrict__ own_g,    // [NETS][NP][H]
     const u8* __restrict__ flags,       // [T][B]
     const HT* __restrict__ dys,         // [T][B][H]
     const float* __restrict__ d_end,    // [1 + S][B][H]
     const ET*, const u32*,              // what ex and err are made of
     ET* ex, u32* err, ET* dz, ET* dx,   // dz [T][B][G][H]; dx [T][B][NX][H], of gates whose zx the update sees apart
     float* d_state, float* down_g, float* d_fresh_g) {  // [1 + S][B][H], [NP][B][H], [1 + S][B][H]; the last with RESET
-  const int T = dims[0], B = dims[1];
-  const int group = blockIdx.x / P, blk = blockIdx.x % P, b0 = group * NB, tid = threadIdx.x;
+  const int T = dims[0], B = NETS * dims[1];
+  const int group = blockIdx.x / P, blk = blockIdx.x % P, tid = threadIdx.x;
+  const int net = group / GROUPS, taken = group % GROUPS * NB, b0 = net * dims[1] + taken, rows = dims[1] - taken;
   const int rank = blk % CL, ubase = (blk / CL) * MROWS, u0 = ubase + rank * U;
   const size_t BH = (size_t)B * H;
   u32* broken = (u32*)smem;
@@ -34,7 +35,7 @@ rnn_backward(
   float* xr = red + 2 * REDN;  // [2][CL][NB][U]
   Mat<MTB, NCHB> mat;
   mat.load_weights((u32*)(xr + 2 * XRN), broken, [&](int r) -> const ET* {
-    return r < MROWS ? w + (size_t)(ubase + r) * G * HP + rank * KR : (const ET*)0; });
+    return r < MROWS ? w + (size_t)(net * HP + ubase + r) * G * HP + rank * KR : (const ET*)0; });
   const int lane = mat.lane, warp = mat.warp;
   if (tid == 0) *broken = err[0];
 #if CL > 1
@@ -44,9 +45,9 @@ rnn_backward(
 #endif
   __syncthreads();
 #pragma unroll
-  for (int n = 0; n < NT; ++n) mat.ok[n] = b0 + n * 8 + (lane >> 2) < B;
+  for (int n = 0; n < NT; ++n) mat.ok[n] = n * 8 + (lane >> 2) < rows;
   const size_t exs = (size_t)G * HP * BP, egs = (size_t)HP * BP;  // from step to step, from gate to gate
-  const size_t lane_at = ((size_t)((rank * KR) / EPL + mat.chunk0 * 4 + (lane & 3)) * BP + b0 + (lane >> 2)) * EPL;
+  const size_t lane_at = ((size_t)((rank * KR) / EPL + mat.chunk0 * 4 + (lane & 3)) * BP + group * NB + (lane >> 2)) * EPL;
   const int js = 4 * BP * EPL, ns = 8 * EPL;
   const int t0 = REV ? T - 1 : 0, dt = REV ? -1 : 1;
 
@@ -57,17 +58,17 @@ rnn_backward(
   ET* pe[PP];
   EACH_PAIR {
     const int idx = tid + p * NTHR, u = u0 + idx % U, b = b0 + idx / U;
-    real[p] = idx < PW && b < B;
+    real[p] = idx < PW && idx / U < rows;
     on[p] = real[p] && u < H;
     at[p] = b * H + u;
-    pe[p] = ex + (T - 1) * exs + ((size_t)(u / EPL) * BP + b) * EPL + u % EPL;
+    pe[p] = ex + (T - 1) * exs + ((size_t)(u / EPL) * BP + group * NB + idx / U) * EPL + u % EPL;
     flag[p] = flag_n[p] = 1;
     hn[p] = dyn[p] = 0;
     dhd[p] = on[p] ? d_end[at[p]] : 0;
 #pragma unroll
     for (int i = 0; i < SN; ++i) { ds[p][i] = S && on[p] ? d_end[(size_t)(i + 1) * BH + at[p]] : 0; sn[p][i] = 0; }
 #pragma unroll
-    for (int i = 0; i < NPN; ++i) { down[p][i] = 0; own[p][i] = NP && on[p] ? own_g[i * H + u] : 0; }
+    for (int i = 0; i < NPN; ++i) { down[p][i] = 0; own[p][i] = NP && on[p] ? own_g[(net * NP + i) * H + u] : 0; }
 #pragma unroll
     for (int i = 0; i <= SN; ++i) d_fresh[p][i] = 0;
 #pragma unroll

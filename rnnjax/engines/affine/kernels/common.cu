@@ -8,7 +8,8 @@
 //   G, NS   gates; numbers that the update sees, of which NX = NS - G are of gates whose zx and zh it sees apart
 //   S       leaves of the state besides h;  NP  parameters of the update, one number a unit
 //   U, NB   units and rows of a block;  W  its warps;  NLR  how many chunks of weights a warp keeps in registers
-//   CL      blocks of a cluster (backward);  GROUPS  groups of NB rows, each served by P = HP / U blocks
+//   CL      blocks of a cluster (backward);  NETS  networks of the same cell, one after the other in all arrays
+//   GROUPS  groups of NB rows of a network, each served by P = HP / U blocks
 //   MASK, RESET, REV   whether there are invalid steps, restarts, and time runs down
 //   SAVE, SAVE_SEEN    whether states, and what the update saw, are kept for the backward pass
 //   SPIN    how often a warp looks for a value before it gives up
@@ -63,7 +64,7 @@ DEV u32 pack(float hi, float lo) { return DT == 0 ? pack_bf16(hi, lo) : pack_f16
 #define NT (NB / 8)
 #define NTHR (32 * W)
 #define RS (NB + 2)
-#define BP (GROUPS * NB)
+#define BP (NETS * GROUPS * NB)
 #define P (HP / U)
 #define NX (NS - G)
 #define SN (S > 0 ? S : 1)  // arrays of no elements are not C++

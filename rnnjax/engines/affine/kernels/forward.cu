@@ -19,53 +19,59 @@ DEV int row_of(int m, int i) {  // of w^T
 }
 extern "C" __global__ void __launch_bounds__(NTHR, 1) rnn_forward(
     const int* __restrict__ dims,       // T, B
-    const ET* __restrict__ wt,          // [G][HP][HP], w_hh transposed
+    const ET* __restrict__ wt,          // [NETS][G][HP][HP], w_hh transposed
+    const float* __restrict__ bias_g,   // [NETS][G][H]
     const float* __restrict__ zx,       // [T][B][G][H]
     const ET* __restrict__ first,       // [HP / EPL][BP][EPL], h0
     const float* __restrict__ state,    // [1 + S][B][H], h first
-    const float* __restrict__ own_g,    // [NP][H]
+    const float* __restrict__ own_g,    // [NETS][NP][H]
     const u8* __restrict__ flags,       // [T][B], 1 valid, 2 restart before this step; with MASK or RESET
     const float* __restrict__ fresh_g,  // [1 + S][B][H]; with RESET
     const ET*, const u32*,              // what ex and err are made of
     ET* ex, u32* err, HT* ys, float* end,  // ys [T][B][H]; end [1 + S][B][H], the final state
     ET* zs, HT* hs, float* ss) {           // before each step: hs [T][B][H], ss [S][T][B][H]; with SAVE; zs [T][B][NS][H], with SAVE_SEEN
-  const int T = dims[0], B = dims[1];
-  const int group = blockIdx.x / P, u0 = blockIdx.x % P * U, b0 = group * NB, tid = threadIdx.x;
+  const int T = dims[0], B = NETS * dims[1];
+  const int group = blockIdx.x / P, u0 = blockIdx.x % P * U, tid = threadIdx.x;
+  const int net = group / GROUPS, taken = group % GROUPS * NB, b0 = net * dims[1] + taken, rows = dims[1] - taken;
   const size_t BH = (size_t)B * H, exs = (size_t)HP * BP;
   u32* broken = (u32*)smem;
   float* red = (float*)(smem + 16);  // [2][W][REDW]
   Mat<MTF, NCHF> mat;
-  mat.load_weights((u32*)(red + 2 * W * REDW), broken, [&](int r) -> const ET* { return wt + (size_t)(row_of(r / 16, r % 16) + u0) * HP; });
+  mat.load_weights((u32*)(red + 2 * W * REDW), broken, [&](int r) -> const ET* { return wt + ((size_t)net * G * HP + row_of(r / 16, r % 16) + u0) * HP; });
   const int lane = mat.lane, warp = mat.warp;
 #pragma unroll
-  for (int n = 0; n < NT; ++n) mat.ok[n] = b0 + n * 8 + (lane >> 2) < B;
-  const size_t lane_at = ((size_t)(mat.chunk0 * 4 + (lane & 3)) * BP + b0 + (lane >> 2)) * EPL;
+  for (int n = 0; n < NT; ++n) mat.ok[n] = n * 8 + (lane >> 2) < rows;
+  const size_t lane_at = ((size_t)(mat.chunk0 * 4 + (lane & 3)) * BP + group * NB + (lane >> 2)) * EPL;
   const int js = 4 * BP * EPL, ns = 8 * EPL;
   const long long dt = REV ? -1 : 1;
   const int t0 = REV ? T - 1 : 0;
   if (tid == 0) *broken = err[0];
   __syncthreads();
 
-  float h[PP], y[PP], s[PP][SN], fresh[PP][SN + 1], own[PP][NPN], xc[PP][G], xn[PP][G], seen[PP][NS];
+  float h[PP], y[PP], s[PP][SN], fresh[PP][SN + 1], own[PP][NPN], bias[PP][G], xc[PP][G], xn[PP][G], seen[PP][NS];
   bool real[PP], on[PP];  // pairs of a row that exists, and of those the ones of units that are no padding
   int at[PP], flag[PP], flag_n[PP];
   ET* pe[PP];
   EACH_PAIR {
     const int idx = tid + p * NTHR, u = u0 + idx % U, b = b0 + idx / U;
-    real[p] = idx < PW && b < B;
+    real[p] = idx < PW && idx / U < rows;
     on[p] = real[p] && u < H;
     at[p] = b * H + u;
-    pe[p] = ex + ((size_t)(u / EPL) * BP + b) * EPL + u % EPL;
+    pe[p] = ex + ((size_t)(u / EPL) * BP + group * NB + idx / U) * EPL + u % EPL;
     h[p] = y[p] = on[p] ? state[at[p]] : 0;
 #pragma unroll
     for (int i = 0; i < SN; ++i) s[p][i] = S && on[p] ? state[(size_t)(i + 1) * BH + at[p]] : 0;
 #pragma unroll
-    for (int i = 0; i < NPN; ++i) own[p][i] = NP && on[p] ? own_g[i * H + u] : 0;
+    for (int i = 0; i < NPN; ++i) own[p][i] = NP && on[p] ? own_g[(net * NP + i) * H + u] : 0;
 #pragma unroll
     for (int i = 0; i <= SN; ++i) fresh[p][i] = RESET && on[p] && i <= S ? fresh_g[(size_t)i * BH + at[p]] : 0;
     flag[p] = flag_n[p] = (MASK || RESET) && on[p] ? flags[(size_t)t0 * B + b] : 1;
 #pragma unroll
-    for (int g = 0; g < G; ++g) xc[p][g] = xn[p][g] = on[p] ? zx[((size_t)t0 * B + b) * G * H + g * H + u] : 0;
+    for (int g = 0; g < G; ++g) {
+      bias[p][g] = on[p] ? bias_g[(net * G + g) * H + u] : 0;
+      xc[p][g] = on[p] ? zx[((size_t)t0 * B + b) * G * H + g * H + u] + bias[p][g] : 0;
+      xn[p][g] = 0;
+    }
 #pragma unroll
     for (int g = 0; g < NS; ++g) seen[p][g] = 0;
   }
@@ -194,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(NTHR, 1) rnn_forward(
       pe[p] += exs;
       flag[p] = flag_n[p];
 #pragma unroll
-      for (int g = 0; g < G; ++g) xc[p][g] = xn[p][g];
+      for (int g = 0; g < G; ++g) xc[p][g] = xn[p][g] + bias[p][g];
     }
     if (PWW < W) bar_arrive<NTHR>(GATE_WAIT);
   }

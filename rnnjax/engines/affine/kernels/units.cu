@@ -6,18 +6,18 @@
 #define EACH_AHEAD _Pragma("unroll") for (int k = 0; k < AHEAD; ++k)
 #define EACH(i, n) _Pragma("unroll") for (int i = 0; i < (n); ++i)
 extern "C" __global__ void __launch_bounds__(NTHR) rnn_forward(
-    const int* __restrict__ dims, const ET*, const float* __restrict__ zx, const ET*, const float* __restrict__ state,
+    const int* __restrict__ dims, const ET*, const float* __restrict__ bias_g, const float* __restrict__ zx, const ET*, const float* __restrict__ state,
     const float* __restrict__ own_g, const u8* __restrict__ flags, const float* __restrict__ fresh_g, const ET*, const u32*,
     ET*, u32*, HT* ys, float* end, ET* zs, HT* hs, float* ss) {
-  const int T = dims[0], B = dims[1];
-  const size_t BH = (size_t)B * H, at = (size_t)blockIdx.x * NTHR + threadIdx.x, b = at / H, u = at % H;
+  const int T = dims[0], B = NETS * dims[1];
+  const size_t BH = (size_t)B * H, at = (size_t)blockIdx.x * NTHR + threadIdx.x, b = at / H, u = at % H, net = b / dims[1];
   if (at >= BH) return;
-  float own[NPN], fresh[SN + 1], s[SN], h = state[at], zh[G], x[AHEAD][G];
+  float own[NPN], fresh[SN + 1], s[SN], h = state[at], bias[G], zh[G], x[AHEAD][G];
   int flag[AHEAD];
-  EACH(i, NP) own[i] = own_g[i * H + u];
+  EACH(i, NP) own[i] = own_g[(net * NP + i) * H + u];
   EACH(i, S) s[i] = state[(i + 1) * BH + at];
   EACH(i, S + 1) fresh[i] = RESET ? fresh_g[i * BH + at] : 0;
-  EACH(g, G) zh[g] = 0;
+  EACH(g, G) { zh[g] = 0; bias[g] = bias_g[(net * G + g) * H + u]; }
   auto time = [&](int r) { return (size_t)(REV ? T - 1 - r : r); };
   auto fetch = [&](int r, int k) {
     const size_t row = time(r) * B + b;
@@ -38,8 +38,9 @@ extern "C" __global__ void __launch_bounds__(NTHR) rnn_forward(
           hs[here] = HF::store(h);
           EACH(i, S) ss[(size_t)i * T * BH + here] = s[i];
         }
-        float seen[NS], hn, sn[SN], y;
-        cell_seen(x[k], zh, seen);
+        float z[G], seen[NS], hn, sn[SN], y;
+        EACH(g, G) z[g] = x[k][g] + bias[g];
+        cell_seen(z, zh, seen);
         const bool valid = !MASK || flag[k] & 1;
         if (r + AHEAD < T) fetch(r + AHEAD, k);
         if (SAVE_SEEN) EACH(g, NS) zs[row * NS * H + g * H + u] = E::store(seen[g]);
@@ -60,13 +61,13 @@ extern "C" __global__ void __launch_bounds__(NTHR) rnn_backward(
     const float* __restrict__ ss, const float* __restrict__ own_g, const u8* __restrict__ flags,
     const HT* __restrict__ dys, const float* __restrict__ d_end, const ET*, const u32*,
     ET*, u32*, ET* dz, ET*, float* d_state, float* down_g, float* d_fresh_g) {
-  const int T = dims[0], B = dims[1];
-  const size_t BH = (size_t)B * H, at = (size_t)blockIdx.x * NTHR + threadIdx.x, b = at / H, u = at % H;
+  const int T = dims[0], B = NETS * dims[1];
+  const size_t BH = (size_t)B * H, at = (size_t)blockIdx.x * NTHR + threadIdx.x, b = at / H, u = at % H, net = b / dims[1];
   if (at >= BH) return;
   float own[NPN], down[NPN], ds[SN], d_fresh[SN + 1], dh = d_end[at];
   float seen[AHEAD][NS], h[AHEAD], s[AHEAD][SN], dy[AHEAD];
   int flag[AHEAD];
-  EACH(i, NP) { own[i] = own_g[i * H + u]; down[i] = 0; }
+  EACH(i, NP) { own[i] = own_g[(net * NP + i) * H + u]; down[i] = 0; }
   EACH(i, S) ds[i] = d_end[(i + 1) * BH + at];
   EACH(i, S + 1) d_fresh[i] = 0;
   auto time = [&](int r) { return (size_t)(REV ? r : T - 1 - r); };  // r counts from the last step
