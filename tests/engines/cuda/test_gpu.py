@@ -8,7 +8,7 @@ import pytest
 import rnnjax
 from rnnjax.engines import Controls, engine
 from tests.engines.cuda.cells import POINTWISE, Custom
-from tests.engines.cuda.test_emulated import compare, outcome, problem
+from tests.engines.cuda.test_emulated import NETWORKS, _mapped, compare, outcome, problem
 
 pytestmark = pytest.mark.gpu
 DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
@@ -94,3 +94,38 @@ def test_two_directions_in_one_program(run):
 
     for got, want in zip(jax.jit(both)(xs), both(xs)):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("axes", NETWORKS)
+def test_networks_side_by_side(axes, run):
+    cell, remat, _ = NETWORKS[axes]
+    with jax.default_matmul_precision("highest"):
+        got, want = (_mapped(r, cell, axes, m) for r, m in ((run, remat), (engine("scan").run, None)))
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
+
+
+@pytest.mark.parametrize("size, count", [(64, 20), (512, 3)])
+def test_many_networks_are_what_each_is_alone(size, count, run):
+    """In more groups than find room at once."""
+    cell = rnnjax.LSTM(size)
+    params = jax.vmap(lambda key: cell.init(key, 8))(jax.random.split(jax.random.key(0), count))
+    state, xs = cell.initial_state((40,)), jax.random.normal(jax.random.key(1), (30, 40, 8))
+    one = jax.jit(lambda p: run(cell, p, state, xs, Controls())[1])
+    every = jax.jit(jax.vmap(one))(params)
+    for i in (0, count - 1):
+        np.testing.assert_allclose(every[i], one(jax.tree.map(lambda p: p[i], params)), atol=2e-6)
+
+
+def test_both_directions_share_a_launch():
+    net = rnnjax.Bidirectional((rnnjax.LSTM(96), rnnjax.LSTM(96)))
+    params, xs = net.init(jax.random.key(0), 8), jax.random.normal(jax.random.key(1), (50, 4, 8))
+    lengths = jnp.array([50, 3, 0, 20])
+
+    def loss(params, xs, implementation):
+        _, ys = rnnjax.unroll(net, params, None, xs, lengths=lengths, implementation=implementation)
+        return jnp.sum(jnp.sin(ys))
+
+    text = jax.jit(loss, static_argnums=2).lower(params, xs, None).as_text()
+    assert text.count("@__gpu$xla.gpu.ptx") == 2  # a layer each
+    got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, xs, name) for name in (None, "scan"))
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
