@@ -149,7 +149,7 @@ def _guarded(skipped: list[dict[str, Any]], where: Any, call: Callable[[], Any])
 
 
 def _time(one: Contestant, mode: str, rounds: int, alone: bool) -> dict[str, Any]:
-    """Seconds of compilation, and of a call, the median of some; and of the loops alone."""
+    """Seconds of compilation, of a call where calls follow each other (the median of some), and of the loops alone."""
     prepared = one.prepare(mode)
     start = time.perf_counter()
     if prepared.compile is not None:
@@ -157,12 +157,9 @@ def _time(one: Contestant, mode: str, rounds: int, alone: bool) -> dict[str, Any
     compiled = time.perf_counter() - start
     once = _warm(prepared.call)
     repeats = max(1, round(0.02 / once))
-    seconds = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            prepared.call()
-        seconds.append((time.perf_counter() - begin) / repeats)
+    several = prepared.several or (lambda count: [prepared.call() for _ in range(count)])
+    several(repeats)
+    seconds = [_seconds(lambda: several(repeats)) / repeats for _ in range(rounds)]
     return {
         "seconds": stats(seconds),
         "compile_seconds": round(compiled, 2) if prepared.compile is not None else None,
@@ -230,10 +227,8 @@ def _resets(steps: int, rounds: int) -> list[dict[str, Any]]:
             return loss_of(ys, final)
 
         step = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
-        call = lambda step=step: jax.block_until_ready(step(params, xs))  # noqa: E731
-        _warm(call)
-        seconds = [_seconds(call) for _ in range(3 * rounds)]
-        found.append({"resets": name, "us_per_step": round(1e6 * float(np.median(seconds)) / steps, 3)})
+        seconds = _in_a_row(lambda step=step: step(params, xs), 3 * rounds)
+        found.append({"resets": name, "us_per_step": round(1e6 * seconds / steps, 3)})
     return found
 
 
@@ -257,12 +252,22 @@ def _networks(steps: int, rounds: int) -> list[dict[str, Any]]:
         function = jax.grad(loss, argnums=(0, 1))
         step = jax.jit(jax.vmap(function, (0, None)) if count > 1 else function)
         given = params if count > 1 else jax.tree.map(lambda p: p[0], params)
-        call = lambda step=step, given=given, xs=xs: jax.block_until_ready(step(given, xs))  # noqa: E731
-        call()
-        _warm(call)
-        seconds = [_seconds(call) for _ in range(rounds)]
-        rows.append({"lstm": title, "us_per_step": round(1e6 * float(np.median(seconds)) / steps, 3)})
+        seconds = _in_a_row(lambda step=step, given=given, xs=xs: step(given, xs), rounds)
+        rows.append({"lstm": title, "us_per_step": round(1e6 * seconds / steps, 3)})
     return rows
+
+
+def _in_a_row(step: Callable[[], Any], rounds: int, count: int = 8) -> float:
+    """Seconds of a call where some follow each other, the median of rounds."""
+
+    def several() -> None:
+        for _ in range(count):
+            result = step()
+        jax.block_until_ready(result)
+
+    several()
+    _warm(several)
+    return float(np.median([_seconds(several) / count for _ in range(rounds)]))
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -106,11 +106,13 @@ class Prepared:
         compile: makes it run at full speed; the time this takes is the compile time. None where there is none.
         call: one forward pass, or one pass with gradients of parameters and inputs, waited for.
         memory: what is known of its memory after compilation, by the names of a result row.
+        several: so many calls, of which only the last is waited for, as in a training loop on a GPU.
     """
 
     compile: Callable[[], None] | None
     call: Callable[[], Any]
     memory: Callable[[], dict[str, int]]
+    several: Callable[[int], None] | None = None
 
 
 @dataclasses.dataclass
@@ -208,7 +210,12 @@ def JaxContestant(  # noqa: N802
         def memory() -> dict[str, int]:
             return planned_bytes(box[0])
 
-        return Prepared(compile_, lambda: jax.block_until_ready(box[0](*box[1])), memory)
+        def several(count: int) -> None:
+            for _ in range(count):
+                result = box[0](*box[1])
+            jax.block_until_ready(result)
+
+        return Prepared(compile_, lambda: jax.block_until_ready(box[0](*box[1])), memory, several)
 
     def outputs() -> Outputs:
         def to_numpy(array):

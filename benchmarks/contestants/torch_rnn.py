@@ -62,9 +62,7 @@ def make(problem: Problem) -> Contestant:
 
     def forward() -> Any:
         with torch.no_grad():
-            result = module(xs, state)
-        wait()
-        return result
+            return module(xs, state)
 
     def training() -> Any:
         module.zero_grad(set_to_none=True)
@@ -74,11 +72,18 @@ def make(problem: Problem) -> Contestant:
         for leaf in final if kind == "lstm" else (final,):
             loss = loss + leaf.float().square().mean()
         loss.backward()
-        wait()
         return ys, final
 
     def prepare(mode: str) -> Prepared:
-        call = forward if mode == "forward" else training
+        run = forward if mode == "forward" else training
+
+        def several(count: int) -> None:
+            for _ in range(count):
+                run()
+            wait()
+
+        def call() -> None:
+            several(1)
 
         def memory() -> dict[str, int]:
             if not on_gpu:
@@ -87,13 +92,14 @@ def make(problem: Problem) -> Contestant:
             call()
             return {"peak_bytes": torch.cuda.max_memory_allocated()}
 
-        return Prepared(None, call, memory)
+        return Prepared(None, call, memory, several)
 
     def outputs() -> Outputs:
         def to_numpy(tensor: Any) -> np.ndarray:
             return tensor.detach().float().cpu().numpy()
 
         ys, final = training()
+        wait()
         grads = {key.removesuffix("_l0"): to_numpy(value.grad) for key, value in module.named_parameters()}
         found = {"w_ih": grads["weight_ih"].T, "w_hh": grads["weight_hh"].T, "b": grads["bias_ih"]}
         if kind == "gru":

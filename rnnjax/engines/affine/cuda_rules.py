@@ -185,13 +185,13 @@ def _tiles(facts: Facts, card: Card, units: int, rows: int, cluster: int, *, bac
         quads, pairs, singles = facts.gates // 4, facts.gates % 4 // 2, facts.gates % 2
         tiles = units // 8 * (2 * quads + pairs) + units // 16 * singles
         reduce_floats = units * _WARPS * (quads * (4 * rows + 4) + pairs * (2 * rows + 2) + singles * (rows + 2))
-        extra = 16
+        extra = 16 + 4 * facts.gates * units
     # A block of few chunks has warps without any; four do then.
     warps = _WARPS if chunks > 4 else 4
     reduce_floats = reduce_floats * warps // _WARPS
     share = _ceil(chunks, warps)
     pairs_of_thread = _ceil(units * rows, 32 * warps)
-    taken = 26 + pairs_of_thread * ((2 if backward else 3) * facts.gates + facts.seen + facts.states + facts.own)
+    taken = 26 + pairs_of_thread * (2 * facts.gates + facts.seen + facts.states + facts.own)
     taken += 4 * row_tiles * share + 4 * tiles * row_tiles * (1 if tiles * row_tiles >= 4 else 2)
     taken += 18 * pairs_of_thread if backward else 0
     taken += 80 if facts.format == "tf32x3" else 0

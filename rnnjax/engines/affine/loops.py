@@ -6,14 +6,14 @@ ten lines (``tests/engines/test_seam.py``).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import jax
 
 from rnnjax.engines.affine.plan import Plan, Seen
 from rnnjax.engines.choice import Controls, Job
 
-__all__ = ["Cotangents", "Finished", "Kept", "Loops", "ManyLoops", "Operands"]
+__all__ = ["Cotangents", "Finished", "Kept", "Loops", "ManyLoops", "Operands", "take_many"]
 
 
 class Operands(NamedTuple):
@@ -111,7 +111,6 @@ class Loops(Protocol):
         ...
 
 
-@runtime_checkable
 class ManyLoops(Loops, Protocol):
     """Loops that take several networks of one cell at once.
 
@@ -122,3 +121,8 @@ class ManyLoops(Loops, Protocol):
     def kept_axes(self, kept: Kept) -> Any:
         """Where what is kept has that axis: the same tree of integers."""
         ...
+
+
+def take_many(loops: Loops) -> TypeGuard[ManyLoops]:
+    """Whether they are `ManyLoops`; reads none of their properties, which may look for a device."""
+    return hasattr(type(loops), "kept_axes")

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 
 from rnnjax.cell import AffineCell, compute_dtype, param_shapes
 from rnnjax.checks import check_kind, describe
-from rnnjax.engines.affine.loops import Loops, ManyLoops, Operands
+from rnnjax.engines.affine.loops import Loops, Operands, take_many
 from rnnjax.engines.affine.plan import Plan, make_plan
 from rnnjax.engines.affine.transforms import recur
 from rnnjax.engines.choice import Controls, Engine, Job, is_floating
@@ -72,7 +72,7 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
         return loops.fits(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype), job)
 
     ranked = rank if callable(rank) else lambda job: rank
-    return Engine(name, functools.partial(_unroll, loops), fits, ranked, many=isinstance(loops, ManyLoops))
+    return Engine(name, functools.partial(_unroll, loops), fits, ranked, many=take_many(loops))
 
 
 @functools.lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.engines.affine.gradient import backward
-from rnnjax.engines.affine.loops import Kept, Loops, ManyLoops, Operands
+from rnnjax.engines.affine.loops import Kept, Loops, Operands, take_many
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.xla import XlaLoops
 from rnnjax.engines.operation import Axes, Flat, Operation, apply, push, wanted
@@ -90,7 +90,7 @@ class _Base(Operation):
 
     def kept_axes(self, kept: Any) -> list[int]:
         """Where what was kept has the axis of networks."""
-        return jax.tree.leaves(self.loops.kept_axes(kept)) if isinstance(self.loops, ManyLoops) else []
+        return jax.tree.leaves(self.loops.kept_axes(kept)) if take_many(self.loops) else []
 
     def networks_out(self) -> list[int]:
         """Where the results have the axis of networks: those of the state, then ``ys``."""
@@ -98,7 +98,7 @@ class _Base(Operation):
 
     def takes_networks(self, axes: Axes) -> bool:
         """Whether its loops take what `jax.vmap` maps as networks, here where every launch is on one device."""
-        able = isinstance(self.loops, ManyLoops) and jax.device_count() == 1
+        able = take_many(self.loops) and jax.device_count() == 1
         return able and (self.many or _of_their_own(self.tree, axes))
 
 

@@ -35,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(NTHR, 1) rnn_forward(
   const int net = group / GROUPS, taken = group % GROUPS * NB, b0 = net * dims[1] + taken, rows = dims[1] - taken;
   const size_t BH = (size_t)B * H, exs = (size_t)HP * BP;
   u32* broken = (u32*)smem;
-  float* red = (float*)(smem + 16);  // [2][W][REDW]
+  float* bias = (float*)(smem + 16);  // [G][U]
+  float* red = bias + G * U;          // [2][W][REDW]
   Mat<MTF, NCHF> mat;
   mat.load_weights((u32*)(red + 2 * W * REDW), broken, [&](int r) -> const ET* { return wt + ((size_t)net * G * HP + row_of(r / 16, r % 16) + u0) * HP; });
   const int lane = mat.lane, warp = mat.warp;
@@ -46,9 +47,10 @@ extern "C" __global__ void __launch_bounds__(NTHR, 1) rnn_forward(
   const long long dt = REV ? -1 : 1;
   const int t0 = REV ? T - 1 : 0;
   if (tid == 0) *broken = err[0];
+  for (int i = tid; i < G * U; i += NTHR) bias[i] = u0 + i % U < H ? bias_g[(net * G + i / U) * H + u0 + i % U] : 0;
   __syncthreads();
 
-  float h[PP], y[PP], s[PP][SN], fresh[PP][SN + 1], own[PP][NPN], bias[PP][G], xc[PP][G], xn[PP][G], seen[PP][NS];
+  float h[PP], y[PP], s[PP][SN], fresh[PP][SN + 1], own[PP][NPN], xc[PP][G], xn[PP][G], seen[PP][NS];
   bool real[PP], on[PP];  // pairs of a row that exists, and of those the ones of units that are no padding
   int at[PP], flag[PP], flag_n[PP];
   ET* pe[PP];
@@ -68,8 +70,7 @@ extern "C" __global__ void __launch_bounds__(NTHR, 1) rnn_forward(
     flag[p] = flag_n[p] = (MASK || RESET) && on[p] ? flags[(size_t)t0 * B + b] : 1;
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      bias[p][g] = on[p] ? bias_g[(net * G + g) * H + u] : 0;
-      xc[p][g] = on[p] ? zx[((size_t)t0 * B + b) * G * H + g * H + u] + bias[p][g] : 0;
+      xc[p][g] = on[p] ? zx[((size_t)t0 * B + b) * G * H + g * H + u] + bias[g * U + idx % U] : 0;
       xn[p][g] = 0;
     }
 #pragma unroll
@@ -200,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(NTHR, 1) rnn_forward(
       pe[p] += exs;
       flag[p] = flag_n[p];
 #pragma unroll
-      for (int g = 0; g < G; ++g) xc[p][g] = xn[p][g] + bias[p][g];
+      for (int g = 0; g < G; ++g) xc[p][g] = xn[p][g] + bias[g * U + u];
     }
     if (PWW < W) bar_arrive<NTHR>(GATE_WAIT);
   }
