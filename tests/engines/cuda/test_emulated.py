@@ -189,7 +189,7 @@ def test_networks_without_a_matrix(emulated):
 @pytest.mark.parametrize("masks", [False, True])
 def test_both_directions_in_one_launch(masks, monkeypatch):
     """Of two layers; parameters and start states of their own, documents that end within."""
-    monkeypatch.setattr(choice, "_engines", choice.engines())
+    monkeypatch.setattr(choice, "_engines", choice.registered())
     choice.register(affine_engine("emulated", CudaLoops(Card(90, 132), emulator.launch), -1))
     net = rnnjax.Bidirectional((rnnjax.LSTM(6), rnnjax.GRU(5)))
     rng = np.random.default_rng(0)
