@@ -55,7 +55,7 @@ html_theme = "sphinx_book_theme"
 html_title = "rnnjax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_js_files = [(f"figures/{name}.js", {"defer": "defer"}) for name in ("core", "figures", "reader")]
+html_js_files = [(f"figures/{name}.js", {"defer": "defer"}) for name in ("core", "korean", "figures", "reader")]
 html_js_files.append(("language.js", {"defer": "defer"}))
 html_show_sourcelink = False
 html_copy_source = False
@@ -70,6 +70,7 @@ html_theme_options = {
     "use_source_button": False,
     "use_issues_button": False,
     "use_repository_button": False,
+    "footer_content_items": [],
 }
 # What cannot be a page of this site is named, but no link.
 suppress_warnings = ["mystnb.unknown_mime_type"]
@@ -83,7 +84,7 @@ _PAGES = {
     ROOT / "experiments" / "README.md": "experiments",
 }
 _INCLUDE = re.compile(r"```\{include\} (\S+)\n```\n?")
-_SIZES = re.compile(r"(?<=\| )\d+(?:, \d+)+(?= \|)")
+_SIZES = re.compile(r"(?<=\| )\d+(?:, \d+)+(?= \|)|(?<=\| )[*\d.]+ %[*]*(?= \|)")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
@@ -114,8 +115,8 @@ def read_source(app, name, source):
         return with_links(path.read_text(encoding="utf-8"), path.parent, page)
 
     text = _INCLUDE.sub(include, with_links(source[0], page.parent, page))
-    # Sizes in a cell of a table, "128, 32, 256, 512", stay on one line.
-    source[0] = _SIZES.sub(lambda found: found[0].replace(", ", ",\N{NO-BREAK SPACE}"), text)
+    # Numbers in a cell of a table, "128, 32, 256, 512" or "100 %", stay on one line.
+    source[0] = _SIZES.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Note|Example):$")
@@ -137,7 +138,14 @@ def equations(app, what, name, obj, options, lines):
     lines[:] = out
 
 
+def words_of_cells(app, config):
+    """What stands above a folded cell, in Korean on the Korean pages."""
+    if config.language == "ko":
+        config.nb_code_prompt_show, config.nb_code_prompt_hide = "코드 보기", "코드 숨기기"
+
+
 def setup(app):
+    app.connect("config-inited", words_of_cells)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", equations, priority=400)  # before napoleon
     return {"parallel_read_safe": True}

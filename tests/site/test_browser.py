@@ -108,6 +108,7 @@ def test_the_course_is_there_in_korean(browser):
         opened.page.wait_for_selector("html[lang='ko']")
         assert "망각 게이트" in opened.page.inner_text("article") and "def" not in opened.page.inner_text("h1")
         opened.page.wait_for_selector("figure.live[data-ready]")
+        assert "망각 게이트" in opened.page.inner_text("figure.live .controls")
         opened.page.click("a.language")
         opened.page.wait_for_selector("html[lang='en']")
         assert opened.page.url.endswith("course/04-lstm.html") and "/ko/" not in opened.page.url

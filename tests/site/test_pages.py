@@ -86,6 +86,21 @@ def test_the_course_in_korean(page):
             assert words[:60] in said or words.startswith("*"), words
 
 
+def test_the_figures_speak_korean():
+    """Every sentence of a figure is in the dictionary, and nothing else is."""
+    folder = DOCS / "_static" / "figures"
+    known = re.findall(r'^  "((?:[^"\\]|\\.)+)": "(.+)",$', (folder / "korean.js").read_text(encoding="utf-8"), re.M)
+    code = "".join((folder / name).read_text(encoding="utf-8") for name in ("figures.js", "reader.js"))
+    said = re.findall(r'Figures\.say\("([^"]+)"', code) + re.findall(r'Figures\.button\(\w+, "([^"]+)"', code)
+    said += re.findall(r'Figures\.slider\(\w+, "([^"]+)"', code) + re.findall(r'[xy]label: "([^"]+)"', code)
+    for title, about in re.findall(r'Figures\.head\(root, "([^"]+)", "([^"]+)"\)', code):
+        said += [title, about]
+    assert len(said) > 35 and set(said) <= {words for words, _ in known}
+    for words, korean in known:
+        assert f'"{words}"' in code, f"no figure says it: {words}"
+        assert re.search("[가-힣]", korean) and set(re.findall(r"{\d}", words)) == set(re.findall(r"{\d}", korean))
+
+
 def test_no_page_asks_a_network_for_anything():
     """Scripts and styles come with the site."""
     for path in (DOCS / "_static").rglob("*.*"):

@@ -2,6 +2,14 @@
 
 const Figures = {
   kinds: {},
+  korean: {},  // by the words in English
+
+  /** Words in the language of the page, with numbers in the places {0}, {1}, ... */
+  say(words, ...numbers) {
+    const said = (document.documentElement.lang === "ko" && this.korean[words]) || words;
+    return said.replace(/\{(\d)\}/g, (_, k) => numbers[k]);
+  },
+
   register(name, draw) { this.kinds[name] = draw; },
   start() {
     for (const root of document.querySelectorAll("figure.live")) {
@@ -30,11 +38,12 @@ const Figures = {
   },
 
   head(root, title, about) {
-    root.append(Figures.make("h4", {}, title), Figures.make("p", { class: "about" }, about));
+    root.append(Figures.make("h4", {}, Figures.say(title)), Figures.make("p", { class: "about" }, Figures.say(about)));
   },
 
   /** A slider with its name and its value; native, so that keys and fingers move it. */
   slider(parent, name, { min, max, step, value, show = (v) => String(v) }, act) {
+    name = Figures.say(name);
     const output = Figures.make("output", {}, show(value));
     const input = Figures.make("input", { type: "range", min, max, step, value, "aria-label": name });
     input.addEventListener("input", () => {
@@ -47,7 +56,7 @@ const Figures = {
   },
 
   button(parent, text, act, properties = {}) {
-    const button = Figures.make("button", { type: "button", ...properties, on: { click: act } }, text);
+    const button = Figures.make("button", { type: "button", ...properties, on: { click: act } }, Figures.say(text));
     parent.append(button);
     return button;
   },
@@ -55,7 +64,7 @@ const Figures = {
   /** Axes: numbers to places, and the ticks; log10 on y where asked for. */
   plot(root, { width = 640, height = 280, x, y, xlabel = "", ylabel = "", xticks, yticks, log = false, title = "" }) {
     const [left, right, top, bottom] = [56, 14, 12, 36];
-    const svg = Figures.drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
+    const svg = Figures.drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": Figures.say(title) });
     const along = (v) => left + ((v - x[0]) / (x[1] - x[0])) * (width - left - right);
     const scale = log ? (v) => Math.log10(Math.max(v, 1e-300)) : (v) => v;
     const [low, high] = y.map(scale);
@@ -69,8 +78,8 @@ const Figures = {
     }
     for (const v of xticks) svg.append(Figures.drawn("text", { x: along(v), y: height - bottom + 16, "text-anchor": "middle" }, String(v)));
     svg.append(Figures.drawn("path", { class: "axis", d: `M${left},${top}V${height - bottom}H${width - right}` }));
-    svg.append(Figures.drawn("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xlabel));
-    svg.append(Figures.drawn("text", { x: 14, y: (top + height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(top + height - bottom) / 2})` }, ylabel));
+    svg.append(Figures.drawn("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, Figures.say(xlabel)));
+    svg.append(Figures.drawn("text", { x: 14, y: (top + height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(top + height - bottom) / 2})` }, Figures.say(ylabel)));
     const layer = Figures.drawn("g");
     svg.append(layer);
     root.append(svg);

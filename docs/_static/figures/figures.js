@@ -26,7 +26,7 @@ Figures.register("gradient", (root, data) => {
     plot.text(80, 10 ** (lstm[Math.floor(0.8 * lstm.length)] + 0.7), "LSTM", "c0", "end");
     const last = data.lags.length - 1;
     const rate = (line) => 10 ** ((line[last] - line[0]) / (data.lags[last] - data.lags[0]));
-    said.textContent = `Each step back multiplies the gradient by about ${shown(rate(elman), 3)} in the Elman cell and by ${shown(rate(lstm), 3)} in the LSTM; the sigmoid of its forget bias is ${shown(1 / (1 + Math.exp(-bias)), 3)}.`;
+    said.textContent = Figures.say("Each step back multiplies the gradient by about {0} in the Elman cell and by {1} in the LSTM; the sigmoid of its forget bias is {2}.", shown(rate(elman), 3), shown(rate(lstm), 3), shown(1 / (1 + Math.exp(-bias)), 3));
   };
   Figures.slider(controls, "spectral radius of the Elman cell", { min: data.radii[0], max: data.radii[data.radii.length - 1], step: 0.05, value: radius, show: (v) => v.toFixed(2) }, (v) => { radius = v; draw(); });
   Figures.slider(controls, "forget bias of the LSTM", { min: data.biases[0], max: data.biases[data.biases.length - 1], step: 0.25, value: bias, show: (v) => shown(v) }, (v) => { bias = v; draw(); });
@@ -35,7 +35,7 @@ Figures.register("gradient", (root, data) => {
 });
 
 Figures.register("lstm", (root) => {
-  Figures.head(root, "One LSTM unit in your hands", "Set the gates, then take a step. The thick line is the cell state c: the forget gate decides how much of it stays, the input gate how much of the candidate g comes in, the output gate what is shown.");
+  Figures.head(root, "One LSTM unit in your hands", "Set the gates, then take a step. The blue line is the cell state c: the forget gate decides how much of it stays, the input gate how much of the candidate g comes in, the output gate what is shown.");
   const controls = Figures.make("div", { class: "controls" });
   const value = { i: 0.1, f: 0.95, o: 0.5, g: 0.8 };
   let history = [{ c: 0, h: 0 }];
@@ -53,7 +53,9 @@ Figures.register("lstm", (root) => {
     const [old, now] = [history[history.length - 1], next()];
     plot.text(Math.min(39.5, steps.length), old.c + 0.15, "c", "c0");
     plot.text(Math.min(39.5, steps.length), old.h - 0.25, "h", "c1");
-    said.textContent = `The next step: c' = ${shown(value.f)} · ${shown(old.c)} + ${shown(value.i)} · ${shown(value.g)} = ${shown(now.c)},  h' = ${shown(value.o)} · tanh(${shown(now.c)}) = ${shown(now.h)}. A gradient keeps the share f = ${shown(value.f)} of itself a step, so half of it after ${value.f >= 1 ? "∞" : value.f <= 0 ? "0" : Math.max(0, Math.log(0.5) / Math.log(value.f)).toFixed(1)} steps.`;
+    const half = value.f >= 1 ? "∞" : value.f <= 0 ? "0" : Math.max(0, Math.log(0.5) / Math.log(value.f)).toFixed(1);
+    const numbers = [value.f, old.c, value.i, value.g, now.c, value.o, now.h].map((v) => shown(v));
+    said.textContent = Figures.say("The next step: c' = {0} · {1} + {2} · {3} = {4},  h' = {5} · tanh({4}) = {6}. A gradient keeps the share f = {0} of itself a step, so half of it after {7} steps.", ...numbers, half);
   };
   const step = (times = 1) => {
     for (let k = 0; k < times; k++) { history.push(next()); if (history.length > 41) history = history.slice(1); }
@@ -78,7 +80,7 @@ Figures.register("lstm", (root) => {
 
 Figures.register("truncation", (root, data) => {
   Figures.head(root, "What the cut takes away", "Every dot is a step. Choose the lag of what has to be remembered, the length of a chunk, and how far a chunk looks back; orange arcs get no gradient.");
-  const svg = Figures.drawn("svg", { viewBox: "0 0 640 190", role: "img", "aria-label": "Which steps learn from which" });
+  const svg = Figures.drawn("svg", { viewBox: "0 0 640 190", role: "img", "aria-label": Figures.say("Which steps learn from which") });
   root.append(svg);
   const controls = Figures.make("div", { class: "controls" });
   const said = Figures.make("p", { class: "said", "aria-live": "polite" });
@@ -101,16 +103,16 @@ Figures.register("truncation", (root, data) => {
     }
     for (let t = 0; t < T; t++) svg.append(Figures.drawn("circle", { cx: at(t), cy: 160, r: 4, style: "fill:var(--pst-color-text-base)" }));
     const share = learned / (T - value.lag);
-    let text = `${Math.round(100 * share)} % of the steps get a gradient from ${value.lag} steps before.`;
+    let text = Figures.say("{0} % of the steps get a gradient from {1} steps before.", Math.round(100 * share), value.lag);
     const k = data.lags.indexOf(value.lag);
     const kind = value.back === 0 ? "cut" : value.back === 20 ? "look back 20" : null;
-    if (value.chunk === data.chunk && k >= 0 && kind && data.right[kind]) text += ` Measured above with these settings: ${Math.round(100 * data.right[kind][k])} % of the bits right (50 % is chance).`;
-    else if (share === 0) text += " No step does: nothing teaches the network to keep it.";
+    if (value.chunk === data.chunk && k >= 0 && kind && data.right[kind]) text += Figures.say(" Measured above with these settings: {0} % of the bits right (50 % is chance).", Math.round(100 * data.right[kind][k]));
+    else if (share === 0) text += Figures.say(" No step does: nothing teaches the network to keep it.");
     said.textContent = text;
   };
   Figures.slider(controls, "lag", { min: 1, max: 12, step: 1, value: value.lag }, (v) => { value.lag = v; draw(); });
-  Figures.slider(controls, "chunk", { min: 1, max: 15, step: 1, value: value.chunk, show: (v) => `${v} steps` }, (v) => { value.chunk = v; draw(); });
-  Figures.slider(controls, "look back", { min: 0, max: 20, step: 5, value: 0, show: (v) => `${v} steps more` }, (v) => { value.back = v; draw(); });
+  Figures.slider(controls, "chunk", { min: 1, max: 15, step: 1, value: value.chunk, show: (v) => Figures.say("{0} steps", v) }, (v) => { value.chunk = v; draw(); });
+  Figures.slider(controls, "look back", { min: 0, max: 20, step: 5, value: 0, show: (v) => Figures.say("{0} steps more", v) }, (v) => { value.back = v; draw(); });
   root.append(controls, said);
   draw();
 });
@@ -118,7 +120,7 @@ Figures.register("truncation", (root, data) => {
 Figures.register("portrait", (root) => {
   Figures.head(root, "Where two units go", "h' = tanh(h · W) without input. W turns by an angle and stretches; the small lines show where each state goes. Touch or click to let a state go, or move the start with the arrow keys.");
   const size = 420;
-  const svg = Figures.drawn("svg", { viewBox: `0 0 ${size} ${size}`, role: "application", tabindex: "0", "aria-label": "Plane of two units; arrow keys move the start, Enter lets it go" });
+  const svg = Figures.drawn("svg", { viewBox: `0 0 ${size} ${size}`, role: "application", tabindex: "0", "aria-label": Figures.say("Plane of two units; arrow keys move the start") });
   svg.style.maxWidth = "26rem";
   svg.style.margin = "0 auto";
   const ground = Figures.drawn("g"), path = Figures.drawn("g");
@@ -183,8 +185,8 @@ Figures.register("portrait", (root) => {
     const fixed = fixedPoints(m);
     for (const [x, y, largest] of fixed) ground.append(Figures.drawn("circle", { cx: at(x), cy: at(-y), r: 6.5, style: `fill:${largest < 1 ? "var(--c2)" : "none"};stroke:var(--c2);stroke-width:2.5` }));
     const stable = fixed.filter(([, , largest]) => largest < 1).length;
-    const words = stable === 0 ? "no stable fixed point: the state goes round for ever, and keeps time" : stable === 1 ? "one stable fixed point: whatever the state was, it is forgotten" : `${stable} stable fixed points: the state remembers which of ${stable} it was pushed to`;
-    said.textContent = `Eigenvalues of W have size ${shown(Math.max(...sizes(m)))}; ${words}. Filled circles are stable fixed points, empty ones are not.`;
+    const words = ["no stable fixed point: the state goes round for ever, and keeps time", "one stable fixed point: whatever the state was, it is forgotten", "{0} stable fixed points: the state remembers which of {0} it was pushed to"][Math.min(stable, 2)];
+    said.textContent = Figures.say("Eigenvalues of W have size {0}; {1}. Filled circles are stable fixed points, empty ones are not.", shown(Math.max(...sizes(m))), Figures.say(words, stable));
     run();
   };
   const sizes = ([p, q, r, w]) => {

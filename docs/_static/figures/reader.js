@@ -47,10 +47,10 @@ Figures.register("reader", (root, data) => {
   const reader = new Reader(data);
   const number = new Map(data.vocabulary.map((c, k) => [c, k]));
   Figures.head(root, "Type, and see what it expects", "Bars: the next character, with its probability. Colours: a number of the cell state as the network reads, blue below and orange above the middle.");
-  const box = Figures.make("textarea", { rows: 2, "aria-label": "What the network reads", spellcheck: "false" });
+  const box = Figures.make("textarea", { rows: 2, "aria-label": Figures.say("What the network reads"), spellcheck: "false" });
   box.value = data.prime;
   const bars = Figures.make("div", { class: "bars", "aria-live": "polite" });
-  const text = Figures.make("div", { class: "text", tabindex: "0", "aria-label": "The text in the colours of a unit" });
+  const text = Figures.make("div", { class: "text", tabindex: "0", "aria-label": Figures.say("The text in the colours of a unit") });
   const controls = Figures.make("div", { class: "controls" });
   const row = Figures.make("div", { class: "buttons" });
   let [unit, temperature] = [0, 0.6];
