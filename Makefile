@@ -1,5 +1,5 @@
 # make demo    trains a small language model, samples from it, and writes a page that shows it from within
-# make test    lint, types and tests, as the CI runs them
+# make test    lint, types and tests, as the CI runs them; where JAX finds a GPU, those for it as well
 # make test-gpu  the tests that need an NVIDIA GPU, with a jax that finds it: make test-gpu JAX='jax[cuda13]'
 # make lint    ruff and mypy alone
 # make docs    builds the site, build/site/index.html; its pages are executed, which takes a quarter of an hour once
@@ -17,6 +17,7 @@ VENV := .venv
 NEWEST := .venv-newest
 # Twice quiet: errors alone.
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
+ON_GPU := import jax, sys; sys.exit(jax.default_backend() != "gpu")
 
 .PHONY: test demo lint docs bench fuzz clean test-newest test-gpu test-release
 .NOTPARALLEL:
@@ -29,6 +30,7 @@ test: $(VENV)/.installed-test
 	@$(VENV)/bin/mypy >.cache/mypy.txt 2>&1 & types=$$!; \
 	  $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal; tests=$$?; \
 	  wait $$types; types=$$?; cat .cache/mypy.txt; exit $$((tests ? tests : types))
+	@if $(VENV)/bin/python -c '$(ON_GPU)' 2>/dev/null; then $(MAKE) test-gpu; fi
 
 demo: $(VENV)/.installed-lm
 	$(VENV)/bin/rnnjax train --preset demo --out runs/demo --force
@@ -72,7 +74,7 @@ test-newest: $(NEWEST)/.installed
 # One process: the tests share one GPU.
 JAX ?= jax[cuda13]
 test-gpu: $(VENV)/.installed-test
-	@$(VENV)/bin/python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null || \
+	@$(VENV)/bin/python -c '$(ON_GPU)' 2>/dev/null || \
 	  $(VENV)/bin/python $(PIP_INSTALL) '$(JAX)'
 	$(VENV)/bin/python -c 'import jax; print(*jax.devices())'
 	$(VENV)/bin/python -m pytest -m gpu

@@ -169,6 +169,15 @@ def _table() -> tuple[Problem, ...]:
     def drawn(draw: Callable[..., Batch], batch: int = 128, length: int = 0) -> Callable[[jax.Array, int], Batch]:
         return lambda key, steps: draw(key, length or steps, batch)  # as long as in training, if nothing is said
 
+    def counting(letters: int, published: str) -> Problem:
+        return Problem(
+            "anbncn"[: 2 * letters], " ".join(f"{letter}^n" for letter in "abc"[:letters]), "set", (4, 4),
+            many(_counted, letters=letters), 10 * letters + 1,
+            lambda key, steps: grammars.counted(jnp.arange(1, 31), letters, 30), longest, 13, None,
+            "largest n up to which all are right, of 30; trained with n = 1 to 10",
+            f"trained with n = 1 to 10: LSTM with peepholes, {published}", "Gers & Schmidhuber 2001",
+        )  # fmt: skip
+
     sums, products = many(lags.arithmetic, product=False), many(lags.arithmetic, product=True)
     first, second = many(lags.order, places=two), many(lags.order, places=three)
     noisy = many(lags.noisy_lag, least=50, distractors=10)
@@ -225,20 +234,8 @@ def _table() -> tuple[Problem, ...]:
             0.5, "share of 256 right; T = 100, three informative steps", "LSTM, after 27,380 sequences",
             f"{hs97}, experiment 3a; Bengio et al. 1994",
         ),
-        Problem(
-            "anbn", "a^n b^n", "set", (4, 4), many(_counted, letters=2), 21,
-            lambda key, steps: grammars.counted(jnp.arange(1, 31), 2, 30), longest, 13, None,
-            "largest n up to which all are right, of 30; trained with n = 1 to 10",
-            "trained with n = 1 to 10: LSTM with peepholes, in the mean to n = 118, at best to 1,000",
-            "Gers & Schmidhuber 2001",
-        ),
-        Problem(
-            "anbncn", "a^n b^n c^n", "set", (4, 4), many(_counted, letters=3), 31,
-            lambda key, steps: grammars.counted(jnp.arange(1, 31), 3, 30), longest, 13, None,
-            "largest n up to which all are right, of 30; trained with n = 1 to 10",
-            "trained with n = 1 to 10: LSTM with peepholes, in the mean to n = 28, at best to 52",
-            "Gers & Schmidhuber 2001",
-        ),
+        counting(2, "in the mean to n = 118, at best to 1,000"),
+        counting(3, "in the mean to n = 28, at best to 52"),
         Problem(
             "spikes", "timing of spikes", "number", (1, 1), delays, 80, drawn(delays), many(nearest, 10), 0.95, 0.1,
             "share of delays of 10 to 19 steps that are told right", "", "Gers, Schraudolph & Schmidhuber 2002",

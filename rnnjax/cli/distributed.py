@@ -13,17 +13,17 @@ from typing import NoReturn
 import jax
 
 import rnnjax
+from rnnjax.cli.rendezvous import Group, join
 from rnnjax.cli.verdicts import Verdict, complain, speak_as, verdict
 from rnnjax.cpu import devices_are_set
 from rnnjax.fit.processes import crew
-from rnnjax.fit.rendezvous import Group, join
 
 __all__ = ["DETECTED", "processes"]
 
 DETECTED = "detected"  # what --distributed without an address stands for
 MOST = 10_000  # processes
 # Seconds after which JAX takes a silent process for dead, and ends the others with a trace: where processes have met
-# (`rnnjax.fit.rendezvous`), they end before that, with a sentence.
+# (`rnnjax.cli.rendezvous`), they end before that, with a sentence.
 HEARTBEAT = 100
 _BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "coordination", "heartbeat")
 

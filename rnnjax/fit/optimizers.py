@@ -17,7 +17,7 @@ from rnnjax.options import option
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerOptions"]
 
-# The direction of a step; clipping comes before, decay and the learning rate after. Keys are what --optimizer takes.
+# The direction of a step; clipping comes before, decay and the learning rate after. Keys are the names of options.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": lambda: optax.scale_by_adam(b1=0.9, b2=0.99),
     "adam": lambda: optax.scale_by_adam(b1=0.9, b2=0.999),  # as its paper sets it (Kingma and Ba, 2015)

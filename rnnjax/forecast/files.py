@@ -173,7 +173,7 @@ def _guessed(where: str, text: _Text, columns: Columns) -> Columns:
         numbers = [name for name in free if cells(name) and all(_is_number(one) for one in cells(name))]
         if len(numbers) != 1:
             raise ValueError(
-                f"{where}, line 1: --target must name the column to forecast, got none and "
+                f"{where}, line 1: target must name the column to forecast, got none and "
                 f"{len(numbers)} columns of numbers; there are {', '.join(text.header[:12])}."
             )
         columns = columns._replace(target=numbers[0])

@@ -15,17 +15,16 @@ from rnnjax.unroll import unroll
 __all__ = ["check_host_cell", "feature_axes", "floating", "make_params", "run_layer", "start"]
 
 
-def check_host_cell(where: str, cell: Any, *, may_learn_start: bool = True) -> None:
-    """Raises unless ``cell`` is a cell; ``may_learn_start`` is False where the host makes states without parameters.
+def check_host_cell(where: str, cell: Any, *, layer: str = "") -> None:
+    """Raises unless ``cell`` is a cell; ``layer`` is what to take where the host makes states without parameters.
 
     Raises:
         TypeError: if it is none, for example a class or a `Bidirectional`.
-        ValueError: if it learns its initial state and may not.
+        ValueError: if it learns its initial state, where there is such a layer.
     """
     if isinstance(cell, type) or not isinstance(cell, Cell):
         raise TypeError(f"{where}: cell must be a cell, got {short(cell)}; make one, for example rnnjax.LSTM(64).")
-    if not may_learn_start and _learns_start(cell):
-        layer = where.rpartition("_")[0] + "_layer"
+    if layer and _learns_start(cell):
         raise ValueError(
             f"{where}: the initial state of cell must not be learned, since the host makes it without parameters, got "
             f"{cell!r}; take {layer}, which starts from the learned one."

@@ -57,11 +57,11 @@ def read_model(where: str, path: str) -> list[Found]:
             for name in ("config.json", "model.weights.h5"):
                 info = archive.getinfo(name)
                 _check_size(where, path, name, info.file_size, info.compress_size)
-            config = parse_json(archive.read("config.json"), "config.json")
+            config = parse_json(archive.read("config.json"), f"{where}: config.json in {path!r}")
             file = io.BytesIO(archive.read("model.weights.h5"))
+    except CheckpointError:  # it says all
+        raise
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        if isinstance(error, CheckpointError) and str(error).startswith(where):
-            raise
         raise OSError(f"{where}: {path!r} must be a .keras file of Keras 3, it is not: {first_line(error)}") from error
     weights = _read_arrays(where, path, file)
     try:

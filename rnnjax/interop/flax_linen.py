@@ -180,7 +180,7 @@ def linen_cell(cell: Any, *, param_dtype: Any = jnp.float32, name: str | None = 
     >>> ys.shape, variables["params"]["cell"]["w_ih"].shape
     ((2, 7, 4), (3, 4))
     """
-    check_host_cell("linen_cell", cell, may_learn_start=False)
+    check_host_cell("linen_cell", cell, layer="linen_layer")
     require("flax.linen", "flax", "linen_cell")
     from rnnjax.interop._linen_modules import LinenCell
 

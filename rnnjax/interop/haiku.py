@@ -170,7 +170,7 @@ def haiku_core(cell: Any, *, name: str | None = None) -> Any:
         ValueError: if it learns its initial state.
         ModuleNotFoundError: without Haiku.
     """
-    check_host_cell("haiku_core", cell, may_learn_start=False)
+    check_host_cell("haiku_core", cell, layer="haiku_layer")
     require("haiku", "dm-haiku", "haiku_core")
     from rnnjax.interop._haiku_modules import HaikuCore
 

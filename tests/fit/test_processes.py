@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from rnnjax.cli.rendezvous import join, parse_address
 from rnnjax.fit.processes import ALONE, Clock, Crew, OtherProcessError
-from rnnjax.fit.rendezvous import join, parse_address
 
 SAME = {"rnnjax": "1", "jax": "2"}
 

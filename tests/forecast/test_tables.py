@@ -156,7 +156,7 @@ def test_bad_files_end_with_one_sentence(tmp_path, capsys, what) -> None:
         ("", "there must be a line that names the columns"),
         ("1,2\n3,4\n", "line 1: the first line must name the columns"),
         ("a,a\n3,4\n", "'a' twice"),
-        ("t,y,z\n2024-01-01,1,2\n", "line 1: --target must name the column to forecast, got none and 2"),
+        ("t,y,z\n2024-01-01,1,2\n", "line 1: target must name the column to forecast, got none and 2"),
         ('t,y\n2024-01-01,"1\n', "line 2: the fields cannot be told apart"),
         ("t,y\n03/04/2024,1\n03/05/2024,1\n04/06/2024,1\n", "day from month"),
     ],

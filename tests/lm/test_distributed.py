@@ -47,8 +47,7 @@ def prepare(devices=1, at=None, number=None, pause=0.0, elsewhere=None, variable
 
     import jax
 
-    from rnnjax.cli import start
-    from rnnjax.fit import rendezvous
+    from rnnjax.cli import rendezvous, start
     from rnnjax.fit.processes import Clock
 
     os.environ["RNNJAX_NATIVE"] = "0"
