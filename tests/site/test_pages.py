@@ -2,15 +2,24 @@
 
 import ast
 import re
+import tomllib
 
 import pytest
 
+import rnnjax
 from tests.pages import ROOT, run_fresh
 
 DOCS = ROOT / "docs"
 COURSE = sorted((DOCS / "course").glob("[0-9]*.md"))
 CELL = re.compile(r"```\{code-cell\} python\n((?::[^\n]*\n)*)(.*?)```", re.S)
 MADE = {"made/cells/index", "made/reference/index"}  # by docs/generated.py
+
+
+def test_the_version_is_one():
+    """In the package, in its metadata and where it is cited."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == rnnjax.__version__
+    assert f"\nversion: {rnnjax.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def entries(page):
