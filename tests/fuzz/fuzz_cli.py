@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnjax.cli import COMMANDS
-from tests.fuzz.harness import Answer, call, finding, preload
+from tests.fuzz.harness import Answer, call, finding, keep_programs, preload
 
 WHOLE: list[Any] = [-1, 0, 1, 2, 3, 7, 2**31 - 1, 2**31, 2**63, 10**30, "many", "", "1.5", "nan", "0x10"]
 REAL: list[Any] = [-1, 0, 0.25, 1, 1.5, 1e-3, 1e30, "inf", "-inf", "nan", "x", "", "1e999"]
@@ -339,6 +339,7 @@ def work(slot: int, arguments: argparse.Namespace, folder: Path) -> int:
     """One worker's share, in a folder of its own; prints what it finds."""
     mine = folder / f"worker_{slot}"
     mine.mkdir()
+    keep_programs(mine / ".programs")
     prepare(mine)
     for name in ("run", "frun"):
         shutil.copytree(mine / name, mine / f"kept_{name}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import select
 import signal
 import sys
 import time
@@ -41,6 +42,19 @@ def preload() -> None:
         importlib.import_module(command.module)
 
 
+def keep_programs(folder: Path) -> None:
+    """Compiled programs go from one child to the next by JAX's own cache, as children may not share a running JAX.
+
+    Most of what a small command takes is compiled by the one before it as well: nothing else changes.
+    """
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+
 def call(arguments: list[str], folder: Path, slot: str) -> Answer:
     """Runs a command in a child, in a folder; what it prints goes through files named after the slot."""
     names = [folder / f".{slot}.{stream}" for stream in ("out", "err")]
@@ -50,7 +64,9 @@ def call(arguments: list[str], folder: Path, slot: str) -> Answer:
         _be_the_command(arguments, folder, names)
     code: int | None = None
     busy, since = 0.0, started
+    ends = os.pidfd_open(child)
     while True:
+        select.select([ends], [], [], 1.0)
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
@@ -62,7 +78,7 @@ def call(arguments: list[str], folder: Path, slot: str) -> Answer:
             os.kill(child, signal.SIGKILL)
             _, _, usage = os.wait4(child, 0)
             break
-        time.sleep(0.01)
+    os.close(ends)
     texts = [name.read_text(encoding="utf-8", errors="replace") for name in names]
     return Answer(code, *texts, time.monotonic() - started, usage.ru_maxrss * 1024)
 
