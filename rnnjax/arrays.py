@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.checks import short
 from rnnjax.files import CheckpointError, digest, open_regular, parse_json, write_atomic
 
 __all__ = ["ArraysFile", "Info", "decode", "encode", "read_arrays", "seal", "write_arrays"]
@@ -104,8 +105,8 @@ class ArraysFile:
             dtype = np.dtype(_DTYPES[entry["dtype"]])
             shape, (low, high) = tuple(entry["shape"]), entry["data_offsets"]
             whole = all(type(n) is int and n >= 0 for n in (*shape, low, high))
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(f"{name[:80]!r} has no dtype, shape and place that there are: {error!r}") from None
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged(f"{name[:80]!r} has no dtype, shape and place that there are: {short(entry)}") from None
         if not whole or len(shape) > 64 or math.prod(shape) * dtype.itemsize != high - low or start + high > size:
             raise self._damaged(f"{name[:80]!r} of shape {str(list(shape))[:80]} does not fit its {size:,} bytes")
         return Info(shape, dtype, start + low, start + high)

@@ -270,7 +270,10 @@ def check_ids(where: str, ids: Any, size: int | None = None, name: str = "ids") 
         ValueError: if they are not one axis, or one lies outside.
     """
     key = isinstance(ids, jax.Array) and jnp.issubdtype(ids.dtype, jax.dtypes.prng_key)
-    array = np.zeros(1, object) if key else np.asarray(ids)
+    try:
+        array = np.zeros(1, object) if key else np.asarray(ids)
+    except (TypeError, ValueError):  # lists of several lengths
+        array = np.zeros(1, object)
     if not np.issubdtype(array.dtype, np.integer) and array.size:
         raise TypeError(
             f"{where}: {name} must be integers, got {describe(array) if array.dtype != object else short(ids)}."

@@ -372,6 +372,7 @@ def _tree(where: str, name: str, value: Any) -> Any:
         if (
             isinstance(leaf, str | bytes)
             or getattr(getattr(leaf, "dtype", None), "kind", "f") in "OUSM"
+            or (name == "params" and jnp.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.extended))
             or not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex))
         ):
             raise TypeError(f"{where}: {name} must be a tree of arrays, got {describe(leaf)} in it.")

@@ -12,11 +12,15 @@ import pytest
 import rnnjax
 from rnnjax.cli.presets import preset_options
 from rnnjax.kinds import public
+from rnnjax.lm import baselines
+from rnnjax.lm.model import LanguageModel
+from rnnjax.text import Vocabulary
 from tests.cells_table import CELLS
 
 pytestmark = pytest.mark.quick
 KEY = jax.random.key(0)
 GRU = rnnjax.GRU(4)
+DIAGONAL = rnnjax.cells.DiagonalGRU(4)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +177,7 @@ def test_a_cell_that_was_changed_is_no_longer_what_was_compiled():
         cell.note = "more is no change"
         rnnjax.unroll(net, params, None, xs)
         cell.scale = 0.5
-        with pytest.raises(
-            ValueError, match=r"^unroll: Scaled must stay as it was .*, got another 'scale'; make"
-        ):
+        with pytest.raises(ValueError, match=r"^unroll: Scaled must stay as it was .*, got another 'scale'; make"):
             rnnjax.unroll(net, params, None, xs)
 
 
@@ -250,3 +252,41 @@ def test_every_public_callable_names_itself_when_it_gets_another_kind():
                     wrong.append(f"{room}.{name}({kind!r:.20}): nothing is said")
     assert not wrong, "\n".join(wrong)
     assert called > 1500
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "sentence"),
+    [
+        (lambda: rnnjax.forecast.Forecaster(GRU, rnnjax.forecast.Normal(), lags=True), TypeError, "Forecaster: lags"),
+        (lambda: rnnjax.forecast.Series([[1j, 2.0]]), TypeError, "Series: values[0] must hold numbers, got"),
+        (lambda: Vocabulary("char", ("a",), None).decode([[0], [0, 0]]), TypeError, "Vocabulary.decode: ids must be"),
+        (lambda: LanguageModel(5, rnnjax.Stack((GRU,)), dtype=np.ones(3)), ValueError, "LanguageModel: dtype must be"),
+        (lambda: baselines.witten_bell(-1, np.array([0]), 3), ValueError, "witten_bell: train must have shape [n]"),
+        (lambda: baselines.witten_bell(np.array([0]), [0], 3, max_symbols=0), ValueError, "witten_bell: max_symbols"),
+        (lambda: rnnjax.analysis.newton_report(DIAGONAL, None, None, np.ones((4, 3))), ValueError, "unroll: par"),
+        (lambda: rnnjax.analysis.newton_report(DIAGONAL, np.ones(3), None, np.ones((4, 3))), ValueError, "unroll: par"),
+        (lambda: rnnjax.save("x", GRU, jax.random.key(0)), TypeError, "save: params must be a tree of arrays, got key"),
+        (lambda: rnnjax.interop.export_cell("x", GRU, GRU.init(KEY, 3), dtype=0.5), TypeError, "export_cell: dtype"),
+    ],
+)  # fmt: skip
+def test_what_random_calls_have_found(call, kind, sentence):
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value).startswith(sentence), caught.value
+
+
+@pytest.mark.parametrize("name", ["to_flax", "to_haiku", "to_keras", "to_nnx", "to_torch", "to_equinox", "to_cudnn"])
+def test_converters_look_at_all_parameters_first(name):
+    convert = getattr(rnnjax.interop, name)
+    cell = rnnjax.LSTM(4)
+    params = cell.init(KEY, 3)
+    for wrong, kind in (
+        (np.ones(3), TypeError),
+        (rnnjax.cells.DiagonalGRU(4).init(KEY, 3), ValueError),
+        (rnnjax.LSTM(5).init(KEY, 3), ValueError),
+        (params._replace(b=jnp.ones(3)), ValueError),
+        (params._replace(w_hh=jax.random.split(KEY)), TypeError),
+        (params._replace(b=np.arange(16)), TypeError),
+    ):
+        with pytest.raises(kind, match=f"^{name}: "):
+            convert(cell, wrong)

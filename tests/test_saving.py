@@ -302,6 +302,11 @@ def test_a_header_is_not_believed(tmp_path, header):
     (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
     with pytest.raises(CheckpointError, match="is truncated or damaged"):
         rnnjax.load(tmp_path / "a")
+    text = json.dumps({"a": {"dtype": "x" * 10_000, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(CheckpointError, match=r"'a' has no dtype, shape and place that there are: .{0,80}\)") as caught:
+        rnnjax.load(tmp_path / "a")
+    assert len(str(caught.value)) < 500
     (tmp_path / "a").write_bytes((200_000).to_bytes(8, "little") + b"[" * 200_000)
     with pytest.raises(CheckpointError, match="nested too deeply"):
         rnnjax.load(tmp_path / "a")

@@ -67,6 +67,7 @@ def newton_report(
         raise ValueError(
             f"newton_report: cell must be an affine cell with a floating state, got {type(cell).__name__}."
         )
+    jax.eval_shape(lambda: unroll(cell, params, state, xs))  # says what of them does not fit
     if state is None:
         state = start_state(cell, params, xs.shape[1:-1])
     xs = check_sequence("newton_report", cell, state, xs)

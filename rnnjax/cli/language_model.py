@@ -45,6 +45,7 @@ from rnnjax.lm.sample import default_prime, generate, stream_text
 from rnnjax.lm.session import Session
 from rnnjax.summary import title
 from rnnjax.text.shown import shown
+from rnnjax.text.wide import check_wide
 
 __all__ = ["eval", "info", "sample"]
 
@@ -150,6 +151,7 @@ def _prime_ids(run: Run, prime: str, prime_file: pathlib.Path | None, unknown: s
         try:
             text = prime_file.read_bytes()
             if run.vocabulary.level != "byte":
+                check_wide("--prime-file", str(prime_file), text, encoding, f"write it in {encoding}")
                 text = text.decode(encoding).removeprefix("\ufeff")  # a mark of the byte order is no text
                 if "\r\n" in text and "\r" not in "".join(run.vocabulary.symbols):
                     echo(f"Lines of {prime_file} end in \\r\\n; they are read as the \\n of the training.", err=True)

@@ -22,6 +22,7 @@ from rnnjax.checks import did_you_mean, short
 from rnnjax.files import read_regular
 from rnnjax.forecast.series import Series
 from rnnjax.forecast.tables import MISSING, Columns, Ends, series_of_table
+from rnnjax.text.wide import wide_encoding
 
 __all__ = ["Source", "read_series"]
 
@@ -120,9 +121,8 @@ def _read(where: str, raw: bytes) -> _Text:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{where}: the gzip file must be whole, got {error}; copy it again.") from error
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        content = raw.decode(encoding)
+        content = raw.decode(wide_encoding(raw) or "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(f"{where}, line {line}: the text must be UTF-8, got other bytes; save it as UTF-8.") from error

@@ -114,6 +114,8 @@ class Forecaster:
         seasons = tuple(sorted({check_size("Forecaster", "season", one) for one in seasons}))
         object.__setattr__(self, "season", seasons[0] if len(seasons) == 1 else seasons)
         if self.lags is not None:
+            if isinstance(self.lags, str | bytes) or not isinstance(self.lags, Sequence):
+                raise TypeError(f"Forecaster: lags must be a tuple of steps, got {short(self.lags)}; write (1, 2).")
             lags = tuple(sorted({check_size("Forecaster", "lags", one) for one in self.lags}))
             object.__setattr__(self, "lags", lags)
         if not seasons or self.lags == ():

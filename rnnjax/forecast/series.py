@@ -183,9 +183,12 @@ def _check_size(name: str, row: np.ndarray) -> None:
 
 def _numbers(name: str, row: Any, axes: int) -> np.ndarray:
     try:
-        array = np.asarray(row, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"Series: {name} must hold numbers, got {short(row)}.") from error
+        array = np.asarray(row)
+        array = np.asarray(None) if np.iscomplexobj(array) else array.astype(np.float64)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if array.dtype != np.float64:
+        raise TypeError(f"Series: {name} must hold numbers, got {short(row)}.")
     if array.ndim != axes:
         shape = "[T]" if axes == 1 else "[T, K]"
         raise ValueError(f"Series: {name} must have shape {shape}, got {describe(array)}.")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import describe
+from rnnjax.cell import describe, input_size_of, param_shapes
 from rnnjax.network import Network
 from rnnjax.networks import Bidirectional, Stack
 from rnnjax.networks.bidirectional import BidirectionalParams, Directions
@@ -111,10 +111,20 @@ def reorder_gates(array: Any, order: Sequence[int], axis: int = -1) -> Any:
     return xp.concatenate([blocks[k] for k in order], axis=axis)
 
 
-def check_params(where: str, cell: Any, params: Any) -> None:
-    """Raises TypeError unless parameters, or a state, have fields, as all have that cells and networks make."""
+def check_params(where: str, cell: Any, params: Any, *, of: str = "init") -> None:
+    """Raises unless ``params`` is a tree of floating arrays as ``init`` of the cell makes it, or ``initial_state``."""
+    made = f"{where}: it takes what {type(cell).__name__}.{of} makes"
     if params is None or not hasattr(params, "_fields"):
-        raise TypeError(f"{where}: it takes what {type(cell).__name__} makes, got {describe(params)}.")
+        raise TypeError(f"{made}, got {describe(params)}.")
+    wanted: Any = jax.tree.structure(param_shapes(cell, 1) if of == "init" else jax.eval_shape(cell.initial_state))
+    if jax.tree.structure(params) != wanted:
+        raise ValueError(f"{made}, got {type(params).__name__} of another one.")
+    paths = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = [as_array(where, path, leaf) for path, leaf in zip(paths, jax.tree.leaves(params), strict=True)]
+    if of == "init":
+        size, _ = input_size_of(cell, dict(zip(paths, leaves, strict=True)))
+        for path, leaf, want in zip(paths, leaves, jax.tree.leaves(param_shapes(cell, max(size, 1))), strict=True):
+            check_shape(where, path, leaf, want.shape, f"from {cell!r}")
 
 
 def layers_of(where: str, cell: Any, tree: Any, concatenates: str = "") -> list[Layer]:

@@ -11,7 +11,7 @@ from rnnjax.cells import GRU, LSTM
 from rnnjax.cells.gru import GRUParams
 from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import short
-from rnnjax.interop._common import refuse, require
+from rnnjax.interop._common import check_params, refuse, require
 from rnnjax.interop._hosts import check_host_cell, make_params
 from rnnjax.kinds import public
 
@@ -65,6 +65,7 @@ def to_equinox(cell: Any, params: Any) -> Any:
     names: dict[type, str] = {LSTM: "LSTMCell", GRU: "GRUCell"}
     if type(cell) not in names:
         refuse(where, repr(cell), "Equinox has an LSTM and a GRU alone; equinox_cell makes a module of it")
+    check_params(where, cell, params)
     make = getattr(eqx.nn, names[type(cell)])
     leaves = {"weight_ih": jnp.asarray(params.w_ih).T, "weight_hh": jnp.asarray(params.w_hh).T, "bias": params.b}
     if type(cell) is GRU:

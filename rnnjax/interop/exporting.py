@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import input_size_of
+from rnnjax.checks import check_dtype
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import require
 from rnnjax.kinds import public
@@ -80,6 +81,7 @@ def export_cell(
     >>> y.shape, [path.name for path in paths]
     ((5, 4), ['start.jaxexport', 'step.jaxexport', 'unroll.jaxexport'])
     """
+    check_dtype("export_cell", dtype)
     shape = input_shape(cell, input_size_of(cell, named_arrays(params))[0])
     return export_functions(
         folder,

@@ -93,6 +93,7 @@ def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
         pathlib.Path(temporary).unlink(missing_ok=True)
 
 
+@public
 def save_flax(path: str | os.PathLike[str], cell: Any, params: Any) -> list[str]:
     """Writes ``{"params": ...}`` of flax.linen modules to a file that ``flax.serialization.msgpack_restore`` reads.
 

@@ -121,10 +121,9 @@ def to_flax(cell: Any, params: Any, *, optimized: bool = True) -> tuple[Any, dic
     ('OptimizedLSTMCell', [1.0, 1.0, 1.0, 1.0])
     """
     where = "to_flax"
-    if params is not None:
-        check_params(where, cell, params)
     linen = require("flax.linen", "flax", where)
     if type(cell) is ConvLSTM:
+        check_params(where, cell, params)
         options = {"kernel_size": cell.kernel_shape, "param_dtype": params.w_ih.dtype}
         bias = reorder_gates(shift_forget(params.b, -1.0), _SWAP_FG)
         return linen.ConvLSTMCell(cell.hidden_size, **options), {
@@ -135,6 +134,7 @@ def to_flax(cell: Any, params: Any, *, optimized: bool = True) -> tuple[Any, dic
     name = names.get(type(cell))
     if name is None:
         refuse(where, repr(cell), "flax.linen has no such cell; linen_cell makes a module of it")
+    check_params(where, cell, params)
     if name == "OptimizedLSTMCell" and not optimized:
         name = "LSTMCell"
     gates = _GATES[name]

@@ -13,7 +13,7 @@ from rnnjax.cells.elman import ElmanParams
 from rnnjax.cells.gru import GRUParams
 from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import short
-from rnnjax.interop._common import refuse, require
+from rnnjax.interop._common import check_params, refuse, require
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual
 from rnnjax.interop._hosts import check_host_cell, make_params
 from rnnjax.kinds import public
@@ -103,6 +103,7 @@ def to_nnx(cell: Any, params: Any, *, optimized: bool = True) -> Any:
     name = names.get(type(cell))
     if name is None:
         refuse(where, repr(cell), "flax.nnx has no such cell; nnx_cell makes a module of it")
+    check_params(where, cell, params)
     if name == "GRUCell":
         if isinstance(params.b_hn, jax.core.Tracer):
             raise ValueError(

@@ -15,7 +15,7 @@ from rnnjax.cells.elman import ElmanParams
 from rnnjax.cells.gru_reset_before import GRUResetBeforeParams
 from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import check_kind, short
-from rnnjax.interop._common import check_shape, is_of, refuse, reorder_gates, require
+from rnnjax.interop._common import check_params, check_shape, is_of, refuse, reorder_gates, require
 from rnnjax.interop._flax import image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
@@ -119,6 +119,8 @@ def to_haiku(cell: Any, params: Any, *, name: str | None = None) -> tuple[Callab
     """
     where = "to_haiku"
     haiku = require("haiku", "dm-haiku", where)
+    if type(cell) in (Elman, LSTM, GRUResetBefore, ConvLSTM):  # the others are refused below
+        check_params(where, cell, params)
     size = getattr(cell, "hidden_size", 0)
     arguments: tuple[Any, ...] = (size,)
     if type(cell) is Elman:

@@ -307,15 +307,11 @@ def _weights(cell: Any, p: Any, use_bias: bool) -> list[jax.Array]:
     if type(cell) not in _KINDS:
         refuse(where, type(cell).__name__, "Keras has only Elman, LSTM, GRU, GRUResetBefore and ConvLSTM")
     check_params(where, cell, p)
-    gates, size, kernel = GATES[_kind(cell)], cell.hidden_size, getattr(cell, "kernel_shape", ())
-    check_shape(where, "w_hh", p.w_hh, (*kernel, size, gates * size), f"from {cell!r}")
-    check_shape(where, "w_ih", p.w_ih, (*kernel, *p.w_ih.shape[-2:-1], gates * size), f"from {cell!r}")
-    check_shape(where, "b", p.b, (gates * size,), f"from {cell!r}")
+    size = cell.hidden_size
     arrays = [jnp.asarray(a) for a in (p.w_ih, p.w_hh, p.b)]
     if _KINDS[type(cell)] == "GRU":
         arrays = [reorder_gates(a, _SWAP) for a in arrays]
     if isinstance(cell, GRU):
-        check_shape(where, "b_hn", p.b_hn, (size,), f"from {cell!r}")
         second = jnp.concatenate([jnp.zeros_like(p.b[: 2 * size]), p.b_hn])
         arrays[2] = jnp.stack([arrays[2], second])
     if not use_bias:

@@ -261,13 +261,14 @@ def to_torch(
     """
     where = "to_torch"
     layers = _check_network(where, cell, params)
+    check_params(where, cell, params)
     if as_cell and (len(layers) > 1 or len(layers[0]) > 1 or type(layers[0][0][0]) is ProjectedLSTM):
         refuse(where, repr(cell), "as_cell=True is for one layer and direction without a projection")
     named: dict[str, Any] = {}
     for depth, layer in enumerate(layers):
         for end, (inner, p) in zip(("", "_reverse"), layer, strict=False):
             suffix = "" if as_cell else f"_l{depth}{end}"
-            weights = _weights(where, inner, jax.tree.map(np.asarray, p))
+            weights = _weights(inner, jax.tree.map(np.asarray, p))
             if not bias:
                 if np.any(weights.b_ih) or np.any(weights.b_hh):
                     refuse(where, f"bias=False for {inner!r}", "its biases are not zero")
@@ -295,12 +296,7 @@ def _signature(cell: Any) -> tuple[Any, ...]:
     return type(cell), getattr(cell, "hidden_size", None), getattr(cell, "activation", None), memory
 
 
-def _weights(where: str, cell: Any, p: Any) -> _Weights:
-    memory = cell.initial_state().c.shape[-1] if isinstance(cell, ProjectedLSTM) else cell.hidden_size
-    rows = _GATES[_KINDS[type(cell)]] * memory
-    check_shape(where, "w_hh", p.w_hh, (cell.hidden_size, rows), f"from {cell!r}")
-    check_shape(where, "w_ih", p.w_ih, (p.w_ih.shape[0], rows), f"from {cell!r}")
-    check_shape(where, "b", p.b, (rows,), f"from {cell!r}")
+def _weights(cell: Any, p: Any) -> _Weights:
     b_hh = np.zeros_like(p.b)
     if isinstance(cell, GRU):
         b_hh = np.concatenate([b_hh[: 2 * cell.hidden_size], p.b_hn])
@@ -362,7 +358,7 @@ def to_torch_state(cell: Any, state: Any, *, as_numpy: bool = False) -> Any:
         ModuleNotFoundError: where torch is not installed, unless ``as_numpy`` is True.
     """
     where = "to_torch_state"
-    check_params(where, cell, state)
+    check_params(where, cell, state, of="initial_state")
     states = [s for layer in _check_network(where, cell, state) for _, s in layer]
     arrays = [np.stack(leaves) for leaves in zip(*states, strict=True)]
     tensors = tuple(arrays if as_numpy else [_tensor(where, array) for array in arrays])

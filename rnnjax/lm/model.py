@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnjax.checks import check_kind, check_real, short
+from rnnjax.checks import check_choice, check_kind, check_real
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
 from rnnjax.networks import (
@@ -110,8 +110,7 @@ class LanguageModel:
                 f"LanguageModel: tied weights need embed_size = hidden_size = {self.stack.hidden_size}, "
                 f"got embed_size {self.embed_size}."
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"LanguageModel: dtype must be 'float32' or 'bfloat16', got {short(self.dtype)}.")
+        check_choice("LanguageModel", "dtype", self.dtype, ("float32", "bfloat16"))
 
     @property
     def random(self) -> bool:

@@ -206,7 +206,7 @@ def load_corpus(
     if facts.windows:
         notes.append("Lines of this text end in \\r\\n, as Windows writes them; \\r is learned like any symbol.")
     if 5 * facts.nuls > facts.count:
-        notes.append("Many characters of this text are NUL: it looks like UTF-16; try encoding='utf-16-le'.")
+        notes.append("Many characters of this text are NUL; read what is no text with level='byte'.")
     if facts.documents == 1:
         notes.append(f"The document separator {options.document_separator!r} does not occur: all is one document.")
     pieces = split_pieces(facts.count, options)

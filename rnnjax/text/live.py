@@ -16,6 +16,7 @@ from rnnjax.text.counting import Counts
 from rnnjax.text.documents import DocumentFinder
 from rnnjax.text.sources import LONGEST_WORD
 from rnnjax.text.vocabulary import Vocabulary, tokenize
+from rnnjax.text.wide import HEAD, check_wide
 
 __all__ = ["LiveText", "Stretch"]
 
@@ -166,9 +167,12 @@ class LiveText:
 
     def _read_from(self, handle: int) -> None:
         decoder = codecs.getincrementaldecoder(self._encoding)("strict")
-        rest, started, offset, data = "", False, 0, b"-"
+        rest, started, offset, data, head = "", False, 0, b"-", b""
         while data:
             data = os.read(handle, _BLOCK_BYTES)
+            if len(head) < HEAD and self._level != "byte":
+                head += data[:HEAD]
+                check_wide("stream", self.name, head, self._encoding)
             decoder.errors = "replace" if self._lenient else "strict"
             try:
                 text = decoder.decode(data, final=not data)

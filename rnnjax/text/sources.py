@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from rnnjax.files import FileWarning, first_line
 from rnnjax.text.vocabulary import tokenize
+from rnnjax.text.wide import check_wide, wide_encoding
 
 __all__ = ["LONGEST_WORD", "Source", "Tally", "open_sources", "read_symbols", "signature", "stdlib_files"]
 
 _BLOCK_BYTES = 1 << 18
 LONGEST_WORD = 1_000_000  # characters
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _GZIP_MAGIC = b"\x1f\x8b"
 _NO_STDLIB = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})
 
@@ -220,7 +220,8 @@ def read_symbols(
     """
     if level == "byte":
         encoding, separator = "latin-1", separator.encode("utf-8").decode("latin-1")
-    blocks = _gathered(_read_text(sources, encoding, separator, Tally() if tally is None else tally))
+    tally = Tally() if tally is None else tally
+    blocks = _gathered(_read_text(sources, encoding, separator, tally, bytewise=level == "byte"))
     if level != "word":
         yield from blocks
         return
@@ -290,7 +291,7 @@ def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
     return [Source(str(directory / name), directory / name) for name in visible]
 
 
-def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: Tally) -> Iterator[str]:
+def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: Tally, bytewise: bool) -> Iterator[str]:
     # What the text so far ends with, as far as the separator reaches; before the first source none is needed.
     tail = separator
     for source in sources:
@@ -305,12 +306,14 @@ def _read_text(sources: Iterable[Source], encoding: str, separator: str, tally: 
                 if isinstance(error, UnicodeDecodeError):
                     got = f"{error.object[error.start]:#04x} at byte {offset - pending + error.start}"
                     reason = f" ({error.reason})"
-                begins = next((name for mark, name in _MARKS.items() if offset == 0 and raw.startswith(mark)), "")
+                begins = wide_encoding(raw) if offset == 0 else ""
                 looks = f"it begins like {begins}: pass encoding='{begins}'" if begins else "pass the right encoding="
                 raise ValueError(
                     f"load_corpus: {source.name} must be {encoding} text, got {got}{reason}; {looks}, or read any "
                     "bytes with level='byte'."
                 ) from error
+            if offset == 0 and not bytewise:
+                check_wide("load_corpus", source.name, raw, encoding)
             # A mark of the byte order at the start is none of the text.
             if not started and text:
                 started, text = True, text.removeprefix("\ufeff") if marked else text

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, check_size, compute_dtype, describe, matmul
-from rnnjax.checks import short
+from rnnjax.checks import check_choice
 from rnnjax.initializers import Glorot, Initializer
 from rnnjax.network import free_state
 from rnnjax.networks.start import check_start
@@ -67,8 +67,7 @@ class ContextState:
 
     def __post_init__(self) -> None:
         check_start("ContextState", self.cell)
-        if self.activation not in (None, "tanh"):
-            raise ValueError(f"ContextState: activation must be 'tanh' or None, got {short(self.activation)}.")
+        check_choice("ContextState", "activation", self.activation, (None, "tanh"))
 
     def init(self, key: jax.Array, context_size: int, dtype: Any = jnp.float32) -> ContextStateParams:
         """New parameters for contexts of C = ``context_size`` numbers."""

@@ -34,6 +34,7 @@ import numpy as np
 import optax
 
 import rnnjax
+import rnnjax.interop.files
 from rnnjax import analysis, data, decoding, forecast, initializers, interop, online, testing, topologies
 from rnnjax.cells import CELLS
 from rnnjax.fit import OptimizerOptions, fit
@@ -135,6 +136,13 @@ WRONG: tuple[Callable[[], Any], ...] = (
     lambda: GRU.init(KEY, 3),
     lambda: LSTM.init(KEY, 4),
 )
+
+
+def _loss(params: Any, batch: Any, *, key: Any = None) -> Any:
+    """Of the caller, who sees by himself what a batch is."""
+    if not isinstance(batch, Mapping) or "x" not in batch:
+        raise TypeError(f"loss: batch must hold x, got {type(batch).__name__}.")
+    return jnp.sum(params["w"] * batch["x"])
 
 
 def forecasts() -> list[Target]:
@@ -333,6 +341,18 @@ def targets() -> tuple[Target, ...]:
         Target("from_torch_state", interop.from_torch_state, {"cell": GRU, "state": np.zeros((1, 2, 3))}),
         Target("to_torch_state", interop.to_torch_state, {"cell": GRU, "state": state, "as_numpy": True}),
         Target("to_keras", interop.to_keras, {"cell": GRU, "params": gru, "use_bias": True}),
+        Target("to_haiku", interop.to_haiku, {"cell": LSTM, "params": lstm, "name": None}),
+        Target("to_nnx", interop.to_nnx, {"cell": LSTM, "params": lstm, "optimized": False}),
+        Target("from_nnx", interop.from_nnx, {"module": interop.to_nnx(LSTM, lstm)}),
+        Target("to_equinox", interop.to_equinox, {"cell": GRU, "params": gru}),
+        Target("from_equinox", interop.from_equinox, {"module": interop.to_equinox(GRU, gru)}),
+        Target("nnx_layer", interop.nnx_layer, {"cell": GRU, "params": gru}),
+        Target("equinox_cell", interop.equinox_cell, {"cell": GRU, "params": gru}),
+        Target("equinox_layer", interop.equinox_layer, {"cell": GRU, "params": gru}),
+        Target("save_torch", functools.partial(interop.files.save_torch, folder / "t"), {"cell": GRU, "params": gru}),
+        Target("save_flax", functools.partial(interop.files.save_flax, folder / "f"), {"cell": GRU, "params": gru}),
+        Target("export_cell", functools.partial(interop.export_cell, folder / "cell"), {"cell": GRU, "params": gru,
+               "bake": True, "dtype": jnp.float32, "platforms": None}),
         Target("linen_cell", interop.linen_cell, {"cell": GRU, "param_dtype": jnp.float32, "name": "a"}),
         Target("linen_layer", interop.linen_layer, {"cell": GRU, "time_major": True, "reverse": False,
                "return_carry": False, "keep_order": False}),
@@ -349,7 +369,7 @@ def targets() -> tuple[Target, ...]:
                "vocab_size": 3, "order": 2, "max_symbols": 3}),
         Target("OptimizerOptions", OptimizerOptions, {"optimizer": "adam", "lr": 0.1, "schedule": "cosine",
                "warmup": 0.1, "clip": 1.0, "weight_decay": 0.0, "decay_from": 1}),
-        Target("fit", fit, {"loss_fn": lambda params, batch, *, key=None: jnp.sum(params["w"] * batch["x"]),
+        Target("fit", fit, {"loss_fn": _loss,
                "params": {"w": jnp.ones(2)}, "optimizer": adam, "batches": lambda n: {"x": np.ones(2, np.float32)},
                "steps": 2, "evals": 1, "key": None, "patience": 0, "log_every": 1, "mode": "min"}),
         Target("tbptt", rnnjax.tbptt, {"loss_fn": in_chunks, "optimizer": adam, "params": gru,
@@ -387,7 +407,7 @@ def verdict(error: BaseException) -> str:
         return f"no answer in {SECONDS} seconds"
     text = str(error)
     ours = type(error).__module__.startswith("rnnjax") and isinstance(error, ValueError)
-    if type(error) not in (TypeError, ValueError) and not ours:
+    if type(error) not in (TypeError, ValueError, FileNotFoundError) and not ours:
         return f"{type(error).__name__}: {text[:200]}"
     if not _SENTENCE.match(text) or "\n" in text:
         return f"{type(error).__name__} without a name: {text[:200]}"

@@ -54,7 +54,6 @@ def keep_programs(folder: Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-
 def call(arguments: list[str], folder: Path, slot: str) -> Answer:
     """Runs a command in a child, in a folder; what it prints goes through files named after the slot."""
     names = [folder / f".{slot}.{stream}" for stream in ("out", "err")]

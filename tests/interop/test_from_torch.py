@@ -258,7 +258,7 @@ def test_what_torch_does_not_have(cell, options, message):
 
 
 def test_params_of_another_cell():
-    with pytest.raises(ValueError, match=r"^to_torch: w_hh must have shape \[5, 20\] \(from LSTM.*got f32\[4,16\]"):
+    with pytest.raises(ValueError, match=r"^to_torch: w_ih must have shape \[3, 20\] \(from LSTM.*got f32\[3,16\]"):
         to_torch(LSTM(5), parameters(LSTM(H)), as_numpy=True)
     with pytest.raises(ValueError, match=r"^from_torch_state: the state must be h and c for LSTM.*got 1 arrays"):
         from_torch_state(LSTM(H), np.zeros((1, B, H)))

@@ -156,7 +156,9 @@ def test_texts_as_people_have_them(tmp_path, capsys):
     windows = corpus(text.replace("\n", "\r\n").encode(), document_separator="\n\n")
     assert windows.documents == 1 and len(windows.notes) == 2
     assert "end in \\r\\n" in windows.notes[0] and "does not occur" in windows.notes[1]
-    assert "looks like UTF-16" in corpus(text.encode("utf-16-le")).notes[0]
+    with pytest.raises(ValueError, match="looks like utf-16-le without a mark; pass encoding='utf-16-le'"):
+        corpus(text.encode("utf-16-le"))
+    assert "characters of this text are NUL" in corpus(b"a\0bc\0\0d" * 60).notes[0]
     rare = corpus(text.encode() + b"QWE", min_count=2)
     assert rare.n_unknown == 3 and plain.n_unknown == 0 and plain.notes == ()
     with pytest.raises(
@@ -164,6 +166,11 @@ def test_texts_as_people_have_them(tmp_path, capsys):
     ):
         corpus(text.encode("utf-16"))
     folder = tiny_run.make_run(tmp_path / "run")
+    (tmp_path / "w.txt").write_bytes("abcabc".encode("utf-16-be"))
+    wide = tiny_run.rnnjax(capsys, "sample", folder, "--prime-file", tmp_path / "w.txt")
+    assert wide.code == 2 and wide.err.endswith("got what looks like utf-16-be without a mark; write it in utf-8.\n")
+    wide = tiny_run.rnnjax(capsys, "eval", folder, tmp_path / "w.txt")
+    assert wide.code == 2 and "pass --encoding utf-16-be, or read" in wide.err
     (tmp_path / "p.txt").write_bytes("\ufeffab\r\nc".encode())
     (tmp_path / "q.txt").write_bytes(b"ab\nc")
     said = [

@@ -313,11 +313,16 @@ def test_what_does_not_go_together(tmp_path, capsys, arguments, sentence):
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
-    [(b"", "ended before its first symbol"), (b"abc", "18 symbols are needed at least"), (b"\xff" * 9, "utf-8 text")],
+    [
+        (b"", "ended before its first symbol"),
+        (b"abc", "18 symbols are needed at least"),
+        (b"\xff" * 9, "utf-8 text"),
+        ("words" * 9, "looks like utf-16-le without a mark; pass --encoding utf-16-le"),
+    ],
 )
 def test_streams_that_are_too_short_or_no_text(tmp_path, capsys, pipe, data, sentence):
     path, write = pipe
-    write(data)
+    write(data if isinstance(data, bytes) else data.encode("utf-16-le"))
     result = rnnjax(capsys, "train", path, "--stream", *TINY, "--steps", 5, "--out", tmp_path / "run")
     assert result.code == 2 and sentence in result.err and result.err.count("\n") == 1, result
 

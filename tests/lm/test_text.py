@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import random
 import sys
 import threading
 import types
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from rnnjax.text.counting import count_symbols
 from rnnjax.text.sources import Source, Tally, open_sources, read_symbols, stdlib_files
 from rnnjax.text.vocabulary import LEVELS, UNKNOWN, StreamDecoder, Vocabulary, tokenize
+from rnnjax.text.wide import unmarked, wide_encoding
 
 BYTES = Vocabulary.from_counts("byte", {})
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # lone surrogates too
@@ -198,9 +200,9 @@ def test_reading_in_blocks_of_any_size(tmp_path_factory, texts, level, size):
     assert tally.sha256 == hashlib.sha256(whole.encode()).hexdigest() and tally.n_bytes == len(whole.encode())
 
 
-def read(paths, glob="*", **options):
+def read(paths, glob="*", level="char", **options):
     with open_sources([str(path) for path in paths], glob) as (sources, described):
-        return "".join("".join(block) for block in read_symbols(sources, "char", **options)), described
+        return "".join("".join(block) for block in read_symbols(sources, level, **options)), described
 
 
 def test_directories_are_read_in_sorted_order(tmp_path):
@@ -254,6 +256,55 @@ def test_undecodable_bytes_are_located(tmp_path, monkeypatch, size):
     path.write_bytes(b"abcd")
     with pytest.raises(ValueError, match="must be utf-16 text, got what is not: UTF-16 stream does not start with BOM"):
         read([path], encoding="utf-16")
+
+
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He said: “no” — 😀\n",
+        "Größe, 1 2\r\n",
+        "Привет, мир\n",
+        "שלום עולם\n",
+        "नमस्ते दुनिया\n",
+        "今天 天气 很好\n",
+        "\n\t\n\n",
+    ],
+)
+def test_wide_characters_are_known_without_a_mark(text):
+    assert [unmarked((text * 9).encode(encoding)) for encoding in WIDE] == list(WIDE)
+    for encoding in ("utf-8", "cp1251", "gb18030", "utf-16", "utf-32"):
+        data = (text * 9).encode(encoding, "ignore")
+        assert wide_encoding(data) == (encoding if encoding.startswith("utf-") and encoding != "utf-8" else "")
+
+
+def test_records_between_nuls_are_no_wide_characters():
+    rng = random.Random(0)
+    for size in (0, 2, 3, 5, 7, 8):
+        for _ in range(100):
+            records = ("".join(rng.choices("abc é日/.\n", k=size or rng.randrange(12))) for _ in range(30))
+            assert unmarked("\0".join(records).encode()) == ""
+        assert unmarked(bytes(rng.randrange(256) for _ in range(4000))) == ""
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_wide_characters_are_refused_and_read_where_they_are_named(tmp_path, level):
+    path = tmp_path / "t"
+    for encoding in WIDE:
+        path.write_bytes("one fox.\nlazy dog.\n".encode(encoding))
+        for other in ("utf-8", "latin-1", "cp1252"):
+            sentence = (
+                rf"t must be {other} text, got what looks like {encoding} without a mark; pass encoding='{encoding}'"
+            )
+            with pytest.raises(ValueError, match=sentence):
+                read([path], encoding=other, level=level)
+        assert read([path], encoding=encoding, level=level)[0] == "one fox.\nlazy dog.\n"
+        assert len(read([path], level="byte")[0]) == path.stat().st_size
+    path.write_bytes("one fox.\n".encode("utf-16-be"))
+    with pytest.raises(ValueError, match="must be utf-16-le text, got what looks like utf-16-be"):
+        read([path], encoding="utf-16-le", level=level)
 
 
 def test_corrupt_gzip(tmp_path):
