@@ -289,7 +289,7 @@ def test_steps_on_a_gpu_are_measured(monkeypatch):
     assert all(row["us_per_step"] > 0 and row["floor_us"] >= 0.48 for row in found["gpu"])
     assert [entry["reason"].split(":")[0] for entry in found["skipped"]] == ["RuntimeError"] * 3
     table = gpu.gpu_table(found)
-    assert "| gru | float32 | 5 | 2 |" in table and "us_per_step 1.0 (resets)" in table
+    assert "| gru | float32 | 5 | 2 |" in table and "| 1 % | 1.0 |" in table
     late = gpu.measure_gpu(budget=-1, points=lambda steps: iter(points))
     assert late["gpu"] == [] and late["not_reached"] == ["gru float32 (4, 2, 3, 5)"]
     keys = {(p.cell, p.sizes, p.dtype) for p, _ in gpu.gpu_points()}

@@ -33,7 +33,14 @@ def make_linen(problem: Problem) -> Contestant:
     cell, p = problem.cell, problem.params
     dtype = p.w_ih.dtype
     module = linen.RNN(
-        getattr(linen, name)(cell.hidden_size, dtype=dtype, param_dtype=dtype, **_relu(problem)),
+        # Zeros, since the orthogonal matrices that it would start from do not exist in every dtype.
+        getattr(linen, name)(
+            cell.hidden_size,
+            dtype=dtype,
+            param_dtype=dtype,
+            recurrent_kernel_init=linen.initializers.zeros_init(),
+            **_relu(problem),
+        ),
         time_major=True,
         return_carry=True,
     )

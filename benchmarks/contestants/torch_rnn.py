@@ -52,6 +52,7 @@ def make(problem: Problem) -> Contestant:
         values = (p.w_ih.T, p.w_hh.T, p.b, second)
         for field, value in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), values, strict=True):
             getattr(module, f"{field}_l0").copy_(to_torch(value))
+        module.flatten_parameters()  # of other dtypes than float32 they lie apart, which cuDNN takes more time for
     xs = to_torch(problem.xs).requires_grad_()
     leaves = tuple(to_torch(leaf)[None] for leaf in problem.state)
     state = leaves if kind == "lstm" else leaves[0]
