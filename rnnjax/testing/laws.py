@@ -221,6 +221,8 @@ def _resets(case: Case) -> None:
 
 
 def _dtypes(case: Case) -> None:
+    import chex  # not at the top: who only runs a network need not wait for it
+
     cell, shapes = case.cell, jax.eval_shape(lambda: case.problem)
     batch = shapes.lengths.shape
     for params_dtype, dtype in (("float32",) * 2, ("bfloat16",) * 2, ("bfloat16", "float32"), ("float64",) * 2):
@@ -232,9 +234,7 @@ def _dtypes(case: Case) -> None:
         )
         got = jax.eval_shape(with_gradients(cell, case.implementation), problem)
         want = Outcome(problem.state, got.ys, tuple(problem[:3]))
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
-            if (a.shape, a.dtype) != (b.shape, b.dtype):
-                raise AssertionError(f"{jax.tree_util.keystr(path)} is {describe(a)}, not {describe(b)}")
+        chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
         if got.ys.dtype != jnp.dtype(dtype):
             raise AssertionError(f"ys is {got.ys.dtype} for a state of {dtype}")
 

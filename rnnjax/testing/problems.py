@@ -279,13 +279,11 @@ def assert_close(got: Any, want: Any, tolerance: float = 1e-10) -> None:
         for leaf in jax.tree.leaves(tree):
             if getattr(getattr(leaf, "dtype", None), "kind", "O") in "OUSM" or isinstance(leaf, type):
                 raise TypeError(f"assert_close: {name} must be a tree of arrays, got {describe(leaf)} in it.")
-    structure: Any = jax.tree.structure(got)
-    if structure != jax.tree.structure(want):
-        raise AssertionError(f"the structure is {structure}, not {jax.tree.structure(want)}")
+    import chex  # not at the top: who only runs a network need not wait for it
+
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         where = jax.tree_util.keystr(path) or "it"
-        if a.shape != b.shape or a.dtype != b.dtype:
-            raise AssertionError(f"{where} is {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}")
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         if not np.allclose(a, b, rtol=tolerance, atol=tolerance):
             with np.errstate(invalid="ignore"):
