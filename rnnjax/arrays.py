@@ -193,9 +193,7 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata:
     write_atomic(path, _pieces(arrays, metadata))
 
 
-def read_arrays(
-    path: pathlib.Path, *, where: str, advice: str = "write it again"
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(path: pathlib.Path, *, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """As `decode`, of a regular file.
 
     Raises:
@@ -203,7 +201,7 @@ def read_arrays(
         OSError: if it cannot be read.
     """
     with open_regular(path, where) as raw:
-        file = ArraysFile(raw, os.fstat(raw.fileno()).st_size, where=where, advice=advice)
+        file = ArraysFile(raw, os.fstat(raw.fileno()).st_size, where=where)
         return file.read_all(), file.metadata
 
 

@@ -200,7 +200,6 @@ def check_ints(
     shape: tuple[int, ...] | None = None,
     but: int | None = None,
     judge: Any = True,
-    hint: str = "",
 ) -> jax.Array:
     """Integers of any width as an int32 array: lengths, symbols, labels, ids.
 
@@ -216,7 +215,6 @@ def check_ints(
         shape: what the shape must be; None for any.
         but: a value that is allowed although it lies outside.
         judge: bool, with the first axes of the values: which of them are judged; padding may hold anything.
-        hint: the end of the sentence, after a semicolon.
 
     Raises:
         TypeError: if they are not integers, also for Booleans.
@@ -226,21 +224,20 @@ def check_ints(
     >>> check_ints("pool", "lengths", np.array([200, 3], np.uint8), low=0, high=300)
     Array([200,   3], dtype=int32)
     """
-    end = f"; {hint}." if hint else "."
     if is_traced(value):
         array: Any = jnp.asarray(value)
     else:
         try:
             array = np.asarray(value)
         except (TypeError, ValueError):
-            raise TypeError(f"{where}: {name} must be integers, got {short(value)}{end}") from None
+            raise TypeError(f"{where}: {name} must be integers, got {short(value)}.") from None
         if array.size == 0 and not hasattr(value, "dtype"):
             array = array.astype(np.int32)  # an empty list has no kind
     if not np.issubdtype(array.dtype, np.integer):
         got = describe(array) if hasattr(value, "dtype") and array.dtype.kind in "fcb" else short(value)
-        raise TypeError(f"{where}: {name} must be integers, got {got}{end}")
+        raise TypeError(f"{where}: {name} must be integers, got {got}.")
     if shape is not None and array.shape != shape:
-        raise ValueError(f"{where}: {name} must have shape {list(shape)}, got {describe(array)}{end}")
+        raise ValueError(f"{where}: {name} must have shape {list(shape)}, got {describe(array)}.")
     if isinstance(array, np.ndarray):
         judged = array[judge] if isinstance(judge, np.ndarray) else array if judge else array.reshape(-1)[:0]
         judged = judged if but is None else judged[judged != but]
@@ -253,7 +250,7 @@ def check_ints(
                 else:
                     bounds = f"lie between {least} and {most}" + ("" if but is None else f", or be {but}")
                 values = f"{first}" if first == last else f"values from {first} to {last}"
-                raise ValueError(f"{where}: {name} must {bounds}, got {values}{end}")
+                raise ValueError(f"{where}: {name} must {bounds}, got {values}.")
     elif array.dtype.itemsize >= 4 and array.dtype != jnp.int32:
         # What int32 does not hold stays outside of every range instead of wrapping into it.
         array = jnp.minimum(array, _LARGEST)

@@ -139,13 +139,12 @@ def write_json(path: pathlib.Path, data: Mapping[str, Any], *, private: bool = F
     write_atomic(path, text.encode("utf-8", "surrogatepass"), private=private)
 
 
-def read_json(path: pathlib.Path, where: str, *, signed: bool = True) -> dict[str, Any]:
+def read_json(path: pathlib.Path, where: str) -> dict[str, Any]:
     """The object that `write_json` wrote, without its digest.
 
     Args:
         path: of the file.
         where: opens the error message.
-        signed: whether a file without a digest is refused.
 
     Raises:
         CheckpointError: if the file was edited or damaged, or is no JSON object.
@@ -155,8 +154,6 @@ def read_json(path: pathlib.Path, where: str, *, signed: bool = True) -> dict[st
     if not isinstance(data, dict):
         raise CheckpointError(f"{where}: {path} is damaged: it holds no JSON object.")
     known = data.pop(_SIGNATURE, None)
-    if known is None and not signed:
-        return data
     try:
         whole = known == digest(data)
     except (ValueError, RecursionError):  # what Python reads and does not write

@@ -43,19 +43,18 @@ def _drawable(panel: Panel) -> Panel:
     return panel if known else panel._replace(times=np.arange(len(times)))
 
 
-def forecast_figure(panels: Sequence[Panel], *, tail: int | None = None) -> Any:
+def forecast_figure(panels: Sequence[Panel]) -> Any:
     """Every series with its end, what was said of that end before it was known, and what comes, with quantiles.
 
     Args:
         panels: at most eight are drawn well.
-        tail: values before the end that are drawn; None is four horizons, at least 60.
     """
     panels = [*map(_drawable, panels)]
     figure, axes = _figure(len(panels), 2.3)
     for ax, panel in zip(axes, panels, strict=True):
         count, drawn = len(panel.values), panel.earlier if panel.forecast is None else panel.forecast
         horizon = drawn.shape[1]
-        first = max(0, count - (tail or max(4 * horizon, 60)))
+        first = max(0, count - max(4 * horizon, 60))
         ax.plot(panel.times[first:count], panel.values[first:], color=_GREY, linewidth=1.1, label="measured")
         if panel.earlier is not None and np.isfinite(panel.earlier).all():
             _fan(ax, panel.times[count - horizon : count], panel.earlier, panel.levels, _ORANGE, "said before the end")

@@ -100,15 +100,15 @@ def check_shape(where: str, name: str, array: Any, shape: Sequence[int], because
         )
 
 
-def reorder_gates(array: Any, order: Sequence[int], axis: int = -1) -> Any:
+def reorder_gates(array: Any, order: Sequence[int]) -> Any:
     """Gate block k of the result is block ``order[k]`` of ``array``; of NumPy for NumPy, else of JAX.
 
     >>> reorder_gates(np.array([[1, 1, 2, 2, 3, 3]]), (1, 0, 2)).tolist()
     [[2, 2, 1, 1, 3, 3]]
     """
     xp: Any = np if isinstance(array, np.ndarray) else jnp
-    blocks = xp.split(array, len(order), axis=axis)
-    return xp.concatenate([blocks[k] for k in order], axis=axis)
+    blocks = xp.split(array, len(order), axis=-1)
+    return xp.concatenate([blocks[k] for k in order], axis=-1)
 
 
 def check_params(where: str, cell: Any, params: Any, *, of: str = "init") -> None:

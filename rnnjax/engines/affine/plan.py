@@ -102,20 +102,19 @@ def _program(plan: Plan) -> Program | Refusal:
     return make_program(plan.update, plan.own(param_shapes(cell, 1)), state, seen)
 
 
-def make_plan(cell: Any, params: Any, dtype: Any, *, reverse: bool = False, keep_gates: bool = True) -> Plan:
+def make_plan(cell: Any, params: Any, dtype: Any, *, keep_gates: bool = True) -> Plan:
     """Traces the update of one example, to learn which parameters it reads and how it combines the gates.
 
     Args:
         cell: an affine cell.
         params: its parameters, or their shapes and dtypes.
         dtype: of the update: `rnnjax.cell.compute_dtype` of the state's.
-        reverse: see `Plan`.
         keep_gates: see `Plan`.
     """
     leaves, treedef = jax.tree.flatten(params)
     shapes = tuple((tuple(leaf.shape), jnp.dtype(leaf.dtype)) for leaf in leaves)
     plan = _trace(cell, treedef, shapes, jnp.dtype(dtype))
-    return dataclasses.replace(plan, reverse=reverse, keep_gates=keep_gates)
+    return dataclasses.replace(plan, keep_gates=keep_gates)
 
 
 @functools.lru_cache(maxsize=256)  # an engine asks before it says whether it takes a cell, and again when it runs
