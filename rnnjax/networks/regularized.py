@@ -40,7 +40,7 @@ class Regularized:
         c      = c where z_c, else new.c                            z_c ~ Bernoulli(zoneout_c): every step
         ys[t]  = y * m_y / (1 - output_dropout)                     m_y: once a sequence
 
-    Masks are drawn where `rnnjax.unroll` gets a ``key``; **without one, and in ``step``, it is evaluated**: a rate
+    Masks are drawn where `rnnjax.unroll` gets a ``key``; without one, and in ``step``, it is **evaluated**: a rate
     above zero then does nothing at all, so a training loop has to pass a key. Every mask is new for each example and
     unit (``m_w``: for each weight). A sequence is a row of a call, or what lies between two resets. Recurrent dropout
     is that of Gal and Ghahramani (2016), with one mask for all gates: only the matmul sees ``h'``, not what a cell does

@@ -129,6 +129,18 @@ def test_light_and_dark(browser, scheme):
         assert (sum(map(int, ground.strip("rgba()").split(",")[:3])) > 380) == (scheme == "light")
 
 
+def test_figures_can_be_read_in_the_dark(browser):
+    """What is written on a figure is light there, and so is nothing behind it."""
+    light = "getComputedStyle(%s).%s.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
+    with Opened(browser, "course/03-why-it-forgets", color_scheme="dark") as opened:
+        opened.page.wait_for_selector("figure.live[data-ready]")
+        figure = "document.querySelector('figure.live')"
+        for part in ("label", ".about", ".said"):
+            assert opened.page.evaluate(light % (f"{figure}.querySelector('{part}')", "color")) > 380
+        assert opened.page.evaluate(light % (figure, "backgroundColor")) < 380
+        assert opened.page.evaluate(f"getComputedStyle({figure}.parentElement).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
 @pytest.mark.parametrize("name", ["index", "course/01-a-network-with-a-state", "networks", "made/reference/rnnjax"])
 def test_a_narrow_screen(browser, name):
     with Opened(browser, name, viewport={"width": 360, "height": 740}, has_touch=True) as opened:

@@ -79,7 +79,7 @@ const Figures = {
     for (const v of xticks) svg.append(Figures.drawn("text", { x: along(v), y: height - bottom + 16, "text-anchor": "middle" }, String(v)));
     svg.append(Figures.drawn("path", { class: "axis", d: `M${left},${top}V${height - bottom}H${width - right}` }));
     svg.append(Figures.drawn("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, Figures.say(xlabel)));
-    svg.append(Figures.drawn("text", { x: 14, y: (top + height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(top + height - bottom) / 2})` }, Figures.say(ylabel)));
+    svg.append(Figures.drawn("text", { class: "upright", x: 14, y: (top + height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(top + height - bottom) / 2})` }, Figures.say(ylabel)));
     const layer = Figures.drawn("g");
     svg.append(layer);
     root.append(svg);
