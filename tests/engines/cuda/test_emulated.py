@@ -186,6 +186,31 @@ def test_networks_without_a_matrix(emulated):
     assert sorted(emulator.RUNS) == ["rnn_backward", "rnn_forward"]
 
 
+def test_networks_under_other_transformations(emulated):
+    """Forward mode, second derivatives and exported programs find XLA's loops in the place of the kernels."""
+    cell, run = rnnjax.Elman(4), emulated(Card(90, 132))
+    params, state = some_params(cell, 2), cell.initial_state(())
+    many = jax.tree.map(lambda p: np.stack([p, 0.5 * np.asarray(p)]), params)
+    xs = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+
+    def loss(run, many):
+        return jnp.sum(jax.vmap(lambda p: jnp.sin(run(cell, p, state, xs, Controls())[1]))(many))
+
+    leaves, tree = jax.tree.flatten(many)
+
+    def exported(function, *args):
+        return jax.export.deserialize(jax.export.export(jax.jit(function))(*args).serialize()).call(*args)
+
+    with jax.default_matmul_precision("highest"):
+        for transformed in (
+            lambda f: jax.jvp(f, (many,), (many,)),
+            lambda f: jax.grad(lambda m: jax.jvp(f, (m,), (many,))[1])(many),
+            lambda f: exported(lambda *leaves: f(tree.unflatten(leaves)), *leaves),
+        ):
+            got, want = (transformed(lambda m, r=r: loss(r, m)) for r in (run, engine("scan").run))
+            jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_both_directions_in_one_launch(masks, monkeypatch):
     """Of two layers; parameters and start states of their own, documents that end within."""
