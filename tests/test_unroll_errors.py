@@ -111,7 +111,7 @@ CASES = {
     "state_of_another_cell": (
         {"state": GRU(4).initial_state((2,))},
         ValueError,
-        "unroll: state must be what LSTM.initial_state makes, got GRUState",
+        "unroll: state must be what LSTM.initial_state makes, got HiddenState",
     ),
     "no_state_and_no_axes": ({"state": None, "xs": jnp.ones(())}, ValueError, "unroll: xs must have shape [T, *batch,"),
     "state_of_another_size": (

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
-from rnnjax.cells.lstm import LSTMState
+from rnnjax.cells.states import LSTMState
 from rnnjax.cells.weights import gate_biases
 from rnnjax.checks import check_size, short
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate

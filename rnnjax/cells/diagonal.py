@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes
-from rnnjax.cells.lstm import LSTMState, lstm_state
+from rnnjax.cell import Gates, affine_step
+from rnnjax.cells.states import HiddenState, LSTMState, hidden_state, lstm_state
 from rnnjax.cells.weights import gate_biases, keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, Uniform, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["DiagonalGRU", "DiagonalGRUState", "DiagonalLSTM", "DiagonalParams"]
+__all__ = ["DiagonalGRU", "DiagonalLSTM", "DiagonalParams"]
 
 
 class DiagonalParams(NamedTuple):
@@ -25,12 +25,6 @@ class DiagonalParams(NamedTuple):
     w_ih: jax.Array  # [I, G H]
     b: jax.Array  # [G H]
     u: jax.Array  # [G H]
-
-
-class DiagonalGRUState(NamedTuple):
-    """State of `DiagonalGRU`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -79,13 +73,9 @@ class DiagonalGRU:
         b = jnp.concatenate([jnp.zeros_like(b_z), b_z, jnp.zeros_like(b_z)])
         return DiagonalParams(*_weights(self, key_ih, key_u, input_size, dtype, 3, b))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> DiagonalGRUState:
-        """Zeros."""
-        return DiagonalGRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(
-        self, params: DiagonalParams, state: DiagonalGRUState, zx: Gates, zh: Gates
-    ) -> tuple[DiagonalGRUState, jax.Array]:
+    def update(self, params: DiagonalParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""
         del zh
         u_r, u_z, u_n = jnp.split(params.u, 3)
@@ -94,7 +84,7 @@ class DiagonalGRU:
         n = jnp.tanh(zx[2] + r * (u_n * state.h))
         h = (1 - z) * n + z * state.h
         name_values(r=r, z=z, n=n, h=h)
-        return DiagonalGRUState(h), h
+        return HiddenState(h), h
 
     step = affine_step
 
@@ -140,9 +130,7 @@ class DiagonalLSTM:
         b = gate_biases(self.forget_bias, key_b, self.hidden_size, dtype)
         return DiagonalParams(*_weights(self, key_ih, key_u, input_size, dtype, 4, b))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros."""
-        return lstm_state(batch_shape, self.hidden_size, dtype)
+    initial_state = lstm_state
 
     def update(self, params: DiagonalParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""

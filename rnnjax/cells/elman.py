@@ -8,12 +8,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.cell import Gates, affine_step
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["Elman", "ElmanParams", "ElmanState"]
+__all__ = ["Elman", "ElmanParams"]
 
 
 class ElmanParams(NamedTuple):
@@ -22,12 +23,6 @@ class ElmanParams(NamedTuple):
     w_ih: jax.Array  # [I, H]
     w_hh: jax.Array  # [H, H]
     b: jax.Array  # [H]
-
-
-class ElmanState(NamedTuple):
-    """State of `Elman`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -73,16 +68,14 @@ class Elman:
             b=jnp.zeros((size,), dtype),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> ElmanState:
-        """Zeros."""
-        return ElmanState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(self, params: ElmanParams, state: ElmanState, zx: Gates, zh: Gates) -> tuple[ElmanState, jax.Array]:
+    def update(self, params: ElmanParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
         z = zx[0] + zh[0]
         h = phi(z)
         name_values(z_h=z, h=h)
-        return ElmanState(h), h
+        return HiddenState(h), h
 
     step = affine_step

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.cell import Gates, affine_step
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.cells.weights import gru_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["GRU", "GRUParams", "GRUState"]
+__all__ = ["GRU", "GRUParams"]
 
 
 class GRUParams(NamedTuple):
@@ -25,12 +26,6 @@ class GRUParams(NamedTuple):
     w_hh: jax.Array  # [H, 3H]
     b: jax.Array  # [3H]
     b_hn: jax.Array  # [H]
-
-
-class GRUState(NamedTuple):
-    """State of `GRU`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -75,17 +70,15 @@ class GRU:
         weights = gru_weights(self, key, input_size, dtype)
         return GRUParams(*weights, b_hn=jnp.zeros((self.hidden_size,), dtype))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
-        """Zeros."""
-        return GRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(self, params: GRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
+    def update(self, params: GRUParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         r = sigmoid(zx[0] + zh[0])
         z = sigmoid(zx[1] + zh[1])
         n = jnp.tanh(zx[2] + r * (zh[2] + params.b_hn))
         h = (1 - z) * n + z * state.h
         name_values(r=r, z=z, n=n, h=h)
-        return GRUState(h), h
+        return HiddenState(h), h
 
     step = affine_step

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
-from rnnjax.cells.gru import GRUState
+from rnnjax.cell import check_step, compute_dtype, matmul, split_gates
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.cells.weights import gru_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
@@ -68,11 +68,9 @@ class GRUResetBefore:
         """New parameters; ``b`` is zero but for the update bias."""
         return GRUResetBeforeParams(*gru_weights(self, key, input_size, dtype))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
-        """Zeros."""
-        return GRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def step(self, params: GRUResetBeforeParams, state: GRUState, x: jax.Array) -> tuple[GRUState, jax.Array]:
+    def step(self, params: GRUResetBeforeParams, state: HiddenState, x: jax.Array) -> tuple[HiddenState, jax.Array]:
         """One step; see the equations of the class."""
         x = check_step(self, params, state, x)
         dtype = compute_dtype(state.h.dtype)
@@ -85,4 +83,4 @@ class GRUResetBefore:
         h = (1 - z) * n + z * h
         name_values(r=r, z=z, n=n, h=h)
         h = h.astype(state.h.dtype)
-        return GRUState(h), h
+        return HiddenState(h), h

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_step, compute_dtype, describe, matmul, split_gates
+from rnnjax.cell import check_step, compute_dtype, describe, matmul, split_gates
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.initializers import Glorot, Initializer, Orthogonal, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["RecurrentHighway", "RecurrentHighwayParams", "RecurrentHighwayState"]
+__all__ = ["RecurrentHighway", "RecurrentHighwayParams"]
 
 
 class RecurrentHighwayParams(NamedTuple):
@@ -23,12 +24,6 @@ class RecurrentHighwayParams(NamedTuple):
     w_ih: jax.Array  # [I, 2H]
     w_hh: jax.Array  # [D, H, 2H]
     b: jax.Array  # [D, 2H]
-
-
-class RecurrentHighwayState(NamedTuple):
-    """State of `RecurrentHighway`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -84,13 +79,9 @@ class RecurrentHighway:
             b=jnp.tile(bias, (self.depth, 1)),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> RecurrentHighwayState:
-        """Zeros."""
-        return RecurrentHighwayState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def step(
-        self, params: RecurrentHighwayParams, state: RecurrentHighwayState, x: jax.Array
-    ) -> tuple[RecurrentHighwayState, jax.Array]:
+    def step(self, params: RecurrentHighwayParams, state: HiddenState, x: jax.Array) -> tuple[HiddenState, jax.Array]:
         """One step; see the equations of the class.
 
         Raises:
@@ -116,4 +107,4 @@ class RecurrentHighway:
                 name_values(**{f"s{layer + 1}": s})
         name_values(h=s)
         h = s.astype(state.h.dtype)
-        return RecurrentHighwayState(h), h
+        return HiddenState(h), h

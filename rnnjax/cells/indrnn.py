@@ -8,13 +8,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.cell import Gates, affine_step
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.checks import short
 from rnnjax.initializers import Glorot, Initializer
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["IndRNN", "IndRNNParams", "IndRNNState"]
+__all__ = ["IndRNN", "IndRNNParams"]
 
 
 class IndRNNParams(NamedTuple):
@@ -23,12 +24,6 @@ class IndRNNParams(NamedTuple):
     w_ih: jax.Array  # [I, H]
     b: jax.Array  # [H]
     u: jax.Array  # [H]
-
-
-class IndRNNState(NamedTuple):
-    """State of `IndRNN`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -82,17 +77,15 @@ class IndRNN:
             u=jax.random.uniform(key_u, (self.hidden_size,), jnp.float32, low, high).astype(dtype),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> IndRNNState:
-        """Zeros."""
-        return IndRNNState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(self, params: IndRNNParams, state: IndRNNState, zx: Gates, zh: Gates) -> tuple[IndRNNState, jax.Array]:
+    def update(self, params: IndRNNParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; ``zh`` is empty, since there is no ``w_hh``."""
         del zh
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
         z = zx[0] + params.u * state.h
         h = phi(z)
         name_values(z_h=z, h=h)
-        return IndRNNState(h), h
+        return HiddenState(h), h
 
     step = affine_step

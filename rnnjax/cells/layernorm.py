@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, split_gates
-from rnnjax.cells.gru import GRUState
-from rnnjax.cells.lstm import LSTMState, lstm_state
+from rnnjax.cell import Gates, affine_step, split_gates
+from rnnjax.cells.states import HiddenState, LSTMState, hidden_state, lstm_state
 from rnnjax.cells.weights import gru_weights, lstm_weights
 from rnnjax.checks import short
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
@@ -95,9 +94,7 @@ class LayerNormLSTM:
             b_c=jnp.zeros((size,), dtype),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros."""
-        return lstm_state(batch_shape, self.hidden_size, dtype)
+    initial_state = lstm_state
 
     def update(
         self, params: LayerNormLSTMParams, state: LSTMState, zx: Gates, zh: Gates
@@ -178,11 +175,11 @@ class LayerNormGRU:
         b_hn = jnp.zeros((self.hidden_size,), dtype)
         return LayerNormGRUParams(w_ih, w_hh, b, b_hn, gain_x=jnp.ones_like(b), gain_h=jnp.ones_like(b))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> GRUState:
-        """Zeros."""
-        return GRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(self, params: LayerNormGRUParams, state: GRUState, zx: Gates, zh: Gates) -> tuple[GRUState, jax.Array]:
+    def update(
+        self, params: LayerNormGRUParams, state: HiddenState, zx: Gates, zh: Gates
+    ) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step and its four norms; see the equations of the class."""
         bias, gain_x, gain_h = (split_gates(p, 3) for p in (params.bias, params.gain_x, params.gain_h))
         nx, nh = (_norm(z[:2], self.epsilon) + _norm(z[2:], self.epsilon) for z in (zx, zh))
@@ -190,7 +187,7 @@ class LayerNormGRU:
         n = jnp.tanh(gain_x[2] * nx[2] + bias[2] + r * (gain_h[2] * nh[2] + params.b_hn))
         h = (1 - z) * n + z * state.h
         name_values(r=r, z=z, n=n, h=h)
-        return GRUState(h), h
+        return HiddenState(h), h
 
     step = affine_step
 

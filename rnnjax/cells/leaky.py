@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Gates, affine_step, batch_axes, compute_dtype
+from rnnjax.cell import Gates, affine_step, compute_dtype
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.checks import check_real, describe
 from rnnjax.initializers import Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class, public
 from rnnjax.traced import name_values
 
-__all__ = ["LeakyParams", "LeakyRNN", "LeakyState", "leaky_noise"]
+__all__ = ["LeakyParams", "LeakyRNN", "leaky_noise"]
 
 
 class LeakyParams(NamedTuple):
@@ -25,12 +26,6 @@ class LeakyParams(NamedTuple):
     w_hh: jax.Array  # [H, H]
     b: jax.Array  # [H]
     logit_alpha: jax.Array | None  # [H]; None where tau is fixed
-
-
-class LeakyState(NamedTuple):
-    """State of `LeakyRNN`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -96,9 +91,7 @@ class LeakyRNN:
             logit_alpha=jnp.full((size,), -math.log(self.tau / self.dt - 1), dtype) if self.learn_tau else None,
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LeakyState:
-        """Zeros."""
-        return LeakyState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
     def alpha(self, params: LeakyParams) -> jax.Array | float:
         """The share of the state that a step replaces, ``dt / tau``: ``[H]`` if learned, else one number."""
@@ -111,7 +104,7 @@ class LeakyRNN:
             )
         return jax.nn.sigmoid(params.logit_alpha.astype(compute_dtype(params.logit_alpha.dtype)))
 
-    def update(self, params: LeakyParams, state: LeakyState, zx: Gates, zh: Gates) -> tuple[LeakyState, jax.Array]:
+    def update(self, params: LeakyParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         phi = jnp.tanh if self.activation == "tanh" else jax.nn.relu
         alpha = self.alpha(params)
@@ -119,7 +112,7 @@ class LeakyRNN:
         n = phi(z)
         h = (1 - alpha) * state.h + alpha * n
         name_values(z_n=z, n=n, h=h)
-        return LeakyState(h), h
+        return HiddenState(h), h
 
     step = affine_step
 

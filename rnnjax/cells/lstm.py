@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.cell import Gates, affine_step
+from rnnjax.cells.states import LSTMState, lstm_state
 from rnnjax.cells.weights import lstm_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["LSTM", "LSTMParams", "LSTMState", "lstm_state"]
+__all__ = ["LSTM", "LSTMParams"]
 
 
 class LSTMParams(NamedTuple):
@@ -24,19 +25,6 @@ class LSTMParams(NamedTuple):
     w_ih: jax.Array  # [I, 4H]
     w_hh: jax.Array  # [H, 4H]
     b: jax.Array  # [4H]
-
-
-class LSTMState(NamedTuple):
-    """State of `LSTM`."""
-
-    h: jax.Array  # [*batch, H]
-    c: jax.Array  # [*batch, H]
-
-
-def lstm_state(batch_shape: tuple[int, ...], size: int, dtype: Any) -> LSTMState:
-    """Zeros, in two arrays: a buffer cannot be donated twice."""
-    shape = (*batch_axes(batch_shape, dtype), size)
-    return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
 
 @cell_class
@@ -79,9 +67,7 @@ class LSTM:
         """New parameters; ``b`` is zero but for the forget bias."""
         return LSTMParams(*lstm_weights(self, key, input_size, dtype))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros."""
-        return lstm_state(batch_shape, self.hidden_size, dtype)
+    initial_state = lstm_state
 
     def update(self, params: LSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

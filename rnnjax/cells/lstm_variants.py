@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step
-from rnnjax.cells.lstm import LSTMState, lstm_state
+from rnnjax.cells.states import LSTMState, lstm_state
 from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
@@ -76,9 +76,7 @@ class PeepholeLSTM:
         weights = lstm_weights(self, key, input_size, dtype)
         return PeepholeLSTMParams(*weights, *(jnp.zeros((self.hidden_size,), dtype) for _ in range(3)))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros."""
-        return lstm_state(batch_shape, self.hidden_size, dtype)
+    initial_state = lstm_state
 
     def update(self, params: PeepholeLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
@@ -145,9 +143,7 @@ class CoupledLSTM:
         zeros = jnp.zeros_like(b_f)
         return CoupledLSTMParams(w_ih, w_hh, jnp.concatenate([b_f, zeros, zeros]))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros."""
-        return lstm_state(batch_shape, self.hidden_size, dtype)
+    initial_state = lstm_state
 
     def update(self, params: CoupledLSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes
+from rnnjax.cell import Gates, affine_step
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.cells.weights import gate_weights, keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["MGU", "MGUParams", "MGUState"]
+__all__ = ["MGU", "MGUParams"]
 
 
 class MGUParams(NamedTuple):
@@ -25,12 +26,6 @@ class MGUParams(NamedTuple):
     w_hh: jax.Array  # [H, 2H]
     b: jax.Array  # [2H]
     b_hn: jax.Array | None  # [H]; None without a reset, where it would do what b does
-
-
-class MGUState(NamedTuple):
-    """State of `MGU`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -80,11 +75,9 @@ class MGU:
         zeros = jnp.zeros_like(b_f)
         return MGUParams(w_ih, w_hh, jnp.concatenate([b_f, zeros]), zeros if self.reset_gate else None)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MGUState:
-        """Zeros."""
-        return MGUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(self, params: MGUParams, state: MGUState, zx: Gates, zh: Gates) -> tuple[MGUState, jax.Array]:
+    def update(self, params: MGUParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         f = sigmoid(zx[0] + zh[0])
         if not self.reset_gate:
@@ -97,6 +90,6 @@ class MGU:
             )
         h = (1 - f) * n + f * state.h
         name_values(f=f, n=n, h=h)
-        return MGUState(h), h
+        return HiddenState(h), h
 
     step = affine_step

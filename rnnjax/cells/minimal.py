@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
+from rnnjax.cell import linear_step, matmul, split_gates
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["MinGRU", "MinGRUParams", "MinGRUState", "MinLSTM", "MinLSTMParams", "MinLSTMState"]
+__all__ = ["MinGRU", "MinGRUParams", "MinLSTM", "MinLSTMParams"]
 
 Candidate = Literal["linear", "g"]
 
@@ -26,23 +27,11 @@ class MinGRUParams(NamedTuple):
     b: jax.Array  # [2H]
 
 
-class MinGRUState(NamedTuple):
-    """State of `MinGRU`."""
-
-    h: jax.Array  # [*batch, H]
-
-
 class MinLSTMParams(NamedTuple):
     """Parameters of `MinLSTM`; gate order ``i, f, g``."""
 
     w_ih: jax.Array  # [I, 3H]
     b: jax.Array  # [3H]
-
-
-class MinLSTMState(NamedTuple):
-    """State of `MinLSTM`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -94,9 +83,7 @@ class MinGRU:
             b=jnp.concatenate([b_z, jnp.zeros((size,), dtype)]),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinGRUState:
-        """Zeros."""
-        return MinGRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
     def coefficients(
         self, params: MinGRUParams, x: jax.Array, dtype: Any
@@ -107,7 +94,7 @@ class MinGRU:
         name_values(keep=keep, add=add, n=n)
         return (keep,), (add * n,)
 
-    def output(self, params: MinGRUParams, state: MinGRUState, x: jax.Array) -> jax.Array:
+    def output(self, params: MinGRUParams, state: HiddenState, x: jax.Array) -> jax.Array:
         """The state itself."""
         return state.h
 
@@ -169,9 +156,7 @@ class MinLSTM:
             b=jnp.concatenate([b_i, b_f, zeros]),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinLSTMState:
-        """Zeros."""
-        return MinLSTMState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
     def coefficients(
         self, params: MinLSTMParams, x: jax.Array, dtype: Any
@@ -183,7 +168,7 @@ class MinLSTM:
         name_values(keep=keep, add=add, g=g)
         return (keep,), (add * g,)
 
-    def output(self, params: MinLSTMParams, state: MinLSTMState, x: jax.Array) -> jax.Array:
+    def output(self, params: MinLSTMParams, state: HiddenState, x: jax.Array) -> jax.Array:
         """The state itself."""
         return state.h
 

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul
+from rnnjax.cell import check_step, compute_dtype, matmul
+from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.cells.weights import keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["MinimalRNN", "MinimalRNNParams", "MinimalRNNState"]
+__all__ = ["MinimalRNN", "MinimalRNNParams"]
 
 
 class MinimalRNNParams(NamedTuple):
@@ -26,12 +27,6 @@ class MinimalRNNParams(NamedTuple):
     w_hh: jax.Array  # [H, H]
     b_z: jax.Array  # [H]
     b_u: jax.Array  # [H]
-
-
-class MinimalRNNState(NamedTuple):
-    """State of `MinimalRNN`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -81,11 +76,9 @@ class MinimalRNN:
             b_u=keep_bias(self.update_bias, key_b, size, dtype),
         )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MinimalRNNState:
-        """Zeros."""
-        return MinimalRNNState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def step(self, params: MinimalRNNParams, state: MinimalRNNState, x: jax.Array) -> tuple[MinimalRNNState, jax.Array]:
+    def step(self, params: MinimalRNNParams, state: HiddenState, x: jax.Array) -> tuple[HiddenState, jax.Array]:
         """One step; see the equations of the class."""
         x = check_step(self, params, state, x)
         dtype = compute_dtype(state.h.dtype)
@@ -95,4 +88,4 @@ class MinimalRNN:
         h = u * h + (1 - u) * z
         name_values(z=z, u=u, h=h)
         h = h.astype(state.h.dtype)
-        return MinimalRNNState(h), h
+        return HiddenState(h), h

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import Gates, affine_step, batch_axes, split_gates
-from rnnjax.cells.lstm import LSTMState, lstm_state
+from rnnjax.cell import Gates, affine_step, split_gates
+from rnnjax.cells.states import HiddenState, LSTMState, hidden_state, lstm_state
 from rnnjax.cells.weights import gate_weights, lstm_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
 
-__all__ = ["MILSTM", "MIRNN", "MILSTMParams", "MIRNNParams", "MIRNNState"]
+__all__ = ["MILSTM", "MIRNN", "MILSTMParams", "MIRNNParams"]
 
 
 class MIRNNParams(NamedTuple):
@@ -28,12 +28,6 @@ class MIRNNParams(NamedTuple):
     alpha: jax.Array  # [H]
     beta_x: jax.Array  # [H]
     beta_h: jax.Array  # [H]
-
-
-class MIRNNState(NamedTuple):
-    """State of `MIRNN`."""
-
-    h: jax.Array  # [*batch, H]
 
 
 @cell_class
@@ -80,16 +74,14 @@ class MIRNN:
         b = jnp.zeros((self.hidden_size,), dtype)
         return MIRNNParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> MIRNNState:
-        """Zeros."""
-        return MIRNNState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
+    initial_state = hidden_state
 
-    def update(self, params: MIRNNParams, state: MIRNNState, zx: Gates, zh: Gates) -> tuple[MIRNNState, jax.Array]:
+    def update(self, params: MIRNNParams, state: HiddenState, zx: Gates, zh: Gates) -> tuple[HiddenState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""
         (z,) = _integrate(params, zx, zh)
         h = jnp.tanh(z)
         name_values(h=h)
-        return MIRNNState(h), h
+        return HiddenState(h), h
 
     step = affine_step
 
@@ -151,9 +143,7 @@ class MILSTM:
         w_ih, w_hh, b = lstm_weights(self, key, input_size, dtype)
         return MILSTMParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """Zeros."""
-        return lstm_state(batch_shape, self.hidden_size, dtype)
+    initial_state = lstm_state
 
     def update(self, params: MILSTMParams, state: LSTMState, zx: Gates, zh: Gates) -> tuple[LSTMState, jax.Array]:
         """The pointwise part of a step; see the equations of the class."""

@@ -238,7 +238,7 @@ def test_errors_of_running_a_bidirectional_network():
     with pytest.raises(ValueError, match=r"^unroll: params must be what the init of this Bidirectional makes, got"):
         unroll(net, params._replace(layers=params.layers[:1]), state, xs)
     with pytest.raises(
-        ValueError, match=r"^unroll: state must be what Bidirectional.initial_state makes, got GRUState"
+        ValueError, match=r"^unroll: state must be what Bidirectional.initial_state makes, got HiddenState"
     ):
         unroll(net, params, state.layers[0].forward, xs)
     entries = r"^Bidirectional: parameters and states must have one entry a layer in layers, 2 here, got 1 of "

@@ -206,12 +206,12 @@ CLEAR = {"recurrent_dropout": 0.1}
 @pytest.mark.parametrize(
     ("cell", "rates", "options", "sentence"),
     [
-        (GRU(4), {"zoneout_c": 0.1}, {}, "Regularized: zoneout_c needs a state with a field c, got GRUState of GRU; s"),
+        (GRU(4), {"zoneout_c": 0.1}, {}, "Regularized: zoneout_c needs a state with a field c, got HiddenState of GRU"),
         (
             Stack((LSTM(4), Stack((GRU(4),)))),
             {"zoneout_c": 0.1},
             {},
-            "Regularized: zoneout_c needs a state with a field c, got GRUState of GRU (cell 1.0); set it to 0.",
+            "Regularized: zoneout_c needs a state with a field c, got HiddenState of GRU (cell 1.0); set it to 0.",
         ),
         (GRU, {}, {}, "Regularized: cell must be a cell, got the class GRU; make an instance of it."),
         (

@@ -131,7 +131,7 @@ def test_a_diagonal_trace_is_what_its_definition_says(x64):
         h, want = jnp.zeros(H), jax.tree.map(lambda p: np.zeros(p.shape), params)
 
         def new(params, h, x):
-            return cell.step(params, cells.gru.GRUState(h), x)[1]
+            return cell.step(params, cells.states.HiddenState(h), x)[1]
 
         for x in xs[:, row]:
             by_params, by_h = jax.jacrev(new, argnums=(0, 1))(params, h, x)
