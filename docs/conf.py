@@ -119,6 +119,7 @@ def read_source(app, name, source):
     source[0] = _SIZES.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
+_LETTER = re.compile(r"^(\s+\w+: )([A-Z])\.$")
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Note|Example):$")
 
 
@@ -126,6 +127,7 @@ def equations(app, what, name, obj, options, lines):
     """Equations and tables of docstrings, which are indented, become literal blocks; sections stay what they are."""
     out, section, literal = [], False, False
     for line in lines:
+        line = _LETTER.sub(r"\1\\\2.", line)  # "H." alone would be the eighth item of a list
         indented, blank = line.startswith("    "), not line.strip()
         if not blank and not indented:
             section, literal = bool(_SECTION.match(line)), False

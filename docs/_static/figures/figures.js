@@ -79,12 +79,12 @@ Figures.register("lstm", (root) => {
 });
 
 Figures.register("truncation", (root, data) => {
-  Figures.head(root, "What the cut takes away", "Every dot is a step. Choose the lag of what has to be remembered, the length of a chunk, and how far a chunk looks back; orange arcs get no gradient.");
+  Figures.head(root, "What the cut takes away", "Every dot is a step. Choose the lag of what has to be remembered, the length of a chunk, and how far a chunk looks back, or repair its border; orange arcs get no gradient.");
   const svg = Figures.drawn("svg", { viewBox: "0 0 640 190", role: "img", "aria-label": Figures.say("Which steps learn from which") });
   root.append(svg);
   const controls = Figures.make("div", { class: "controls" });
   const said = Figures.make("p", { class: "said", "aria-live": "polite" });
-  const value = { lag: 4, chunk: data.chunk, back: 0 };
+  const value = { lag: 4, chunk: data.chunk, back: 0, repaired: false };
   const T = 30;
   const draw = () => {
     svg.replaceChildren();
@@ -96,7 +96,7 @@ Figures.register("truncation", (root, data) => {
     for (let t = value.lag; t < T; t++) {
       const from = t - value.lag;
       const start = Math.max(0, Math.floor(t / value.chunk) * value.chunk - value.back);
-      const reached = from >= start;
+      const reached = value.repaired || from >= start;
       learned += reached ? 1 : 0;
       const height = Math.min(275, 40 + value.lag * 20);
       svg.append(Figures.drawn("path", { d: `M${at(from)},160 Q${(at(from) + at(t)) / 2},${160 - height} ${at(t)},160`, class: "line", style: `stroke:var(--${reached ? "c0" : "c1"});stroke-width:${reached ? 2 : 1.3};opacity:${reached ? 1 : 0.55}` }));
@@ -105,15 +105,22 @@ Figures.register("truncation", (root, data) => {
     const share = learned / (T - value.lag);
     let text = Figures.say("{0} % of the steps get a gradient from {1} steps before.", Math.round(100 * share), value.lag);
     const k = data.lags.indexOf(value.lag);
-    const kind = value.back === 0 ? "cut" : value.back === 20 ? "look back 20" : null;
+    const kind = value.repaired ? "repaired" : value.back === 0 ? "cut" : value.back === 20 ? "look back 20" : null;
     if (value.chunk === data.chunk && k >= 0 && kind && data.right[kind]) text += Figures.say(" Measured above with these settings: {0} % of the bits right (50 % is chance).", Math.round(100 * data.right[kind][k]));
     else if (share === 0) text += Figures.say(" No step does: nothing teaches the network to keep it.");
+    if (value.repaired) text += Figures.say(" The trace of influences carries it over every border, whatever the length of a chunk.");
     said.textContent = text;
   };
   Figures.slider(controls, "lag", { min: 1, max: 12, step: 1, value: value.lag }, (v) => { value.lag = v; draw(); });
   Figures.slider(controls, "chunk", { min: 1, max: 15, step: 1, value: value.chunk, show: (v) => Figures.say("{0} steps", v) }, (v) => { value.chunk = v; draw(); });
   Figures.slider(controls, "look back", { min: 0, max: 20, step: 5, value: 0, show: (v) => Figures.say("{0} steps more", v) }, (v) => { value.back = v; draw(); });
-  root.append(controls, said);
+  const buttons = Figures.make("div", { class: "buttons" });
+  const repair = Figures.button(buttons, "Repair the border", () => {
+    value.repaired = !value.repaired;
+    repair.setAttribute("aria-pressed", String(value.repaired));
+    draw();
+  }, { "aria-pressed": "false" });
+  root.append(controls, buttons, said);
   draw();
 });
 
