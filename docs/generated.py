@@ -38,10 +38,19 @@ def entry(module: str, name: str, thing: object) -> str:
     if inspect.isclass(thing):
         return f"```{{eval-rst}}\n.. autoclass:: {path}\n   :members:\n   :exclude-members: __new__, __init__\n```\n"
     if callable(thing):
-        return f"```{{eval-rst}}\n.. autofunction:: {path}\n```\n"
+        return f"```{{eval-rst}}\n.. autofunction:: {path}\n```\n{result(thing)}"
     if isinstance(thing, dict):
         return "A table of " + ", ".join(f"`{key}`" for key in thing) + ".\n"
     return f"`{thing!r}`\n"
+
+
+def result(thing: Any) -> str:
+    """The fields of what a function returns, where that is a record."""
+    function = inspect.unwrap(thing)
+    record = getattr(function, "__globals__", {}).get(str(inspect.signature(function).return_annotation))
+    if not hasattr(record, "_fields"):
+        return ""
+    return f"\n`{record.__name__}`:\n\n```python\n{fields(record)}\n```\n"
 
 
 def fields(record: type) -> str:

@@ -118,7 +118,8 @@ def fit(
         should_stop: True saves a checkpoint and returns.
 
     Returns:
-        `Outcome`.
+        `Outcome`: ``params`` of the best evaluation, with its ``metrics`` and ``best_step``; ``reason`` and ``step`` of
+        the end, ``history`` of evaluations, ``seconds``, and the carried ``state``.
 
     Raises:
         ValueError: for none or several budgets, numbers out of range, a monitored metric that is missing, a loss that
