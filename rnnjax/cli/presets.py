@@ -26,7 +26,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip": 5.0,
         "clip_by": "value",
     },
-    # One wide layer, few large matmuls, a high rate that falls to almost nothing: more for the minute on few cores.
+    # One wide layer, few large matmuls, a high rate that falls to almost nothing: more for the minute on few cores. The
+    # decay of weights is worth a twentieth of a nat in one pass and more in many (docs/training.md).
     "wide": {
         "cell": "lstm",
         "layers": 1,
@@ -39,6 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0.02,
         "clip": 1.0,
         "clip_by": "norm",
+        "weight_decay": 0.1,
     },
 }
 # The AWD-LSTM (Merity et al., 2018) with the rates of its small texts, on two layers that a few cores can train. Its
