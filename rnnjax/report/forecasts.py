@@ -15,14 +15,43 @@ from rnnjax.lm.plots import read_metrics
 __all__ = ["forecast_page"]
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 900, 230, 62, 24
+# Of each number its short and its long name, and what it says.
 _TITLES = {
-    "smape": ("sMAPE", "symmetric mean absolute percentage error"),
-    "mase": ("MASE", "mean absolute error over that of seasonal naive in the history"),
-    "rmsse": ("RMSSE", "the same of squares, under a root"),
-    "wql": ("wQL", "weighted quantile loss"),
-    "msis": ("MSIS", "mean scaled interval score"),
-    "cover80": ("in 80 %", "share of values in the interval that should hold 80 %"),
-    "cover95": ("in 95 %", "share of values in the interval that should hold 95 %"),
+    "smape": (
+        "sMAPE",
+        "symmetric mean absolute percentage error",
+        "The distance of forecast and value over the mean of both, in percent: 0 is exact, 200 the most. Small values "
+        "weigh as much as large ones, so it says little where values come near zero.",
+    ),
+    "mase": (
+        "MASE",
+        "mean absolute error over that of seasonal naive in the history",
+        "How far off the median is, in units of the error that “as one season ago” made in the past: below 1 is better "
+        "than that. It can be compared between series of any size.",
+    ),
+    "rmsse": (
+        "RMSSE",
+        "the same of squares, under a root",
+        "As MASE, but with squares, so that a few large errors count more than many small ones.",
+    ),
+    "wql": (
+        "wQL",
+        "weighted quantile loss",
+        "How good the whole forecast is, and not its median alone: each quantile pays for values on its wrong side, "
+        "the more, the surer it was. In shares of the mean size of the values; a single number pays its error.",
+    ),
+    "msis": (
+        "MSIS",
+        "mean scaled interval score",
+        "The width of the 95 % interval, and 40 times the distance of each value that lies outside, in the units of "
+        "MASE: narrow is good, and wrong is dear.",
+    ),
+    "cover80": (
+        "in 80 %",
+        "share of values in the interval that should hold 80 %",
+        "0.8 is right. Less: the model is too sure of itself. More: its bands are wider than they need to be.",
+    ),
+    "cover95": ("in 95 %", "share of values in the interval that should hold 95 %", "The same; 0.95 is right."),
 }
 _STYLE = """
 .fan { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; }
@@ -35,6 +64,10 @@ _STYLE = """
 .key { font-size: .85rem; color: var(--soft); } .key b { font-weight: 600; }
 .scores { border-collapse: collapse; } .scores th, .scores td { padding: .2rem .8rem; text-align: right; }
 .scores th:first-child, .scores td:first-child { text-align: left; }
+.fan-box { overflow-x: auto; } @media (max-width: 600px) { .fan { min-width: 620px; } }
+.words { font-size: .9rem; max-width: 46rem; margin-top: .5rem; }
+.words summary { cursor: pointer; color: var(--accent); width: fit-content; }
+.words dt { font-weight: 600; margin-top: .4rem; } .words dd { margin: 0; }
 .scores tr + tr { border-top: 1px solid var(--line); } .scores .own { font-weight: 600; }
 """
 
@@ -96,10 +129,14 @@ def _scores(data: dict[str, Any]) -> str:
     for who, row in data["scores"].items():
         cells = "".join(f"<td>{_number(row.get(name))}</td>" for name in names)
         lines.append(f'<tr class="{"own" if who == "model" else ""}"><td>{html.escape(who)}</td>{cells}</tr>')
+    words = "".join(f"<dt>{_TITLES[name][0]}</dt><dd>{_TITLES[name][2]}</dd>" for name in names)
     return (
         f'<p class="note">{html.escape(data["verdict"])}</p><p class="hint">Means over windows that were not trained '
         "on, each forecast from what was known before it alone.</p>"
         f'<div class="table-box"><table class="scores"><tr><th></th>{head}</tr>{"".join(lines)}</table></div>'
+        f'<details class="words"><summary>What these numbers mean</summary><dl>{words}</dl><p>The lower the better, '
+        "but for the shares. <b>Naive</b> says the last value again, <b>seasonal naive</b> that of one season ago, "
+        "<b>drift</b> goes on along the line from the first value to the last.</p></details>"
     )
 
 
@@ -236,8 +273,8 @@ def _line(values: Sequence[float | None], first: int, x: Any, y: Any, name: str)
 
 def _figure(name: str, label: str, parts: Sequence[str]) -> str:
     return (
-        f'<h3>{html.escape(name)}</h3><svg class="fan" viewBox="0 0 {_WIDTH} {_HEIGHT + _BELOW}" role="img" '
-        f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+        f'<h3>{html.escape(name)}</h3><div class="fan-box"><svg class="fan" viewBox="0 0 {_WIDTH} {_HEIGHT + _BELOW}" '
+        f'role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg></div>'
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -77,6 +78,8 @@ def test_from_a_file_to_a_page(run, capsys) -> None:
     assert most["marked"] == "1"
     page = (out / "report.html").read_text()
     assert "Backtest" in page and "seasonal naive" in page and "http" not in page.replace("http-equiv", "")
+    heads = re.findall(r'<th title="[^"]+">([^<]+)</th>', page)
+    assert len(heads) >= 5 and re.findall(r"<dt>([^<]+)</dt><dd>[^<]{10,}</dd>", page)[-len(heads) :] == heads
     assert (out / "forecast.png").stat().st_size > 5000 and (out / "surprise.png").stat().st_size > 5000
 
 
