@@ -119,13 +119,13 @@ def to_haiku(cell: Any, params: Any, *, name: str | None = None) -> tuple[Callab
     """
     where = "to_haiku"
     haiku = require("haiku", "dm-haiku", where)
+    if type(cell) is Elman and cell.activation != "relu":
+        refuse(where, repr(cell), "the VanillaRNN of Haiku has ReLU alone; haiku_core makes a module of it")
     if type(cell) in (Elman, LSTM, GRUResetBefore, ConvLSTM):  # the others are refused below
         check_params(where, cell, params)
     size = getattr(cell, "hidden_size", 0)
     arguments: tuple[Any, ...] = (size,)
     if type(cell) is Elman:
-        if cell.activation != "relu":
-            refuse(where, repr(cell), "the VanillaRNN of Haiku has ReLU alone; haiku_core makes a module of it")
         kind = "VanillaRNN"
         b = jnp.asarray(params.b)
         parts = {"linear": {"w": params.w_ih, "b": b}, "linear_1": {"w": params.w_hh, "b": jnp.zeros_like(b)}}
