@@ -130,7 +130,7 @@ def _zsh(summaries: dict[str, str], options: dict[str, list[_Option]]) -> list[s
         "_rnnjax() {",
         "    local -a found",
         "    if (( CURRENT == 2 )); then",
-        '        if [[ ${words[2]} == -* ]]; then compadd -- --version --help; return; fi',
+        "        if [[ ${words[2]} == -* ]]; then compadd -- --version --help; return; fi",
         f"        found=({commands})",
         "        _describe command found",
         "        return",

@@ -19,6 +19,7 @@ from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.checks import check_size
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
 from rnnjax.cli.options import TrustCode, options_command
+from rnnjax.cli.partners import FORECAST, check_partners
 from rnnjax.cli.stopping import stop_on_signal
 from rnnjax.files import check_kind, digest, write_atomic
 from rnnjax.fit import OptimizerOptions, Printer
@@ -120,6 +121,7 @@ def forecast(
             data = _read(file, columns)
             _check_covariates(data, horizon)
             chosen = ForecastOptions(**{**options, "cell": absolute_cell(options["cell"])})
+            check_partners(FORECAST, options, given)
             seasons = _seasons(season, data.series)
             about = {"season": "found by autocorrelation" if season is None else "as given"}
             paths, config, replaced = _begin(out, force, chosen, data, horizon, seasons, about, stack)

@@ -23,6 +23,7 @@ from rnnjax.cli.display import nats
 from rnnjax.cli.interactive import converse
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
+from rnnjax.cli.partners import EVAL, check_partners
 from rnnjax.cli.reading import read_text
 from rnnjax.files import first_line
 from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
@@ -101,6 +102,9 @@ def sample(
     if seed is not None and not 0 <= seed < 1 << 31:
         raise ValueError(f"--seed: must be from 0 to {(1 << 31) - 1}, got {seed}.")
     used_seed = secrets.randbelow(1 << 31) if seed is None else seed
+    for name, value, off in (("--temperature", temperature, 1), ("--top-k", top_k, 0), ("--top-p", top_p, 1)):
+        if greedy and value not in (off, 0):
+            raise ValueError(f"{name}: does not go together with --greedy, which draws nothing; leave one of them out.")
     if interactive:
         if count != 1:
             raise ValueError(f"--count: one conversation goes on, got {count}; leave it out.")
@@ -192,7 +196,9 @@ def eval(
     streams: Annotated[
         int, typer.Option(help="Pieces of the text that are read side by side; 1 is exact, and slower.")
     ] = 1,
-    warmup: Annotated[int, typer.Option(help="Symbols that each piece reads before its beginning.")] = 256,
+    warmup: Annotated[
+        int | None, typer.Option(help="Symbols that each of several pieces reads before its beginning: 256.")
+    ] = None,
     window: Annotated[
         int | None, typer.Option(help="Symbols of a cold window. By default as in training, --chunk-len.")
     ] = None,
@@ -207,10 +213,13 @@ def eval(
         bool,
         typer.Option("--dynamic", help="Also with parameters that follow the text they have read; much slower."),
     ] = False,
-    dynamic_lr: Annotated[float, typer.Option(help="Of --dynamic: the step of a parameter a window.")] = Dynamic.lr,
+    dynamic_lr: Annotated[
+        float | None, typer.Option(help=f"Of --dynamic: the step of a parameter a window: {Dynamic.lr:g}.")
+    ] = None,
     dynamic_decay: Annotated[
-        float, typer.Option(help="Of --dynamic: the share of the way back to what was trained, a window.")
-    ] = Dynamic.decay,
+        float | None,
+        typer.Option(help=f"Of --dynamic: the share of the way back to what was trained, a window: {Dynamic.decay:g}."),
+    ] = None,
     checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
     as_json: Json = False,
@@ -228,7 +237,10 @@ def eval(
         unknown = "skip" if opened.vocabulary.unknown is None else "replace"
     parts, missing = _read_foreign(opened, tuple(text), unknown) if text else _read_own(opened, unknown)
     window = opened.config.train.chunk_len if window is None else window
-    follow = Dynamic(dynamic_lr, dynamic_decay)
+    check_partners(EVAL, locals(), {name for name, value in locals().items() if value is not None})
+    warmup = 256 if warmup is None else warmup
+    rates: dict[str, Any] = {"lr": dynamic_lr, "decay": dynamic_decay}
+    follow = Dynamic(**{name: rate for name, rate in rates.items() if rate is not None})
     results: list[dict[str, Any]] = []
     for name, (ids, starts) in parts.items():
         carried = evaluate(opened.model, opened.params, ids, streams=streams, warmup=warmup, starts=starts)

@@ -19,6 +19,7 @@ from rnnjax.cells import cell_from_name
 from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.cli.live import check_live, open_live
 from rnnjax.cli.origin import begin_with, describe_origin, take_up
+from rnnjax.cli.partners import TRAIN, check_partners
 from rnnjax.cli.presets import preset_options
 from rnnjax.cli.reading import read_text
 from rnnjax.cpu import devices_are_set, reuse_memory
@@ -86,6 +87,7 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
     values["cell"] = absolute_cell(values["cell"])
     origin = None if values["init_from"] is None else take_up(values, given)
     config = _with_devices(_config(values))
+    check_partners(TRAIN, values, given)
     claimed: list[Replacement] = []
     root = pathlib.Path(crew().by_lead(lambda: str(_claim(values, config, stack, claimed))))
     replaced = claimed[0] if claimed else None

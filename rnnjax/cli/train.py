@@ -18,6 +18,7 @@ from rnnjax.cli.display import Display, nats
 from rnnjax.cli.distributed import processes as several
 from rnnjax.cli.live import check_live, describe_live
 from rnnjax.cli.options import TrustCode, options_command
+from rnnjax.cli.partners import MACHINES, check_partners
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
 from rnnjax.cli.stopping import stop_on_signal
@@ -126,7 +127,7 @@ def train(
     [bold]rnnjax train other.txt --init-from runs/book[/bold]       begins with its parameters
     """
     own: dict[str, Any] = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
-    own |= {"init_from": init_from, "no_cache": no_cache, "distributed": distributed}
+    own |= {"init_from": init_from, "no_cache": no_cache, "distributed": distributed, "wait": wait}
     values = own | options
     given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
     if values["document_separator"] is not None:
@@ -134,6 +135,7 @@ def train(
     console = Console(highlight=False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard: tensorboardX is not installed; pip install 'rnnjax[tensorboard]'.")
+    check_partners(MACHINES, values, given)
     if resume is None:
         check_live(values, given)
     with several(distributed, processes, process, wait, values["devices"]), contextlib.ExitStack() as stack:

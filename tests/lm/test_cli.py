@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rnnjax.cli import main
+from rnnjax.cli.partners import TRAIN, check_partners
 from rnnjax.files import write_json
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.lm.options import KINDS
@@ -132,8 +133,8 @@ def test_options_are_the_fields_of_the_configuration(text, tmp_path, capsys):
     """Written once: every field with help is an option of the same default, and its value reaches the field."""
     assert call("train", "--help") == 0
     page = " ".join(capsys.readouterr().out.split())
-    given = {"decay_from": 3, "glob": "*.t?t", "sample_length": 7, "clip_by": "value", "minutes": None, "tie": True}
-    options = ["--decay-from", 3, "--glob", "*.t?t", "--sample-length", 7, "--clip-by", "value", "--tie"]
+    given = {"decay_from": 3, "schedule": "step", "sample_length": 7, "clip_by": "value", "minutes": None, "tie": True}
+    options = ["--decay-from", 3, "--schedule", "step", "--sample-length", 7, "--clip-by", "value", "--tie"]
     assert call("train", text, "--out", tmp_path / "run", *options, "--no-baselines", *SMALL) == 0
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
     others = [*SMALL[::2], "--paths", "--rows", "--devices", "--baselines"]
@@ -145,6 +146,46 @@ def test_options_are_the_fields_of_the_configuration(text, tmp_path, capsys):
                 wanted = given.get(field.name, field.default)
                 assert saved[group][field.name] == (list(wanted) if isinstance(wanted, tuple) else wanted), name
     assert saved["train"]["baselines"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        ("--average-after 3", "--average"),
+        ("--average 0 --average-after 3", "--average"),
+        ("--decay 0.5", "--schedule step or plateau"),
+        ("--decay-from 3 --schedule plateau", "--schedule step"),
+        ("--clip-by value --clip 0", "--clip above 0"),
+        ("--embed-dropout 0.5 --embed 0", "--embed, as one-hot symbols are not dropped"),
+        ("--locked --weight-dropout 0.5", "--dropout or --embed-dropout"),
+        ("--min-count 2 --level byte", "--level char or word, as there are 256 bytes"),
+        ("--encoding latin-1 --level byte", "--level char or word, as bytes are read as they are"),
+        ("--glob *.txt", "a folder as TEXT"),
+        ("--wait 5", "--distributed"),
+    ],
+)
+def test_an_option_that_would_do_nothing_says_so(text, tmp_path, capsys, options, needs):
+    assert call("train", text, "--out", tmp_path / "run", *options.split(), *SMALL) == 2
+    sentence = f"rnnjax: {options.split()[0]}: does nothing without {needs}; leave it out.\n"
+    if not options.startswith("--average 0"):
+        assert capsys.readouterr().err == sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_partners_that_are_there(tmp_path):
+    values = {"average": 1.0, "clip": 1.0, "schedule": "step", "embed": -1, "dropout": 0.0, "embed_dropout": 0.1}
+    values |= {"level": "char", "text": [str(tmp_path)], "decay": 0.5, "decay_from": 2, "clip_by": "norm"}
+    values |= {
+        "average_after": 1,
+        "locked": True,
+        "min_count": 2,
+        "vocabulary_symbols": 9,
+        "encoding": "utf-8",
+        "glob": "*",
+    }
+    check_partners(TRAIN, values, set(values))
+    switched_off = values | {"average": 0.0, "average_after": 0, "dropout": 0.0, "embed_dropout": -1.0, "locked": False}
+    check_partners(TRAIN, switched_off, set(values))
 
 
 BAD_OPTIONS = [
