@@ -21,7 +21,6 @@ import numpy as np
 
 __all__ = ["Link", "Model", "allreduce_seconds", "efficiency", "fit_link", "measure", "update_seconds"]
 
-MEGABYTE = 1_000_000
 _HERE = pathlib.Path(__file__).resolve().parent.parent
 
 

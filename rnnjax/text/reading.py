@@ -21,7 +21,6 @@ from rnnjax.text.vocabulary import UNKNOWN, Vocabulary
 __all__ = ["IN_MEMORY", "Facts", "Reading", "Recipe", "read_ids"]
 
 IN_MEMORY = 1 << 24  # bytes of ids up to which they stand in memory and in no file
-_GONE = "changed while it was read"
 
 
 class Reading(NamedTuple):
