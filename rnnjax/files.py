@@ -135,8 +135,13 @@ def digest(data: Any) -> str:
 def write_json(path: pathlib.Path, data: Mapping[str, Any], *, private: bool = False) -> None:
     """Writes a JSON object in one move, with the digest of all its keys as the last one."""
     signed = {**data, _SIGNATURE: digest(data)}
-    text = json.dumps(signed, indent=1, ensure_ascii=False)
-    write_atomic(path, text.encode("utf-8", "surrogatepass"), private=private)
+    text = json.dumps(signed, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    if len(text) > MAX_JSON:
+        raise ValueError(
+            f"{path}: must hold at most {MAX_JSON:,} bytes, as no more are read back, got {len(text):,}; of words take "
+            "fewer (min_count)."
+        )
+    write_atomic(path, text, private=private)
 
 
 def read_json(path: pathlib.Path, where: str) -> dict[str, Any]:

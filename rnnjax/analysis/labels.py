@@ -213,6 +213,8 @@ def label_from_name(name: str) -> Label:
 
 
 def _label_from_pattern(name: str) -> Label:
+    if name == "re:":
+        raise ValueError("label: 're:' must be re: and a regular expression, got an empty one, which matches nothing.")
     try:
         pattern = re.compile(name.removeprefix("re:"), re.MULTILINE)
     except re.error as error:

@@ -128,7 +128,14 @@ def coverage(actual: Any, lower: Any, upper: Any) -> np.ndarray:
 
 def owa(smape: Any, mase: Any, naive2_smape: Any, naive2_mase: Any) -> Any:
     """Overall weighted average of the M4 competition: the mean of both errors over those of Naive2."""
-    return (smape / naive2_smape + mase / naive2_mase) / 2
+    given = {"smape": smape, "mase": mase, "naive2_smape": naive2_smape, "naive2_mase": naive2_mase}
+    errors = [as_floats("owa", name, error, axes=-1) for name, error in given.items()]
+    if len({error.shape for error in errors if error.ndim}) > 1:
+        shapes = ", ".join(describe(error) for error in errors)
+        raise ValueError(f"owa: all errors must be numbers or arrays of one shape, got {shapes}.")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (errors[0] / errors[2] + errors[1] / errors[3]) / 2
+    return found if found.ndim else float(found)
 
 
 def _pair(where: str, actual: Any, forecast: Any, name: str = "forecast") -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ def as_floats(where: str, name: str, value: Any, axes: int | None = None) -> np.
 
     Raises:
         TypeError: for what holds no real numbers.
-        ValueError: if the number of axes is not ``axes``, or is 0.
+        ValueError: if the number of axes is not ``axes``, or is 0 where that is None; with -1 any will do.
     """
     try:
         array = np.asarray(value)
@@ -27,6 +27,8 @@ def as_floats(where: str, name: str, value: Any, axes: int | None = None) -> np.
         array = np.zeros(1, object)
     if array.dtype != np.float64:
         raise TypeError(f"{where}: {name} must be an array of numbers, got {short(value)}.")
+    if axes == -1:
+        return array
     if array.ndim < 1 or (axes is not None and array.ndim != axes):
         wanted = "axes" if axes is None else f"{axes} of them" if axes > 1 else "one axis"
         raise ValueError(f"{where}: {name} must have {wanted}, got {describe(array)}.")

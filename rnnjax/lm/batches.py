@@ -27,6 +27,10 @@ class Batches(Protocol):
     def steps_per_epoch(self) -> int | None:
         """Chunks until the text begins again; None for one that does not."""
 
+    @property
+    def documents(self) -> bool:
+        """Whether chunks say where documents begin, in `resets`."""
+
     def chunk(self, step: int, own: slice) -> Chunk:
         """The rows ``own`` of the chunk of an update, from 0; int32."""
 
@@ -51,6 +55,7 @@ class CorpusBatches:
         self._corpus, self._chunk_len = corpus, chunk_len
         self._rows = corpora.streams(corpus.train, batch_size)
         self.steps_per_epoch: int = corpora.num_chunks(self._rows, chunk_len)
+        self.documents = corpus.train_starts is not None
 
     def chunk(self, step: int, own: slice) -> Chunk:
         """The rows ``own`` of the chunk of an update, from 0; int32."""

@@ -20,6 +20,7 @@ from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.run import Run, make_model
 from rnnjax.networks import Stack
 from rnnjax.saving import named_arrays, restore
+from rnnjax.text.shown import shown
 from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = ["ARRAYS", "CARD", "DESCRIPTION", "card_text", "describe_run", "export", "load_export", "make_folder"]
@@ -74,7 +75,9 @@ def card_text(run: Run) -> str:
         "step": str(run.meta.get("step", "unknown")),
         "written by": f"rnnjax {rnnjax.__version__}",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    # A name of a file may hold anything: bars, ends of lines, bytes that are no UTF-8.
+    cells = {name: " ".join(shown(value).split()).replace("|", r"\|") for name, value in rows.items()}
+    table = "\n".join(f"| {name} | {value} |" for name, value in cells.items())
     return f"""# A recurrent language model
 
 | | |

@@ -38,6 +38,7 @@ class LiveBatches:
     """
 
     steps_per_epoch: int | None = None
+    documents = True  # each row begins one at least
 
     def __init__(
         self, text: LiveText, rows: int, chunk_len: int, *, held: int, seed: int, valid: Validation | None = None

@@ -60,7 +60,7 @@ class Session:
 
     def write(self, length: int, stop: str = "") -> Iterator[str]:
         """Up to ``length`` symbols, up to and without the first ``stop``, which counts as written all the same."""
-        decoder, text, shown = StreamDecoder(self._vocabulary), "", 0
+        decoder, waiting = StreamDecoder(self._vocabulary), ""
         while length > 0:
             before = self._state, self._last
             state, last, block = draw_block(
@@ -70,24 +70,25 @@ class Session:
             self._drawn += _BLOCK
             ids = np.asarray(block)[0, :length]
             length -= len(ids)
-            taken, ends = 0, False
+            taken, end = 0, -1
             for symbol in ids:
-                text += decoder.push(np.array([symbol]))
+                before_it = max(0, len(waiting) - len(stop) + 1)
+                waiting += decoder.push(np.array([symbol]))
                 taken += 1
-                if ends := bool(stop) and stop in text:
+                if stop and (end := waiting.find(stop, before_it)) >= 0:
                     break
             if taken == _BLOCK:
                 self._state, self._last = state, int(last[0])
             else:  # what was drawn behind the end was never written
                 self.read(ids[:taken])
-            if ends:
-                yield text[shown : text.index(stop)]
+            if end >= 0:
+                yield waiting[:end]
                 return
-            ready = len(text) - (len(stop) - 1 if stop else 0)  # what may be the beginning of the stop waits
-            if ready > shown:
-                yield text[shown:ready]
-                shown = ready
-        rest = text[shown:] + decoder.flush()
+            ready = len(waiting) - (len(stop) - 1 if stop else 0)  # what may be the beginning of the stop waits
+            if ready > 0:
+                yield waiting[:ready]
+                waiting = waiting[ready:]
+        rest = waiting + decoder.flush()
         if rest:
             yield rest
 

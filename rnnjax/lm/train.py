@@ -238,7 +238,7 @@ class _Text(Task):
         shape = self.config.train.chunk_len, self.config.train.batch_size
         state: Any = self.model.initial_state(shape[1:])
         if not isinstance(self.border, Cut):
-            resets = None if self.chunk(0).resets is None else np.zeros(shape, bool)
+            resets = np.zeros(shape, bool) if self.batches.documents else None
             ids = np.zeros(shape, np.int32)
             whole = Chunk(ids, ids, resets)  # of all rows, for its shapes
             state = begin(self.border, devices.on_one(self.mesh, params), state, whole)

@@ -151,8 +151,8 @@ def encode(
                 found = np.concatenate(([0], np.cumsum(known)))[found]
             found = found + done
             found = found[(found > 0) & (found < count)]
-            documents += len(found)
             found = np.unique(found[found > last])
+            documents += len(found)  # those of which a symbol is left
             if len(found):
                 last = int(found[-1])
                 sink.put_starts(found)

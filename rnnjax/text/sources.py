@@ -221,7 +221,7 @@ def read_symbols(
     if level == "byte":
         encoding, separator = "latin-1", separator.encode("utf-8").decode("latin-1")
     tally = Tally() if tally is None else tally
-    blocks = _gathered(_read_text(sources, encoding, separator, tally, bytewise=level == "byte"))
+    blocks = _gathered(_read_text(sources, encoding, separator, tally, level == "byte"))
     if level != "word":
         yield from blocks
         return

@@ -159,6 +159,8 @@ def test_a_pattern_holds_inside_of_what_it_matches():
     assert "".join(c for c, flag in zip(text, found) if flag) == "forfor" and found[:3].all() and found[-3:].all()
     assert label_text(label_from_name("re:^ +"), text).sum() == 4  # every line begins anew
     assert not label_text(label_from_name("re:z*"), text).any()  # matches of nothing
+    with pytest.raises(ValueError, match=r"'re:' must be re: and a regular expression, got an empty one"):
+        label_from_name("re:")
     with pytest.raises(ValueError, match=r"'re:\(' must be re: and a regular expression, got what is none"):
         label_from_name("re:(")
 

@@ -89,6 +89,11 @@ def test_missing_values_do_not_count() -> None:
     assert metrics.coverage(y, f + 5, f + 6) == 0.0
     assert metrics.smape(np.zeros(2), np.zeros(2)) == 0
     assert metrics.owa(5.0, 2.0, 10.0, 1.0) == 1.25
+    np.testing.assert_array_equal(metrics.owa([5.0, 10.0], 2.0, 10.0, [1.0, 2.0]), [1.25, 1.0])
+    with pytest.raises(TypeError, match=r"^owa: mase must be an array of numbers, got 'x'"):
+        metrics.owa(5.0, "x", 10.0, 1.0)
+    with pytest.raises(ValueError, match=r"^owa: all errors must be .* of one shape, got f64\[2\], f64\[3\]"):
+        metrics.owa(np.ones(2), np.ones(3), 10.0, 1.0)
 
 
 def test_shapes_that_do_not_fit_are_told() -> None:

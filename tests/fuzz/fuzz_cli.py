@@ -110,7 +110,7 @@ SMALL = {
 }
 BASE = {
     "train": "--steps 2 --hidden 4 --batch-size 2 --chunk-len 4 --no-baselines --sample-length 3 --evals 1",
-    "forecast": "--horizon 3 --steps 2 --hidden 2 --windows 1 --batch-size 2 --samples 3 --season 4",
+    "forecast": "--horizon 3 --steps 2 --hidden 2 --windows 1 --batch-size 2 --season 4",
     "sample": "--length 5",
     "cells": "--shifts 2 --symbols 200",
     "ablate": "--unit L1.h.0 --symbols 200",

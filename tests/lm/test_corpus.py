@@ -167,6 +167,13 @@ def test_document_starts_count_only_what_is_kept(tmp_path, small_blocks):
     assert corpus.train_starts.tolist() == [0, 3, 5, 7, 8]
 
 
+@pytest.mark.parametrize(("text", "documents"), [("a|xx|b|", 2), ("xx|a|b", 2), ("a|b|xx", 2), ("xx|xx|a", 1)])
+def test_documents_of_which_nothing_is_left_are_not_counted(tmp_path, small_blocks, text, documents):
+    vocabulary = Vocabulary("char", ("a", "b"))
+    corpus = corpus_of(tmp_path, text, vocabulary, "skip", document_separator="|", fractions=(1, 0, 0))
+    assert corpus.documents == documents == len(corpus.train_starts)
+
+
 def test_files_are_documents(tmp_path):
     for name, text in (("a", "one"), ("b", "two<e>"), ("c", "three")):
         (tmp_path / name).write_text(text)

@@ -57,6 +57,8 @@ def test_card_says_the_sizes_that_were_taken(tmp_path: pathlib.Path) -> None:
     assert run.config.model.embed == -1 and "| inputs | embedding of 128 numbers |" in card_text(run)
     counted, stream = (card_text(run._replace(provenance={"sources": "x", "n_symbols": n})) for n in (1000, 0))
     assert "| trained on | x, 1,000 symbols |" in counted and "| trained on | x |" in stream
+    odd = card_text(run._replace(provenance={"sources": "a|b\n\x1b[31m\udcff.txt", "n_symbols": 0}))
+    assert "| trained on | a\\|b ␛[31m\\udcff.txt |\n" in odd and odd.encode()
 
 
 def test_arrays_are_readable_without_this_library(run: Run, tmp_path: pathlib.Path) -> None:

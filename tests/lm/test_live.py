@@ -16,7 +16,7 @@ from rnnjax.cli.interactive import converse
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm import live
-from rnnjax.lm.batches import Validation
+from rnnjax.lm.batches import CorpusBatches, Validation
 from rnnjax.lm.live import LiveBatches
 from rnnjax.lm.options import BudgetOptions, ModelOptions, StreamOptions, TrainOptions
 from rnnjax.text import live as reading
@@ -329,3 +329,17 @@ def test_streams_that_are_too_short_or_no_text(tmp_path, capsys, pipe, data, sen
 
 def test_the_vocabulary_always_has_an_unknown_symbol():
     assert Vocabulary.from_counts("char", {"a": 2}, unknown=True).unknown == 1
+
+
+def test_whether_there_are_documents_is_known_without_taking_a_chunk(tmp_path, pipe):
+    path, write = pipe
+    write(b"abcabc" * 600)
+    live = LiveText(path, "byte", "utf-8", None, room=1000)
+    live.learn(10, 1)
+    batches = LiveBatches(live, 2, 4, held=10, seed=0)
+    assert batches.documents and batches.chunk(0, slice(0, 2)).resets is not None
+    (tmp_path / "t").write_text("ab|ab" * 20)
+    for separator in (None, "|"):
+        corpus = load_corpus(TextOptions((str(tmp_path / "t"),), document_separator=separator))
+        known = CorpusBatches(corpus, 2, 4)
+        assert known.documents == (known.chunk(0, slice(0, 2)).resets is not None) == (separator is not None)

@@ -38,6 +38,21 @@ def test_every_symbol_follows_all_that_was_said_and_written(length: int, stop: s
     assert len(written) == 4 * length or (stop and stop in transcript)
 
 
+def test_a_stop_that_is_long_or_comes_in_pieces_is_found(monkeypatch) -> None:
+    """Of symbols that are given, in blocks of 32: the text before the first stop, whatever is drawn behind it."""
+    text = "abcdef \nab" * 20
+
+    def drawn(model, params, state, last, keys, first, size, *settings):
+        ids = SYMBOLS.encode((text * 9)[first : first + size])
+        return state, ids[-1:], ids[None]
+
+    monkeypatch.setattr("rnnjax.lm.session.draw_block", drawn)
+    for stop in ("", "f \na", "\n", "ab" * 3, text[3:150], "abab", "x"):
+        session = Session(MODEL, PARAMS, SYMBOLS, jax.random.key(1), temperature=0.0)
+        pieces = list(session.write(190, stop))
+        assert "".join(pieces) == (text[:190].partition(stop)[0] if stop else text[:190]), stop
+
+
 def test_draws_differ_from_turn_to_turn_and_agree_from_session_to_session() -> None:
     def turns(seed: int) -> list[str]:
         session = Session(MODEL, PARAMS, SYMBOLS, jax.random.key(seed), temperature=3.0)
