@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rnnjax._start import INTERRUPTED, leave, leave_when_interrupted
+from rnnjax.cli.compiled import keep_compiled
 from rnnjax.files import FileWarning
 
 __all__ = ["COMMANDS", "main"]
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None:
         leave_when_interrupted()
+        keep_compiled()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # not all streams have an encoding
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

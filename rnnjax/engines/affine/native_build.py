@@ -32,7 +32,16 @@ from collections.abc import Mapping
 
 import jaxlib.version
 
-__all__ = ["BuildError", "cache_folder", "compile_command", "find_compiler", "libraries", "switched_off"]
+__all__ = [
+    "BuildError",
+    "cache_folder",
+    "compile_command",
+    "find_compiler",
+    "libraries",
+    "private_folder",
+    "processor",
+    "switched_off",
+]
 
 _MARK = b"rnnjax"
 _log = logging.getLogger("rnnjax")
@@ -92,7 +101,7 @@ def _version(compiler: tuple[str, ...]) -> str:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """What ``-march=native`` depends on: a home folder may be shared by several machines."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -102,9 +111,8 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _checked_folder() -> pathlib.Path:
-    """The cache folder, made if it is not there, for the user alone."""
-    folder = cache_folder()
+def private_folder(folder: pathlib.Path) -> pathlib.Path:
+    """A folder for what is executed, made if it is not there, for the user alone."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -145,11 +153,11 @@ def libraries(texts: Mapping[str, str]) -> dict[str, tuple[str, ctypes.CDLL]]:
     """
     with _lock:
         command = compile_command()
-        basis = "\0".join([*command, _version(tuple(find_compiler() or ())), _processor(), jaxlib.version.__version__])
+        basis = "\0".join([*command, _version(tuple(find_compiler() or ())), processor(), jaxlib.version.__version__])
         keys = {name: hashlib.sha256(f"{basis}\0{text}".encode()).hexdigest()[:24] for name, text in texts.items()}
         missing = {name: text for name, text in texts.items() if keys[name] not in _loaded}
         if missing:
-            folder = _checked_folder()
+            folder = private_folder(cache_folder())
             paths = {name: folder / f"{name}-{keys[name]}.so" for name in missing}
             _build({name: text for name, text in missing.items() if not _read(paths[name])}, paths, command, folder)
             for name, path in paths.items():
