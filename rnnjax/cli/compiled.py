@@ -13,6 +13,7 @@ import os
 import pathlib
 import time
 import warnings
+from typing import Any
 
 import jax
 import jaxlib
@@ -34,18 +35,19 @@ def compiled_folder() -> pathlib.Path:
 
 def keep_compiled() -> None:
     """Tells JAX of the folder, unless the user has told it of another one, or wants none."""
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     try:
         folder = private_folder(compiled_folder())
     except (BuildError, RuntimeError):  # the latter where nobody has a home
         return
     _forget(folder.parent)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_compilation_cache_dir", str(folder))
     # Another command may be writing the file just now: then the program is compiled once more, and nothing is wrong.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+        config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
 
 
 def _forget(folders: pathlib.Path) -> None:
