@@ -1,8 +1,11 @@
 """``rnnjax forecast`` from a file to its page, stopped, resumed and replaced; backtests and surprises."""
 
+import concurrent.futures
 import csv
 import dataclasses
+import errno
 import json
+import os
 import re
 
 import jax
@@ -12,6 +15,7 @@ import pytest
 import rnnjax
 from rnnjax import forecast
 from rnnjax.files import read_json, write_json
+from rnnjax.fit.folder import own_folder
 from rnnjax.forecast import baselines, metrics
 from rnnjax.forecast.options import ForecastOptions
 from rnnjax.forecast.run import ForecastConfig, ForecastPaths
@@ -125,6 +129,55 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, capsys, tmp_path, monke
     assert linked.code == 2 and "forecast.png must be a file of its own, got a link" in linked.err
     (tmp_path / "half" / "config.json").write_text("{}")
     assert tiny_run.rnnjax(capsys, "forecast", "--resume", tmp_path / "half").code == 2
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+def test_cut_short_at_any_file_or_disk_full_it_goes_on_to_the_same_bits(run, capsys, tmp_path, monkeypatch) -> None:
+    """A file is written in one move; before some of these moves the process ends, or the disk says that it is full."""
+    moves, move = [], os.replace
+    fatal: dict[int, BaseException] = {}
+
+    def moved(source, target, **more):
+        moves.append(str(target))
+        if len(moves) in fatal:
+            raise fatal[len(moves)]
+        return move(source, target, **more)
+
+    monkeypatch.setattr(os, "replace", moved)
+    write_demand(tmp_path / "demand.csv", ("east",))
+    command = ["forecast", tmp_path / "demand.csv", "--target", "kwh", *TINY, "--out"]
+    assert tiny_run.rnnjax(capsys, *command, tmp_path / "whole").code == 0
+    count = len(moves)
+    assert count >= 8 and any(name.endswith("config.json") for name in moves)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for number, error in ((2, Killed()), (count // 2, Killed()), (count - 1, full)):
+        out = tmp_path / f"run{number}"
+        moves.clear()
+        fatal[number] = error
+        if isinstance(error, Killed):
+            with pytest.raises(Killed):
+                tiny_run.rnnjax(capsys, *command, out)
+            capsys.readouterr()
+        else:
+            found = tiny_run.rnnjax(capsys, *command, out)
+            assert found.code == 2 and found.err.count("\n") == 1 and "No space left" in found.err, found
+        fatal.clear()
+        again = tiny_run.rnnjax(capsys, "forecast", "--resume", out)
+        if again.code:  # there was no checkpoint yet
+            assert again.code == 2 and again.err.count("\n") == 1, again
+            again = tiny_run.rnnjax(capsys, *command, out, "--force")
+        assert again.code == 0, again
+        for name in ("forecast.csv", "surprise.csv"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        owned = own_folder(out, "forecast")
+        other.submit(owned.__enter__).result()
+        second = tiny_run.rnnjax(capsys, "forecast", "--resume", out)
+        other.submit(owned.__exit__, None, None, None).result()
+    assert second.code == 2 and second.err.count("\n") == 1 and "is in use by" in second.err, second
 
 
 def test_failed_start_leaves_the_old_run(run, capsys, tmp_path) -> None:
