@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
@@ -146,8 +148,16 @@ def words_of_cells(app, config):
         config.nb_code_prompt_show, config.nb_code_prompt_hide = "코드 보기", "코드 숨기기"
 
 
+def name_pictures(app, doctree, page):
+    """What a screen reader says of the pictures that cells draw, in place of the names of their files."""
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt"):
+            image["alt"] = "위의 코드가 그린 그림" if app.config.language == "ko" else "drawn by the code above"
+
+
 def setup(app):
     app.connect("config-inited", words_of_cells)
+    app.connect("doctree-resolved", name_pictures)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", equations, priority=400)  # before napoleon
     return {"parallel_read_safe": True}
