@@ -99,7 +99,7 @@ def measure_gpu(
         for name in rivals:
             builders[name] = lambda name=name, problem=problem: RIVALS[name](problem)
         for name, builder in builders.items():
-            alone = bool(rivals) and name == "rnnjax"
+            alone = steps if rivals and name == "rnnjax" else None
             where = {"cell": point.cell, **point.sizes._asdict(), "dtype": point.dtype, "contestant": name}
             with precision(point.dtype):
                 for mode in MODES:
@@ -148,8 +148,11 @@ def _guarded(skipped: list[dict[str, Any]], where: Any, call: Callable[[], Any])
     return None
 
 
-def _time(one: Contestant, mode: str, rounds: int, alone: bool) -> dict[str, Any]:
-    """Seconds of compilation, of a call where calls follow each other (the median of some), and of the loops alone."""
+def _time(one: Contestant, mode: str, rounds: int, alone: int | None) -> dict[str, Any]:
+    """Seconds of compilation, of a call where calls follow each other (the median of some), and of the loops alone.
+
+    The last are asked for by their number of steps.
+    """
     prepared = one.prepare(mode)
     start = time.perf_counter()
     if prepared.compile is not None:
@@ -165,7 +168,7 @@ def _time(one: Contestant, mode: str, rounds: int, alone: bool) -> dict[str, Any
         "compile_seconds": round(compiled, 2) if prepared.compile is not None else None,
         "detail": one.detail,
         "note": one.note,
-    } | ({"kernels_us": _kernels(prepared.call)} if alone and mode == "training" else {})
+    } | ({"kernels_us": _kernels(prepared.call, alone)} if alone and mode == "training" else {})
 
 
 def _warm(call: Callable[[], Any], seconds: float = 0.15) -> float:
@@ -178,7 +181,7 @@ def _warm(call: Callable[[], Any], seconds: float = 0.15) -> float:
     return once
 
 
-def _kernels(call: Callable[[], Any], calls: int = 4) -> dict[str, float]:
+def _kernels(call: Callable[[], Any], steps: int, calls: int = 4) -> dict[str, float]:
     """Microseconds a step of the loops alone, by the profiler: without projections, weight gradients and launches."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -192,7 +195,7 @@ def _kernels(call: Callable[[], Any], calls: int = 4) -> dict[str, float]:
             for event in line.events if line.name.startswith("Stream") else ():
                 if event.name.startswith("rnn_"):
                     spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns
-    return {name.removeprefix("rnn_"): float(f"{ns / calls / STEPS / 1e3:.4g}") for name, ns in sorted(spent.items())}
+    return {name.removeprefix("rnn_"): float(f"{ns / calls / steps / 1e3:.4g}") for name, ns in sorted(spent.items())}
 
 
 def _per_step(row: dict[str, Any], steps: int) -> dict[str, Any]:

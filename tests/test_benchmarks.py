@@ -1,5 +1,6 @@
 """The benchmarks: what they compute, and what they write. No time that they measure decides a test."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -294,6 +295,17 @@ def test_steps_on_a_gpu_are_measured(monkeypatch):
     assert late["gpu"] == [] and late["not_reached"] == ["gru float32 (4, 2, 3, 5)"]
     keys = {(p.cell, p.sizes, p.dtype) for p, _ in gpu.gpu_points()}
     assert len(keys) == 4 * 6 * 3 * 4
+
+
+def test_loops_alone_are_measured_by_the_step(monkeypatch):
+    """Two calls of five steps, 20 microseconds in all."""
+    events = [types.SimpleNamespace(name=name, duration_ns=1e4) for name in ("rnn_forward", "other", "rnn_forward")]
+    line = types.SimpleNamespace(name="Stream #1", events=events)
+    profile = types.SimpleNamespace(planes=[types.SimpleNamespace(name="/device:GPU:0", lines=[line])])
+    written = lambda folder: contextlib.nullcontext(pathlib.Path(folder, "a.xplane.pb").touch())  # noqa: E731
+    monkeypatch.setattr(gpu.jax.profiler, "trace", written)
+    monkeypatch.setattr(gpu.jax.profiler, "ProfileData", types.SimpleNamespace(from_file=lambda path: profile))
+    assert gpu._kernels(lambda: None, steps=5, calls=2) == {"forward": 2.0}
 
 
 def test_a_readme_without_markers(tmp_path):

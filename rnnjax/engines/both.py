@@ -35,11 +35,13 @@ def run_both(
         implementation: as for `rnnjax.unroll`.
         remat: the same.
     """
-    jobs = (
+    jobs = [
         make_job(cell, p, s, xs, c, reverse=reverse != way, remat=remat) for way, (p, s, c) in enumerate((there, back))
-    )
+    ]
     first, second = (choose(job, implementation) for job in jobs)
     if first is not second or not first.many or jax.device_count() > 1 or not _alike(there, back):
+        return None
+    if jobs[0].valid and first.fits(jobs[0]._replace(valid="any")):  # turned round, padding comes before the steps
         return None
 
     def both(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -138,7 +138,7 @@ class Engine:
             below is used only when named.
         iterative: whether it comes as near as it was told to, so that rounding may differ with what is beside, or comes
             later in, a sequence; laws that hold to the bit are not asked of it.
-        many: whether networks that `jax.vmap` maps run side by side, while there is room for hardly more than one.
+        many: whether networks that `jax.vmap` maps run side by side, in little more time than one of them takes.
     """
 
     name: str

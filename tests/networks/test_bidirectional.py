@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rnnjax import GRU, LSTM, Bidirectional, Elman, LearnedState, Regularized, start_state, unroll
+from rnnjax.engines import choice, engine
 from rnnjax.networks import dropout
 from rnnjax.networks.bidirectional import BidirectionalParams, BidirectionalState, Directions
 from tests.cells_table import NAMES, assert_close, fast_jit, loss_of
@@ -285,3 +286,21 @@ def test_each_direction_has_keys_of_its_own():
     np.testing.assert_allclose(up.h, down.h, rtol=1e-6)  # one step, the same weights
     up, down = run(KEY)
     assert not np.allclose(up.h, down.h, atol=1e-2)
+
+
+def test_an_engine_that_counts_on_lengths_runs_each_direction(monkeypatch):
+    """Turned round, the mask of lengths is a mask of another kind."""
+
+    def run(cell, params, state, xs, controls, **options):
+        inside = jnp.arange(len(xs))[:, None] < controls.lengths
+        return engine("scan").run(cell, params, state, xs, controls._replace(valid=inside), **options)
+
+    monkeypatch.setattr(choice, "_engines", choice.registered())
+    refusal = {"any": "needs lengths and no other mask"}
+    choice.register(choice.Engine("lengths", run, lambda job: refusal.get(job.valid, ""), many=True))
+    net, rng = Bidirectional((Elman(3),)), np.random.default_rng(0)
+    params, xs = fill(net.init(KEY, 2), rng), rng.normal(size=(4, 3, 2)).astype(np.float32)
+    got, want = (
+        unroll(net, params, None, xs, lengths=np.array([4, 0, 2]), implementation=name) for name in ("lengths", "scan")
+    )
+    assert_close(got, want, 1e-6)

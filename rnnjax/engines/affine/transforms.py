@@ -132,12 +132,12 @@ class _Recurrence(_Base):
         return _keep_and_push(self, primals, tangents)
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
+        folded = _folded(self.tree, args, axes)  # of several networks, too: more rows for each
+        if folded is not None:
+            return jax.tree.leaves(apply(self, *folded)), self.axes_out(args, axes)
         if self.takes_networks(axes):
             return _as_networks(self, args, axes, _network_axes(self.tree), lambda _: self.networks_out())
-        folded = _folded(self.tree, args, axes)
-        if folded is None:
-            return _mapped(self, args, axes)
-        return jax.tree.leaves(apply(self, *folded)), self.axes_out(args, axes)
+        return _mapped(self, args, axes)
 
 
 @dataclasses.dataclass(frozen=True)

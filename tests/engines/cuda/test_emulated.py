@@ -186,6 +186,29 @@ def test_networks_without_a_matrix(emulated):
     assert sorted(emulator.RUNS) == ["rnn_backward", "rnn_forward"]
 
 
+def test_data_of_networks_are_more_rows():
+    """What is mapped outside of parameters makes no copies of them."""
+    count = []
+
+    def launch(kernel, outs, args, aliases):
+        count.append(args[1].shape[0])
+        return emulator.launch(kernel, outs, args, aliases)
+
+    cell = rnnjax.GRU(4)
+    params, state = some_params(cell, 2), cell.initial_state((2,))
+    many = jax.tree.map(lambda p: np.stack([p, 0.5 * np.asarray(p), -np.asarray(p)]), params)
+    xs = np.random.default_rng(0).normal(size=(2, 3, 2, 2)).astype(np.float32)
+
+    def ends(run):
+        one = jax.vmap(lambda p, x: run(cell, p, state, x, Controls())[0].h, (0, None))
+        return jax.jit(jax.vmap(one, (None, 0)))(many, xs)
+
+    with jax.default_matmul_precision("highest"):
+        got, want = map(ends, (affine_engine("emulated", CudaLoops(Card(90, 132), launch), -1).run, engine("scan").run))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    assert max(count) == 3
+
+
 def test_networks_under_other_transformations(emulated):
     """Forward mode, second derivatives and exported programs find XLA's loops in the place of the kernels."""
     cell, run = rnnjax.Elman(4), emulated(Card(90, 132))

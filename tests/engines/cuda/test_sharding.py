@@ -9,7 +9,7 @@ import re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import rnnjax
-from rnnjax.engines import Controls
+from rnnjax.engines import Controls, engine
 from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_rules import Card
 from rnnjax.engines.affine.recurrence import affine_engine
@@ -73,6 +73,10 @@ twice = jax.vmap(lambda xs: gradients(*args[:2], xs, args[3])[1])
 found = jax.jit(twice)(jax.device_put(jnp.stack([xs, xs]), NamedSharding(mesh, P(None, None, "d"))))
 assert launched[-1] == ("rnn_forward", 4) and found.sharding.spec == P(None, None, "d")
 same(found, jnp.stack([want[1], want[1]]))
+
+many = jax.tree.map(lambda p: jnp.stack([p, -p]), params)  # networks are XLA's affair where there are several devices
+got, want = (jax.jit(jax.vmap(lambda p: r(cell, p, state, xs, Controls())[1]))(many) for r in (run, engine("scan").run))
+same(got, want)
 print("same")
 '''
 
