@@ -24,7 +24,7 @@ from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_
 from rnnjax.analysis.units import parse_unit
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
-from rnnjax.cli.reading import read_text
+from rnnjax.cli.reading import read_for_run
 from rnnjax.files import save_figure
 from rnnjax.lm.run import Run, open_run, own_text
 from rnnjax.text.vocabulary import Vocabulary
@@ -251,16 +251,10 @@ def read_text_of(run: Run, text: Sequence[str] | None, limit: int) -> RunText:
     nothing = np.zeros(0, run.vocabulary.dtype)
     if text:
         options = dataclasses.replace(options, paths=tuple(text), split="tail", fractions=(0.0, 0.0, 1.0))
-        corpus = read_text(options, vocabulary=run.vocabulary, unknown=unknown)
+        corpus = read_for_run(options, run.vocabulary, unknown)
         name, ids, starts, before = corpus.sources, corpus.test, corpus.test_starts, nothing
     else:
-        corpus = read_text(own_text(run.config, "cells"), vocabulary=run.vocabulary, unknown=unknown)
-        if corpus.sha256 != run.provenance.get("sha256"):
-            echo(
-                f"The text has changed since the training ({corpus.sources}): this is not the validation text of the "
-                "run, and may hold what it was trained on.",
-                err=True,
-            )
+        corpus = read_for_run(own_text(run.config, "cells"), run.vocabulary, unknown, run.provenance.get("sha256", ""))
         name, ids, starts = "validation text", corpus.valid, corpus.valid_starts
         before = corpus.train[-LOOK_BACK:] if options.split == "tail" else nothing
         if len(ids) < 2:

@@ -10,6 +10,7 @@ import pathlib
 import secrets
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -24,8 +25,8 @@ from rnnjax.cli.interactive import converse
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
 from rnnjax.cli.partners import EVAL, check_partners
-from rnnjax.cli.reading import read_text
-from rnnjax.files import first_line
+from rnnjax.cli.reading import read_for_run
+from rnnjax.files import FileWarning, first_line
 from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.printer import duration
 from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
@@ -158,7 +159,8 @@ def _prime_ids(run: Run, prime: str, prime_file: pathlib.Path | None, unknown: s
                 check_wide("--prime-file", str(prime_file), text, encoding, f"write it in {encoding}")
                 text = text.decode(encoding).removeprefix("\ufeff")  # a mark of the byte order is no text
                 if "\r\n" in text and "\r" not in "".join(run.vocabulary.symbols):
-                    echo(f"Lines of {prime_file} end in \\r\\n; they are read as the \\n of the training.", err=True)
+                    said = f"Lines of {prime_file} end in \\r\\n; they are read as the \\n of the training."
+                    warnings.warn(said, FileWarning, stacklevel=2)
                     text = text.replace("\r\n", "\n")
         except UnicodeError as error:
             raise ValueError(
@@ -276,13 +278,7 @@ def _numbers(result: Evaluation) -> dict[str, Any]:
 def _read_own(run: Run, unknown: str) -> tuple[_Parts, int]:
     """The validation and test text of the run, read again, and how many of their symbols are the unknown one."""
     options = own_text(run.config, "eval")
-    corpus = read_text(options, vocabulary=run.vocabulary, unknown=unknown)
-    if corpus.sha256 != run.provenance.get("sha256"):
-        echo(
-            f"The text has changed since the training ({corpus.sources}): these are not the validation and test text "
-            "of the run, and may hold what it was trained on.",
-            err=True,
-        )
+    corpus = read_for_run(options, run.vocabulary, unknown, run.provenance.get("sha256", ""))
     parts = {"valid": (corpus.valid, corpus.valid_starts), "test": (corpus.test, corpus.test_starts)}
     parts = {name: part for name, part in parts.items() if len(part[0]) > 1}
     if not parts:
@@ -299,7 +295,7 @@ def _count(ids: np.ndarray, symbol: int, block: int = 1 << 24) -> int:
 def _read_foreign(run: Run, paths: tuple[str, ...], unknown: str) -> tuple[_Parts, int]:
     """A text that the run was not trained on, and how many of its symbols the model does not know."""
     options = dataclasses.replace(run.config.text, paths=paths, split="tail", fractions=(0.0, 0.0, 1.0))
-    corpus = read_text(options, vocabulary=run.vocabulary, unknown=unknown)
+    corpus = read_for_run(options, run.vocabulary, unknown)
     return {corpus.sources: (corpus.test, corpus.test_starts)}, corpus.n_missing
 
 

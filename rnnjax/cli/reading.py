@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from rnnjax.files import FileWarning
 from rnnjax.fit.printer import duration
 from rnnjax.text.corpus import Corpus, TextOptions, load_corpus
 from rnnjax.text.reading import Reading
 from rnnjax.text.vocabulary import Vocabulary
 
-__all__ = ["read_text", "reading_line"]
+__all__ = ["read_for_run", "read_text", "reading_line"]
 
+_ANOTHER = re.compile(r"pass (the right )?encoding=('[^']*')?, or read any bytes with level='byte'")
 _PATIENCE = 1.0  # seconds without a word
 _WORTH = 1 << 24  # bytes of a text below which nothing is said, however slow the machine
 _PLAIN = 30.0  # seconds between two lines where there is no terminal
@@ -47,6 +51,34 @@ def read_text(
     """
     with _shown(quiet) as report:
         return load_corpus(options, vocabulary=vocabulary, unknown=unknown, cache=cache, report=report)
+
+
+def read_for_run(options: TextOptions, vocabulary: Vocabulary, unknown: str, trained: str | None = None) -> Corpus:
+    """`read_text` for a run that is trained: every text is read as its own, in its encoding.
+
+    Args:
+        options: which text.
+        vocabulary: of the run.
+        unknown: what becomes of symbols that are not in it.
+        trained: the SHA-256 of its own text, if that is to be read again; one that has changed is worth a warning.
+
+    Raises:
+        ValueError: as `load_corpus` does; other encodings are no option here.
+    """
+    try:
+        corpus = read_text(options, vocabulary=vocabulary, unknown=unknown)
+    except ValueError as error:
+        if not _ANOTHER.search(str(error)):
+            raise
+        raise ValueError(_ANOTHER.sub(f"write it in {options.encoding}, as the run reads it", str(error))) from error
+    if trained is not None and corpus.sha256 != trained:
+        warnings.warn(
+            f"The text has changed since the training ({corpus.sources}): it is not what the run was validated on, and "
+            "may hold what it was trained on.",
+            FileWarning,
+            stacklevel=2,
+        )
+    return corpus
 
 
 def reading_line(reading: Reading) -> str:

@@ -170,7 +170,7 @@ def test_texts_as_people_have_them(tmp_path, capsys):
     wide = tiny_run.rnnjax(capsys, "sample", folder, "--prime-file", tmp_path / "w.txt")
     assert wide.code == 2 and wide.err.endswith("got what looks like utf-16-be without a mark; write it in utf-8.\n")
     wide = tiny_run.rnnjax(capsys, "eval", folder, tmp_path / "w.txt")
-    assert wide.code == 2 and "pass --encoding utf-16-be, or read" in wide.err
+    assert wide.code == 2 and wide.err.endswith("without a mark; write it in utf-8, as the run reads it.\n")
     (tmp_path / "p.txt").write_bytes("\ufeffab\r\nc".encode())
     (tmp_path / "q.txt").write_bytes(b"ab\nc")
     said = [
