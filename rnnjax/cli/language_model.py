@@ -234,12 +234,12 @@ def eval(
     [bold]rnnjax eval runs/book[/bold]                    validation and test text of the run
     [bold]rnnjax eval runs/book other.txt --json[/bold]   a text of your own
     """
+    check_partners(EVAL, locals(), {name for name, value in locals().items() if value is not None})
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     if unknown is None:
         unknown = "skip" if opened.vocabulary.unknown is None else "replace"
     parts, missing = _read_foreign(opened, tuple(text), unknown) if text else _read_own(opened, unknown)
     window = opened.config.train.chunk_len if window is None else window
-    check_partners(EVAL, locals(), {name for name, value in locals().items() if value is not None})
     warmup = 256 if warmup is None else warmup
     rates: dict[str, Any] = {"lr": dynamic_lr, "decay": dynamic_decay}
     follow = Dynamic(**{name: rate for name, rate in rates.items() if rate is not None})

@@ -316,5 +316,9 @@ def test_result_of_every_head_is_json(tmp_path, capsys, head) -> None:
     command = ["forecast", path, "--head", head, "--recursive", "--season", "1", "--out", tmp_path / "run", *TINY]
     found = tiny_run.rnnjax(capsys, *command, "--samples", 20)
     assert found.code == 0 and "forecasts " in found.out, found
+    command.remove("--recursive")
+    if head == "quantiles":  # all steps at once, and exact: nothing is drawn
+        found = tiny_run.rnnjax(capsys, *command, "--force", "--samples", 20)
+        assert found.code == 2 and "--samples: does nothing without a model that draws" in found.err
     data = json.loads((tmp_path / "run" / "result.json").read_text())
     assert np.isfinite(data["series"][0]["forecast"]).all() and data["scores"]["naive"]["mase"] > 0

@@ -154,6 +154,15 @@ def test_command_counts_what_the_model_does_not_know(run: pathlib.Path, capsys: 
     assert result.code == 2 and "'X' (U+0058), 'Y' (U+0059)" in result.err
 
 
+@pytest.mark.parametrize(
+    ("option", "needs"),
+    [("--warmup", "--streams above 1"), ("--dynamic-lr", "--dynamic"), ("--dynamic-decay", "--dynamic")],
+)
+def test_an_option_that_would_do_nothing_says_so(run: pathlib.Path, capsys, option: str, needs: str) -> None:
+    result = tiny_run.rnnjax(capsys, "eval", run, option, 3)
+    assert result.code == 2 and result.err == f"rnnjax: {option}: does nothing without {needs}; leave it out.\n"
+
+
 def test_command_warns_of_a_text_that_changed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny_run.make_run(tmp_path / "run")
     (run / "text.txt").write_text(tiny_run.TEXT + "abc", encoding="utf-8")

@@ -153,6 +153,13 @@ def test_command_prints_the_text_and_nothing_else(run: pathlib.Path, capsys: pyt
     assert last.out != first.out
 
 
+@pytest.mark.parametrize(("option", "value"), [("--temperature", 0.5), ("--top-k", 3), ("--top-p", 0.5)])
+def test_who_draws_nothing_has_nothing_to_set(run: pathlib.Path, capsys, option: str, value: float) -> None:
+    result = tiny_run.rnnjax(capsys, "sample", run, "--greedy", option, value)
+    assert result.code == 2 and result.err.startswith(f"rnnjax: {option}: does not go together with --greedy"), result
+    assert result.out == "" and result.err.count("\n") == 1
+
+
 def test_command_says_the_seed_it_chose(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = tiny_run.rnnjax(capsys, "sample", run, "--length", 80)
     word, seed = first.err.split()
