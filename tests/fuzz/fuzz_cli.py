@@ -330,6 +330,10 @@ def one(number: int, seed: int, folder: Path, slot: str) -> tuple[list[str], Ans
             shutil.copytree(folder / f"kept_{name}", folder / name)
         if words[:1] not in (["train"], ["forecast"]):
             wrong = wrong or "the run has changed"
+    text, kept = folder / "en.txt", folder / "kept_en.txt"  # a call may be told to write there
+    if not text.is_file() or text.read_bytes() != kept.read_bytes():
+        shutil.rmtree(text, ignore_errors=True) if text.is_dir() else text.unlink(missing_ok=True)
+        shutil.copyfile(kept, text)
     for path in folder.glob("new_*"):
         shutil.rmtree(path, ignore_errors=True)
     return words, answer, wrong
@@ -343,6 +347,7 @@ def work(slot: int, arguments: argparse.Namespace, folder: Path) -> int:
     prepare(mine)
     for name in ("run", "frun"):
         shutil.copytree(mine / name, mine / f"kept_{name}")
+    shutil.copyfile(mine / "en.txt", mine / "kept_en.txt")
     codes: collections.Counter[Any] = collections.Counter()
     findings = 0
     for number in range(slot, arguments.calls, arguments.workers):
