@@ -325,7 +325,7 @@ def _function(where: str, name: str, value: Any) -> Any:
 
 
 def _several(where: str, name: str, value: Any) -> Any:
-    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
         raise TypeError(f"{where}: {name} must be a sequence, got {describe(value)}; write ({short(value)},).")
     return value
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rnnjax.checks import check_key, check_optimizer, check_size, is_traced
+from rnnjax.checks import check_key, check_optimizer, check_size, is_traced, short
 from rnnjax.online import Cut
 from rnnjax.online.across import AnyBorder, across, begin, check_border
 from rnnjax.online.borders import Border
@@ -123,7 +123,7 @@ def tbptt(
     if trace is not None and not isinstance(border, Border):
         raise ValueError(f"tbptt: trace must be None for border={border!r}, which has none.")
     if not callable(loss_fn):
-        raise TypeError(f"tbptt: loss_fn must be a function of (params, state, chunk), got {loss_fn!r:.60}.")
+        raise TypeError(f"tbptt: loss_fn must be a function of (params, state, chunk), got {short(loss_fn)}.")
     check_optimizer("tbptt", optimizer)
     check_arrays("tbptt", params=params, opt_state=opt_state, state=state, stream=stream)
     if key is not None:
@@ -146,7 +146,7 @@ def tbptt(
 
 def _check_mesh(mesh: Mesh, border: AnyBorder, axis_name: str | None) -> Mesh:
     if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
-        raise TypeError(f"tbptt: mesh must be a jax.sharding.Mesh of one axis, got {mesh!r:.80}; see jax.make_mesh.")
+        raise TypeError(f"tbptt: mesh must be a jax.sharding.Mesh of one axis, got {short(mesh)}; see jax.make_mesh.")
     if axis_name is not None:
         raise ValueError(f"tbptt: axis_name is that of the mesh, got {axis_name!r} besides; leave one of them out.")
     if isinstance(border, Border):

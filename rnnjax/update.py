@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.averaging import AveragedState
-from rnnjax.checks import describe
+from rnnjax.checks import describe, short
 from rnnjax.promotion import promoting
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def check_arrays(where: str, **trees: Any) -> None:
                 continue
             if isinstance(leaf, np.ndarray | np.generic) and kind is not None and kind.kind not in "OSUMm":
                 continue
-            got = f"an array of {kind}" if isinstance(leaf, np.ndarray | np.generic) else f"{leaf!r:.60}"
+            got = f"an array of {kind}" if isinstance(leaf, np.ndarray | np.generic) else short(leaf)
             place = f" at {jax.tree_util.keystr(path)}" if path else ""
             raise TypeError(
                 f"{where}: {name} must hold arrays of numbers, got {got}{place}; leave it out or turn it into numbers."

@@ -7,6 +7,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import rnnjax
@@ -267,12 +268,20 @@ def test_every_public_callable_names_itself_when_it_gets_another_kind():
         (lambda: rnnjax.analysis.newton_report(DIAGONAL, np.ones(3), None, np.ones((4, 3))), ValueError, "unroll: par"),
         (lambda: rnnjax.save("x", GRU, jax.random.key(0)), TypeError, "save: params must be a tree of arrays, got key"),
         (lambda: rnnjax.interop.export_cell("x", GRU, GRU.init(KEY, 3), dtype=0.5), TypeError, "export_cell: dtype"),
+        (lambda: rnnjax.forecast.Series([[1.0]], clock=object()), TypeError, "Series: clock must be one for each of"),
+        (lambda: rnnjax.forecast.Series([[1.0]], names=np.array(2)), TypeError, "Series: names must be one for each"),
+        (lambda: rnnjax.forecast.Series([[1.0]], known=jnp.zeros(())), TypeError, "Series: known must be a list of"),
+        (lambda: rnnjax.forecast.Quantiles(jax.random.key(0)), TypeError, "Quantiles: levels must be a sequence"),
+        (lambda: rnnjax.data.ShuffledBatches(KEY, 2, key=KEY), TypeError, "ShuffledBatches: arrays must be arrays of"),
+        (lambda: rnnjax.testing.problems.make_problem(GRU, 3, seq_len=-1), ValueError, "make_problem: seq_len must be"),
+        (lambda: rnnjax.fit.fit(max, {}, optax.sgd(1.0), [1], steps=1, mode=GRU.init(KEY, 3)), ValueError, "fit: mode"),
+        (lambda: rnnjax.tbptt(np.full((9, 9), 1), None, {}, {}, {}, {}, chunk_len=2), TypeError, "tbptt: loss_fn must"),
     ],
 )  # fmt: skip
 def test_what_random_calls_have_found(call, kind, sentence):
     with pytest.raises(kind) as caught:
         call()
-    assert str(caught.value).startswith(sentence), caught.value
+    assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value), caught.value
 
 
 @pytest.mark.parametrize("name", ["to_flax", "to_haiku", "to_keras", "to_nnx", "to_torch", "to_equinox", "to_cudnn"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from rnnjax.cell import check_size
-from rnnjax.checks import check_choice
+from rnnjax.checks import check_choice, short
 from rnnjax.data.batching import Bucket, bucket_by_length
 from rnnjax.kinds import public
 
@@ -73,7 +74,7 @@ class ShuffledBatches:
         where = "ShuffledBatches"
         check_size(where, "batch_size", batch_size)
         check_choice(where, "last", last, _LAST)
-        self.arrays = jax.tree.map(np.asarray, arrays)
+        self.arrays = jax.tree.map(functools.partial(_on_host, where, "arrays"), arrays)
         self.num_examples = _common_length(where, self.arrays)
         if batch_size > self.num_examples:
             raise ValueError(
@@ -91,7 +92,7 @@ class ShuffledBatches:
                 "a batch to the length of its bucket."
             )
         if lengths is not None:
-            self.lengths = np.asarray(lengths)
+            self.lengths = _on_host(where, "lengths", lengths)
             if self.lengths.shape != (self.num_examples,):
                 raise ValueError(
                     f"{where}: lengths must have shape [N] with N = {self.num_examples}, got {self.lengths.shape}."
@@ -134,6 +135,14 @@ class ShuffledBatches:
             self.lengths[order], self.batch_size, boundaries=self.boundaries, seed=int(rng.integers(2**31))
         )
         return tuple(Bucket(order[batch.indices], batch.seq_len) for batch in buckets.batches)
+
+
+def _on_host(where: str, name: str, value: Any) -> np.ndarray:
+    """A leaf as an array of NumPy; lists of several lengths and keys are none."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where}: {name} must be arrays of numbers, got {short(value)}.") from None
 
 
 def _common_length(where: str, arrays: Any) -> int:

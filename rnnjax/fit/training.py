@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from rnnjax.checks import check_key, check_optimizer, check_size
+from rnnjax.checks import check_choice, check_key, check_optimizer, check_size, short
 from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
 from rnnjax.fit.devices import check_mesh
@@ -153,8 +153,7 @@ def fit(
         patience=check_size("fit", "patience", patience, least=0),
         log_every=check_size("fit", "log_every", log_every),
     )
-    if mode not in ("min", "max"):
-        raise ValueError(f"fit: mode must be 'min' or 'max', got {mode!r}.")
+    check_choice("fit", "mode", mode, ("min", "max"))
     if patience and evaluate is None:
         raise ValueError(
             f"fit: patience counts evaluations, got {patience} without evaluate; pass evaluate=, or patience=0."
@@ -243,7 +242,7 @@ def _steps(steps: int | None, epochs: float | None, minutes: float | None, batch
         raise ValueError(f"fit: give exactly one of steps, epochs and minutes as the budget, got {what}.")
     ((name, value),) = given.items()
     if not 0 < value < math.inf:
-        raise ValueError(f"fit: {name} must be a number above 0, got {value!r}.")
+        raise ValueError(f"fit: {name} must be a number above 0, got {short(value)}.")
     if epochs is None:
         return None if steps is None else check_size("fit", "steps", steps)
     if not (steps_per_epoch := getattr(batches, "steps_per_epoch", None)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,9 @@ class Series:
                 "categories from 0 on."
             )
         put(self, "static", static.astype(np.int32))
+        for what, given in (("names", self.names), ("clock", self.clock)):
+            if given is not None and (not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1):
+                raise TypeError(f"Series: {what} must be one for each of the {count} series, got {short(given)}.")
         names = tuple(map(str, range(count))) if self.names is None else tuple(map(str, self.names))
         clock = None if self.clock is None else tuple(self.clock)
         for what, found in (("names", names), ("clock", clock)):
@@ -165,7 +168,7 @@ def as_series(where: str, series: Any) -> Series:
 
 
 def _several(name: str, rows: Any) -> Sequence[Any]:
-    if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__len__"):
+    if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__len__") or getattr(rows, "ndim", 1) == 0:
         raise TypeError(f"Series: {name} must be a list of arrays, one a series, got {short(rows)}.")
     if len(rows) and all(np.ndim(one) == 0 for one in rows):
         raise TypeError(f"Series: {name} must be a list of arrays, one a series, got numbers; write [{name}].")

@@ -7,7 +7,7 @@ from typing import Any
 
 import rnnjax
 from rnnjax.cells import CELLS
-from rnnjax.checks import check_choice, check_flag, check_real, check_size
+from rnnjax.checks import check_choice, check_flag, check_real, check_size, short
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.online.names import BORDER_NAMES, check_border_name
 from rnnjax.options import MAX_LAYERS, MAX_SIZE, option
@@ -90,7 +90,7 @@ class ModelOptions:
             object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=0.0))
         check_choice(where, "dtype", self.dtype, ("float32", "bfloat16"))
         if not isinstance(self.cell, str):
-            raise TypeError(f"{where}: cell must be the name of a cell, got {self.cell!r:.80}.")
+            raise TypeError(f"{where}: cell must be the name of a cell, got {short(self.cell)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,7 @@ class StreamOptions:
             raise ValueError(f"{where}: vocabulary_symbols must be at most {MAX_COUNTED:,}, got {size:,}.")
         object.__setattr__(self, "vocabulary_symbols", size)
         if self.valid is not None and (not isinstance(self.valid, str) or "\0" in self.valid):
-            raise TypeError(f"{where}: valid must be the name of a file, got {self.valid!r:.80}.")
+            raise TypeError(f"{where}: valid must be the name of a file, got {short(self.valid)}.")
 
 
 @dataclasses.dataclass(frozen=True)

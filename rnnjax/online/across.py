@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnnjax.checks import short
 from rnnjax.engines.scan import select
 from rnnjax.online.borders import Border, Cut, Immediate, Lookback
 from rnnjax.update import loss_parts
@@ -44,7 +45,7 @@ def check_border(where: str, border: Any, chunk_len: int | None = None) -> None:
     """Raises unless it is a border, and one that goes with chunks of this length."""
     if isinstance(border, type) or not isinstance(border, AnyBorder):
         raise TypeError(
-            f"{where}: border must be a value from rnnjax.online, as Cut() or Lookback(64), got {border!r}."
+            f"{where}: border must be a value from rnnjax.online, as Cut() or Lookback(64), got {short(border)}."
         )
     if isinstance(border, Lookback) and chunk_len is not None and border.steps % chunk_len:
         raise ValueError(

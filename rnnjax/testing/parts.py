@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.checks import describe
+from rnnjax.checks import describe, short
 from rnnjax.network import Controls, Network, input_shape, output_shape
 
 __all__ = ["check_network"]
@@ -50,7 +50,7 @@ def _check_parts(net: Any, name: str, params: Any, state: Any) -> list[str]:
 def _check_kinds(name: str, parts: Any) -> None:
     for part in parts:
         if not isinstance(part, tuple) or len(part) != 3 or not isinstance(part[0], str):
-            raise TypeError(f"check_cell: {name}.parts must return tuples (name, cell, its part), got {part!r}.")
+            raise TypeError(f"check_cell: {name}.parts must return tuples (name, cell, its part), got {short(part)}.")
         if isinstance(part[1], type) or not isinstance(part[1], Cell | Network):
             raise TypeError(f"check_cell: {name}.parts: part {part[0]!r} must be a cell or a network, got {part[1]!r}.")
 

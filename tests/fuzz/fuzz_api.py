@@ -142,6 +142,8 @@ def _loss(params: Any, batch: Any, *, key: Any = None) -> Any:
     """Of the caller, who sees by himself what a batch is."""
     if not isinstance(batch, Mapping) or "x" not in batch:
         raise TypeError(f"loss: batch must hold x, got {type(batch).__name__}.")
+    if not isinstance(params, Mapping) or "w" not in params:
+        raise TypeError(f"loss: params must hold w, got {type(params).__name__}.")
     return jnp.sum(params["w"] * batch["x"])
 
 
