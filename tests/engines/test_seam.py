@@ -141,6 +141,20 @@ def test_transformations(transform, registered, x64):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), got, want)
 
 
+@pytest.mark.parametrize("name", ["fused", "opaque"])
+def test_the_backward_pass_keeps_the_precision_of_the_forward_pass(name, registered):
+    """Also where the derivative is taken outside of the precision's context, as JAX's own matmuls do."""
+    cell = rnnjax.GRU(2)
+    problem = make_problem(cell, input_size=2, batch=(2,), seq_len=3)
+
+    def exact(params):
+        with jax.default_matmul_precision("highest"):
+            return scalar(cell, name, problem, params, problem.state, problem.xs)
+
+    text = str(jax.make_jaxpr(jax.grad(exact))(problem.params))
+    assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 0
+
+
 def test_exported_programs_are_portable(registered, x64):
     """What is compiled here runs the loops; what is exported does not hold them, and computes the same."""
     cell = rnnjax.GRU(2)

@@ -34,7 +34,8 @@ _XLA = XlaLoops()
 def recur(loops: Loops, plan: Plan, operands: Operands) -> tuple[Any, jax.Array]:
     """The final state and ``ys``."""
     leaves, tree = jax.tree.flatten(operands)
-    return apply(_Recurrence(loops, plan, tree), *leaves)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return apply(_Recurrence(loops, plan, tree, precision=precision), *leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +47,14 @@ class _Base(Operation):
         plan: of the recurrence.
         tree: of the operands.
         many: whether all of them have an axis of networks, where `_network_axes` says.
+        precision: `jax.default_matmul_precision` where it was called; the backward pass keeps it.
     """
 
     loops: Loops
     plan: Plan
     tree: Any
     many: bool = dataclasses.field(default=False, kw_only=True)
+    precision: str | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def platform(self) -> str | None:  # type: ignore[override]
@@ -71,9 +74,9 @@ class _Base(Operation):
         def one(*args: jax.Array) -> tuple[Any, jax.Array, Kept | None]:
             return loops.forward(self.plan, self.tree.unflatten(args), keep=keep)
 
-        if self.many and loops is not self.loops:
-            return jax.vmap(one, tuple(_network_axes(self.tree)), (0, 1, 0))(*args)
-        return one(*args)
+        mapped = self.many and loops is not self.loops
+        with jax.default_matmul_precision(self.precision):
+            return (jax.vmap(one, tuple(_network_axes(self.tree)), (0, 1, 0)) if mapped else one)(*args)
 
     def backward(self, loops: Loops, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
         """The cotangents of the arguments; None for masks."""
@@ -83,10 +86,14 @@ class _Base(Operation):
             d_final, d_ys = jax.tree.unflatten(jax.tree.structure((operands.state, 0)), cts)
             return self.tree.flatten_up_to(backward(loops, self.plan, operands, kept, d_final, d_ys))
 
-        if self.many and loops is not self.loops:
-            axes = _network_axes(self.tree)
-            return jax.vmap(one, (axes, 0, self.networks_out()), axes)(list(args), kept, list(cts))
-        return one(args, kept, cts)
+        axes, mapped = _network_axes(self.tree), self.many and loops is not self.loops
+        with jax.default_matmul_precision(self.precision):
+            run = jax.vmap(one, (axes, 0, self.networks_out()), axes) if mapped else one
+            return run(list(args), kept, list(cts))
+
+    def of_kind(self, kind: type[_Base], *more: Any) -> Any:
+        """An operation of another kind on the same operands."""
+        return kind(self.loops, self.plan, self.tree, *more, many=self.many, precision=self.precision)
 
     def kept_axes(self, kept: Any) -> list[int]:
         """Where what was kept has the axis of networks."""
@@ -117,7 +124,7 @@ class _Recurrence(_Base):
         if self.platform is None:
             *results, kept = self.forward(self.loops, args, keep=True)
         else:
-            *results, kept = apply(_Forward(self.loops, self.plan, self.tree, many=self.many), *args)
+            *results, kept = apply(self.of_kind(_Forward), *args)
         return tuple(results), kept
 
     def pull(self, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
@@ -125,7 +132,7 @@ class _Recurrence(_Base):
         if self.platform is None:
             return self.backward(self.loops, args, kept, cts)
         leaves, tree = jax.tree.flatten(kept)
-        found = iter(apply(_Backward(self.loops, self.plan, self.tree, tree, many=self.many), *args, *leaves, *cts))
+        found = iter(apply(self.of_kind(_Backward, tree), *args, *leaves, *cts))
         return [next(found) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in args]
 
     def jvp(self, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
@@ -160,7 +167,7 @@ class _Forward(_Base):
             return _one_by_one(self, args, axes)
         if folded is None:
             return super().batch(args, axes)
-        outs = jax.tree.leaves(apply(_Recurrence(self.loops, self.plan, self.tree), *folded))
+        outs = jax.tree.leaves(apply(self.of_kind(_Recurrence), *folded))
         one = [jax.eval_shape(lambda a, axis=axis: a if axis is None else jax.lax.index_in_dim(a, 0, axis, False), a)
                for a, axis in zip(args, axes, strict=True)]  # fmt: skip
         kept = jax.tree.leaves(self.nothing(one))

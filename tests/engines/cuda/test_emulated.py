@@ -262,6 +262,24 @@ def test_both_directions_in_one_launch(masks, monkeypatch):
         assert sorted(emulator.RUNS) == ["rnn_backward"] * 2 + ["rnn_forward"] * 2  # one a layer
 
 
+def test_both_kernels_multiply_alike():
+    """Also where the derivative is taken outside of the precision's context."""
+    found = []
+
+    def launch(kernel, outs, args, aliases):
+        found.append((kernel.name, "#define DT 3\n" in kernel.source))
+        return [jnp.zeros(out.shape, out.dtype) for out in outs]
+
+    cell, run = rnnjax.LSTM(4), affine_engine("stand-in", CudaLoops(Card(90, 132), launch), -1).run
+
+    def loss(params):
+        with jax.default_matmul_precision("highest"):
+            return jnp.sum(run(cell, params, cell.initial_state(()), jnp.ones((3, 2)), Controls())[1])
+
+    jax.make_jaxpr(jax.grad(loss))(some_params(cell, 2))
+    assert set(found) == {("rnn_forward", True), ("rnn_backward", True)}
+
+
 def test_other_orders_of_warps_and_stores(emulated, x64, monkeypatch):
     for seed in (2, 3):
         monkeypatch.setattr(emulator, "SEEDS", [seed])
