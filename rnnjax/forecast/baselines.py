@@ -102,7 +102,8 @@ def find_season(rows: Any, longest: int = 1000) -> tuple[int, ...]:
     (12,)
     """
     longest = check_size("find_season", "longest", longest)
-    if isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or not len(rows):
+    single = isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or getattr(rows, "ndim", 1) == 0
+    if single or not len(rows):
         raise TypeError(f"find_season: rows must be a list of arrays, one a series, got {short(rows)}.")
     rows = [_filled("find_season", row, "every one of rows")[-10 * longest :] for row in itertools.islice(rows, 100)]
     reach = min(longest, max(len(row) for row in rows) // 3)

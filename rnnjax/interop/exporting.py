@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import input_size_of
-from rnnjax.checks import check_dtype
+from rnnjax.checks import check_dtype, short
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import require
 from rnnjax.kinds import public
@@ -83,6 +83,9 @@ def export_cell(
     """
     check_dtype("export_cell", dtype)
     shape = input_shape(cell, input_size_of(cell, named_arrays(params))[0])
+    if platforms is not None and not all(isinstance(name, str) for name in platforms):
+        raise TypeError(f"export_cell: platforms must be names, as ('cpu', 'cuda'), got {short(platforms)}.")
+    jax.eval_shape(lambda: unroll(cell, params, None, jnp.zeros((1, 1, *shape), dtype)))  # says what does not fit
     return export_functions(
         folder,
         params,

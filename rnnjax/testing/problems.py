@@ -88,6 +88,7 @@ def make_problem(
             check_dtype("make_problem", given, name)
     batch = tuple(check_size("make_problem", "every size of batch", size, least=0) for size in batch)
     seq_len = check_size("make_problem", "seq_len", seq_len, least=0)
+    check_size("make_problem", "seed", seed, least=0)
     rng = np.random.default_rng(seed)
     dtype = dtype or jnp.zeros(()).dtype
     state_dtype = state_dtype or dtype
