@@ -278,6 +278,7 @@ def test_every_public_callable_names_itself_when_it_gets_another_kind():
         (lambda: rnnjax.tbptt(np.full((9, 9), 1), None, {}, {}, {}, {}, chunk_len=2), TypeError, "tbptt: loss_fn must"),
         (lambda: rnnjax.interop.export_cell("x", GRU, GRU.init(KEY, 3), platforms=(1,)), TypeError, "export_cell: pla"),
         (lambda: rnnjax.interop.export_cell("x", GRU, rnnjax.LSTM(4).init(KEY, 3)), ValueError, "unroll: params"),
+        (lambda: rnnjax.fit.fit(max, {}, optax.sgd(1.0), [1], steps=len), TypeError, "fit: steps must be"),
         (lambda: rnnjax.testing.problems.make_problem(GRU, 3, seed=-1), ValueError, "make_problem: seed must be"),
         (lambda: rnnjax.forecast.baselines.find_season(np.array(2)), TypeError, "find_season: rows must be a list"),
     ],

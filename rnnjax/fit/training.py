@@ -3,7 +3,6 @@ r"""`fit`: trains any loss with any optax optimizer, with evaluations, early sto
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from rnnjax.checks import check_choice, check_key, check_optimizer, check_size, short
+from rnnjax.checks import check_choice, check_key, check_optimizer, check_real, check_size
 from rnnjax.data.shuffled import ShuffledBatches
 from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
 from rnnjax.fit.devices import check_mesh
@@ -241,8 +240,7 @@ def _steps(steps: int | None, epochs: float | None, minutes: float | None, batch
         what = " and ".join(given) or "none"
         raise ValueError(f"fit: give exactly one of steps, epochs and minutes as the budget, got {what}.")
     ((name, value),) = given.items()
-    if not 0 < value < math.inf:
-        raise ValueError(f"fit: {name} must be a number above 0, got {short(value)}.")
+    check_real("fit", name, value, above=0.0)
     if epochs is None:
         return None if steps is None else check_size("fit", "steps", steps)
     if not (steps_per_epoch := getattr(batches, "steps_per_epoch", None)):

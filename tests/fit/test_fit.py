@@ -329,7 +329,7 @@ def test_minutes_end_in_time():
     [
         ({}, "exactly one of steps, epochs and minutes as the budget, got none"),
         ({"steps": 3, "minutes": 1.0}, "as the budget, got steps and minutes"),
-        ({"steps": 0}, "steps must be a number above 0, got 0"),
+        ({"steps": 0}, "steps must be a finite number above 0, got 0"),
         ({"epochs": 1, "batches": lambda step: DATA}, "epochs needs batches with steps_per_epoch"),
         ({"steps": 3, "patience": 2}, "counts evaluations, got 2 without evaluate"),
         ({"steps": 3, "resume": True}, "resume goes on with the run of a folder, got folder=None"),
