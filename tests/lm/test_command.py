@@ -75,7 +75,8 @@ def test_ctrl_c_while_it_starts(tmp_path, after):
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1].decode()
     assert "Traceback" not in error and "Error" not in error
-    if process.returncode != 2:
+    # 2: it was done; killed: it had put all handlers away, which Python does last.
+    if process.returncode not in (2, -signal.SIGINT):
         assert process.returncode == 130 and error.strip() in ("rnnjax: interrupted.", "")
 
 

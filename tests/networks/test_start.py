@@ -207,7 +207,7 @@ def test_errors_of_cells_with_a_start(wrapper):
 
 @pytest.mark.quick
 def test_errors_of_a_context():
-    with pytest.raises(ValueError, match=r"^ContextState: activation must be 'tanh' or None, got 'relu'\.$"):
+    with pytest.raises(ValueError, match=r"^ContextState: activation must be None or 'tanh', got 'relu'\.$"):
         ContextState(GRU(4), "relu")
     start = ContextState(GRU(4))
     with pytest.raises(ValueError, match=r"^ContextState.init: context_size must be at least 1, got 0\.$"):
