@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
 __all__ = ["loss_curve", "read_metrics"]
 
@@ -126,10 +126,25 @@ def _log_scale(axes: Axes, values: np.ndarray) -> None:
     """A logarithmic axis, where there is anything to show on one: a network that learned all has gradients of zero."""
     if (values > 0).any():
         axes.set_yscale("log")
-        # 1, 2 and 5 of each power of ten, or powers alone where there are many: nothing overlaps on a low axis.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=2))
+        axes.yaxis.set_major_locator(FixedLocator(_ticks(*axes.get_ylim())))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """1, 2 and 5 of each power of ten, or powers alone, or some of them: no more than find room on a low axis.
+
+    >>> _ticks(0.07, 3.0), _ticks(0.01, 20.0)
+    ([0.1, 0.2, 0.5, 1.0, 2.0], [0.01, 0.1, 1.0, 10.0])
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1,)):
+        found = [float(f"{digit}e{k}") for k in powers for digit in digits if low <= float(f"{digit}e{k}") <= high]
+        if len(found) <= most:
+            break
+    if len(found) < 2:  # less than a factor of two
+        found = sorted({float(f"{value:.2g}") for value in (low, math.sqrt(low * high), high)})
+    return found[:: -(-len(found) // most)]
 
 
 def _draw_gradients(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
