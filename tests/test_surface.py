@@ -25,6 +25,8 @@ FRESH = f"""
 import sys, rnnjax
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()  # so that a program can still say how many devices it wants
 rnnjax.testing.check_laws, rnnjax.interop.from_torch, rnnjax.lm.LanguageModel, rnnjax.analysis.gradient_flow
 rnnjax.data.pad_sequences, rnnjax.decoding.beam_search, rnnjax.fit.fit, rnnjax.cells.MGU, rnnjax.text.corpus
 from rnnjax import online, report
