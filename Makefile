@@ -32,12 +32,15 @@ test: $(VENV)/.installed-test
 	  wait $$types; types=$$?; cat .cache/mypy.txt; exit $$((tests ? tests : types))
 	@if $(VENV)/bin/python -c '$(ON_GPU)' 2>/dev/null; then $(MAKE) test-gpu; fi
 
+# Where the site is built, the page of the demo links its terms to the course there.
+SITE_OPTION = $(if $(wildcard build/site/course/*.html),--site build/site)
+
 demo: $(VENV)/.installed-lm
 	$(VENV)/bin/rnnjax train --preset demo --out runs/demo --force
 	$(VENV)/bin/rnnjax sample runs/demo --length 1000 --seed 1
 	@echo; echo "The pictures of this run:"; find runs/demo -name '*.png' -o -name '*.svg' -o -name '*.pdf'
 	@echo; echo "The run from within, as a page (half a minute):"
-	$(VENV)/bin/rnnjax report runs/demo --megabytes 9
+	$(VENV)/bin/rnnjax report runs/demo --megabytes 9 $(SITE_OPTION)
 	@echo "Open $(CURDIR)/runs/demo/report.html in a browser."
 
 lint: $(VENV)/.installed-test

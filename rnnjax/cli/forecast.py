@@ -18,7 +18,7 @@ import rnnjax
 from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.checks import check_size
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
-from rnnjax.cli.options import TrustCode, options_command
+from rnnjax.cli.options import Site, TrustCode, options_command
 from rnnjax.cli.partners import FORECAST, check_partners
 from rnnjax.cli.stopping import stop_on_signal
 from rnnjax.files import check_kind, digest, write_atomic
@@ -35,11 +35,12 @@ from rnnjax.forecast.series import Series
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.training import fit
 from rnnjax.report.forecasts import forecast_page
+from rnnjax.report.site import site_address
 from rnnjax.user_code import code_digest
 
 __all__ = ["forecast"]
 
-_RESUMABLE = ("steps",)
+_RESUMABLE = ("steps", "site")
 
 
 class Data(NamedTuple):
@@ -88,6 +89,7 @@ def forecast(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Folder of a run to go on with, where it stopped.")
     ] = None,
+    site: Site = None,
     trust_code: TrustCode = False,
     **options: Any,
 ) -> None:
@@ -106,6 +108,7 @@ def forecast(
     """
     given = {k for k in call.params if getattr(call.get_parameter_source(k), "name", "") == "COMMANDLINE"}
     horizon = check_size("--horizon", "STEPS", horizon)
+    site_address(site)
     with contextlib.ExitStack() as stack:
         replaced = None
         if resume is not None:
@@ -125,7 +128,7 @@ def forecast(
             seasons = _seasons(season, data.series)
             about = {"season": "found by autocorrelation" if season is None else "as given"}
             paths, config, replaced = _begin(out, force, chosen, data, horizon, seasons, about, stack)
-        _run(paths, config, data, resume is not None, replaced)
+        _run(paths, config, data, resume is not None, replaced, site)
 
 
 def _split(text: str | None) -> tuple[str, ...]:
@@ -265,7 +268,14 @@ def _go_on(
     return paths, config, data
 
 
-def _run(paths: ForecastPaths, config: ForecastConfig, data: Data, resume: bool, replaced: Replacement | None) -> None:
+def _run(
+    paths: ForecastPaths,
+    config: ForecastConfig,
+    data: Data,
+    resume: bool,
+    replaced: Replacement | None,
+    site: str | None,
+) -> None:
     options, series, horizon = config.options, data.series, config.horizon
     model = make_forecaster(options, config.season)
     console = Console(highlight=False)
@@ -310,7 +320,7 @@ def _run(paths: ForecastPaths, config: ForecastConfig, data: Data, resume: bool,
         )
         about["training"] = f"{result.step:,} updates, best at {result.best_step:,}, {result.seconds:.0f} seconds"
         write_results(results, paths, about)
-        write_atomic(paths.report, forecast_page(paths).encode("utf-8"))
+        write_atomic(paths.report, forecast_page(paths, site).encode("utf-8"))
         say_results(results, printer)
         printer.say(
             f"forecasts {paths.forecast}, surprises {paths.surprise}, pictures {paths.picture} and "

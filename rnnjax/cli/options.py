@@ -16,13 +16,21 @@ import typer
 
 import rnnjax
 
-__all__ = ["Checkpoint", "Json", "RunArgument", "TrustCode", "common_options", "options_command"]
+__all__ = ["Checkpoint", "Json", "RunArgument", "Site", "TrustCode", "common_options", "options_command"]
 
 RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run the Python file that the run's cell is in (--cell file.py:Class).")
+]
+Site = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address of the documentation, or the folder where it is built (build/site): the page links its terms "
+        "to the course there.",
+    ),
 ]
 
 

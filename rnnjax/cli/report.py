@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rnnjax.analysis.labels import label_from_name
 from rnnjax.analysis.recording import leaves_of
 from rnnjax.cli.analysis import RunText, read_text_of, symbol_model
-from rnnjax.cli.options import Checkpoint, TrustCode
+from rnnjax.cli.options import Checkpoint, Site, TrustCode
 from rnnjax.cli.output import echo
 from rnnjax.files import write_atomic
 from rnnjax.fit.folder import remember
@@ -24,6 +24,7 @@ from rnnjax.report.choose import asked_units
 from rnnjax.report.collect import STEPS, ReportText
 from rnnjax.report.forecasts import forecast_page
 from rnnjax.report.page import page_size
+from rnnjax.report.site import site_address
 
 __all__ = ["report"]
 
@@ -59,6 +60,7 @@ def report(
         int, typer.Option(help="Pieces of the text that the ranking reads side by side; 1 is exact, and slower.", min=1)
     ] = 16,
     megabytes: Annotated[float, typer.Option(help="Size of the file, at most.")] = 5.0,
+    site: Site = None,
     checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
 ) -> None:
@@ -74,8 +76,9 @@ def report(
     [bold]rnnjax report runs/demo[/bold]
     [bold]rnnjax report runs/lstm runs/gru --text book.txt --units L1.c.137 --out compare.html[/bold]
     """
+    site_address(site)  # what is wrong with it is said before anything is computed
     if any(map(is_forecast_run, runs)):
-        _report_forecast(runs, out)
+        _report_forecast(runs, out, site)
         return
     if not 0.2 <= megabytes <= 1000:
         raise ValueError(f"--megabytes: must lie between 0.2 and 1000, got {megabytes:g}.")
@@ -103,7 +106,7 @@ def report(
 
             data.append(collect_run(name, run, symbol_model(run), shown, options, advance))
             progress.update(task, completed=len(STEPS) + 1, description=f"{name}: done")
-    content = page(data).encode("utf-8")
+    content = page(data, site).encode("utf-8")
     write_atomic(path, content)
     if out is None:
         remember(path.parent, [path.name])
@@ -133,7 +136,7 @@ def _at_a_line(source: RunText) -> RunText:
     return source._replace(ids=source.ids[cut:], before=np.concatenate([source.before, source.ids[:cut]]))
 
 
-def _report_forecast(runs: list[pathlib.Path], out: pathlib.Path | None) -> None:
+def _report_forecast(runs: list[pathlib.Path], out: pathlib.Path | None, site: str | None) -> None:
     """The page of one forecast, from what lies in its folder."""
     if len(runs) > 1:
         raise ValueError(f"report: a forecast has a page of its own, got {len(runs)} runs; name one.")
@@ -141,7 +144,7 @@ def _report_forecast(runs: list[pathlib.Path], out: pathlib.Path | None) -> None
     path = paths.report if out is None else out
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
-    content = forecast_page(paths).encode("utf-8")
+    content = forecast_page(paths, site).encode("utf-8")
     write_atomic(path, content)
     echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
 

@@ -11,6 +11,7 @@ from typing import Any
 from rnnjax.files import CheckpointError, read_json
 from rnnjax.forecast.run import ForecastPaths
 from rnnjax.lm.plots import read_metrics
+from rnnjax.report.site import COURSE, course_link, site_address
 
 __all__ = ["forecast_page"]
 
@@ -72,33 +73,38 @@ _STYLE = """
 """
 
 
-def forecast_page(paths: ForecastPaths) -> str:
+def forecast_page(paths: ForecastPaths, site: str | None = None) -> str:
     """One HTML file that needs nothing else, from what lies in the folder of the run.
+
+    Args:
+        paths: of the run.
+        site: the address of the documentation, or the folder where it is built, as in `rnnjax.report.page`.
 
     Raises:
         FileNotFoundError: if the run has not come to its end yet.
-        ValueError: if its files are damaged.
+        ValueError: if its files are damaged, or there is no site.
     """
+    address = site_address(site, "forecast_page: site")
     if not paths.result.is_file():
         raise FileNotFoundError(
             f"report: {paths.root} has no result yet; go on with rnnjax forecast --resume {paths.root}."
         )
     data = read_json(paths.result, "report")
     try:
-        return _page(paths, data)
+        return _page(paths, data, address)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"report: {paths.result} does not hold the result of a forecast ({error!r:.80})."
         ) from error
 
 
-def _page(paths: ForecastPaths, data: dict[str, Any]) -> str:
+def _page(paths: ForecastPaths, data: dict[str, Any], address: str) -> str:
     name = html.escape(paths.root.resolve().name)
     sections = [
         ("about", "The run", _facts(data["facts"])),
-        ("backtest", "Backtest", _scores(data)),
+        ("backtest", "Backtest", _scores(data, address)),
         ("forecasts", "Forecasts", _forecasts(data)),
-        ("surprise", "Surprise", _surprises(data)),
+        ("surprise", "Surprise", _surprises(data, address)),
         ("training", "Training", _training(paths)),
     ]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
@@ -120,7 +126,7 @@ def _facts(facts: dict[str, str]) -> str:
     return f'<dl class="facts">{rows}</dl>'
 
 
-def _scores(data: dict[str, Any]) -> str:
+def _scores(data: dict[str, Any], address: str) -> str:
     if data["scores"] is None:
         return '<p class="hint">No window was left that the model was not trained on.</p>'
     names = [name for name in _TITLES if any(row.get(name) is not None for row in data["scores"].values())]
@@ -136,8 +142,16 @@ def _scores(data: dict[str, Any]) -> str:
         f'<div class="table-box"><table class="scores"><tr><th></th>{head}</tr>{"".join(lines)}</table></div>'
         f'<details class="words"><summary>What these numbers mean</summary><dl>{words}</dl><p>The lower the better, '
         "but for the shares. <b>Naive</b> says the last value again, <b>seasonal naive</b> that of one season ago, "
-        "<b>drift</b> goes on along the line from the first value to the last.</p></details>"
+        "<b>drift</b> goes on along the line from the first value to the last.</p>"
+        f"{_at_length(address, 'first-the-forecast-that-costs-nothing')}</details>"
     )
+
+
+def _at_length(address: str, heading: str) -> str:
+    """Where the course explains it, with a link where its place is known."""
+    title, link = html.escape(COURSE[10][1]), html.escape(course_link(address, 10, heading))
+    named = f'<a href="{link}" target="_blank" rel="noopener">{title}</a>' if link else title
+    return f'<p class="hint">At length: page 10 of the course in the documentation, “{named}”.</p>'
 
 
 def _forecasts(data: dict[str, Any]) -> str:
@@ -171,10 +185,11 @@ def _fan(one: dict[str, Any], levels: Sequence[float]) -> str:
     return _figure(one["name"], f"forecast of {one['name']} with quantiles", parts)
 
 
-def _surprises(data: dict[str, Any]) -> str:
+def _surprises(data: dict[str, Any], address: str) -> str:
     hint = (
         '<p class="hint">How far out each value was in the forecast that was made one step before, in bits: 10 is a '
         f"value as rare as one in a thousand. Marked from {data['limit']:.3g} bits on.</p>"
+        f"{_at_length(address, 'what-was-not-expected')}"
     )
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(time)}</td><td>{value:.6g}</td><td>{bits:.1f}</td></tr>"

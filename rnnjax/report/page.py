@@ -11,6 +11,7 @@ from typing import Any
 from rnnjax.analysis.unit_plots import DIVERGING, SEQUENTIAL
 from rnnjax.checks import describe
 from rnnjax.report.packing import to_json
+from rnnjax.report.site import COURSE, site_address
 
 __all__ = ["page", "page_size"]
 
@@ -29,14 +30,16 @@ _SCRIPTS = (
 _SLOT = re.compile(r"<!--(\w+)-->")
 
 
-def page(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The file: no address is in it that a browser would load, and its own policy forbids it any.
+def page(runs: Sequence[Mapping[str, Any]], site: str | None = None) -> str:
+    """The file: no address is in it that a browser would load by itself, and its own policy forbids it any.
 
     Args:
         runs: from `collect_run`; the first is shown first, and several are compared.
+        site: the address of the documentation, or the folder where it is built, which each "?" then links to; None is
+            where it is published, and without that there are no links.
 
     Raises:
-        ValueError: if there is no run.
+        ValueError: if there is no run, or no site there.
         TypeError: for what `collect_run` has not made.
     """
     if isinstance(runs, str | bytes | Mapping) or not hasattr(runs, "__iter__"):
@@ -47,7 +50,13 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
     if not runs:
         raise ValueError("page: there must be at least one run to show, got none; name one.")
     names = [str(run["name"]) for run in runs]
-    shared = {"runs": names, "diverging": DIVERGING, "sequential": SEQUENTIAL}
+    shared = {
+        "runs": names,
+        "diverging": DIVERGING,
+        "sequential": SEQUENTIAL,
+        "site": site_address(site, "page: site"),
+        "course": COURSE,
+    }
     blocks = [f'<script type="application/json" id="shared">{to_json(shared)}</script>']
     steps = ",\n".join(str(run.get("steps", "[]")) for run in runs)  # JavaScript that we made
     runs = [{key: value for key, value in run.items() if key != "steps"} for run in runs]

@@ -22,6 +22,7 @@ from rnnjax.forecast.run import ForecastConfig, ForecastPaths
 from rnnjax.forecast.tables import Columns
 from rnnjax.report.forecasts import forecast_page
 from tests.lm import tiny_run
+from tests.report.runs import headings, make_site
 
 TINY = ["--horizon", 4, "--steps", 6, "--hidden", 4, "--windows", 2, "--batch-size", 4, "--lr", 0.01]
 
@@ -84,6 +85,16 @@ def test_from_a_file_to_a_page(run, capsys) -> None:
     assert "Backtest" in page and "seasonal naive" in page and "http" not in page.replace("http-equiv", "")
     heads = re.findall(r'<th title="[^"]+">([^<]+)</th>', page)
     assert len(heads) >= 5 and re.findall(r"<dt>([^<]+)</dt><dd>[^<]{10,}</dd>", page)[-len(heads) :] == heads
+    site = make_site(run / "site")
+    again = tiny_run.rnnjax(capsys, "report", out, "--out", run / "linked.html", "--site", site)
+    assert again.code == 0, again.err
+    links = re.findall(r'href="(file:[^"#]+)#([^"]+)"', (run / "linked.html").read_text())
+    assert len(links) == 2 and "<a" not in page.partition("</nav>")[2]
+    for address, heading in links:
+        assert address == f"{site.as_uri()}/course/10-forecasting.html" and heading in headings()["10-forecasting"]
+    for command in (["forecast", *TINY], ["report", out], ["forecast", "--resume", out]):
+        refused = tiny_run.rnnjax(capsys, *command, "--site", run)
+        assert refused.code == 2 and "--site: must be an address" in " ".join(refused.err.split())
     assert (out / "forecast.png").stat().st_size > 5000 and (out / "surprise.png").stat().st_size > 5000
 
 

@@ -38,6 +38,25 @@ def make_full_run(folder: pathlib.Path, model: ModelOptions, **text: Any) -> pat
     return folder
 
 
+def headings() -> dict[str, set[str]]:
+    """The anchors of every page of the course as it stands in docs: titles in small letters, joined by dashes."""
+    found = {}
+    for path in (pathlib.Path(__file__).resolve().parents[2] / "docs" / "course").glob("[0-9]*.md"):
+        text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        titles = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+        found[path.stem] = {"-".join(re.findall(r"[a-z0-9]+", title.lower())) for title in titles}
+    return found
+
+
+def make_site(folder: pathlib.Path) -> pathlib.Path:
+    """A folder as `make docs` builds it, as far as links into the course go."""
+    (folder / "course").mkdir(parents=True)
+    for name, anchors in headings().items():
+        sections = "".join(f'<section id="{anchor}"></section>' for anchor in anchors)
+        (folder / "course" / f"{name}.html").write_text(f"<title>{name}</title>{sections}", encoding="utf-8")
+    return folder
+
+
 def data_of(page: pathlib.Path, index: int = 0) -> dict[str, Any]:
     """The data of a run in a page."""
     html = page.read_text(encoding="utf-8")

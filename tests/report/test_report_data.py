@@ -28,15 +28,17 @@ from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import open_run
 from rnnjax.report import ReportOptions, collect_run, page
+from rnnjax.report import site as report_site
 from rnnjax.report.choose import asked_units, ranked_units
 from rnnjax.report.collect import ReportText
 from rnnjax.report.dynamics import gradient_data
 from rnnjax.report.packing import to_json, unpack
+from rnnjax.report.site import COURSE
 from rnnjax.report.training import training_curves
 from rnnjax.report.writer import step_script
 from rnnjax.text.vocabulary import Vocabulary
 from tests.lm.tiny_run import log_softmax, rnnjax
-from tests.report.runs import NASTY, TEXT, data_of, make_full_run, values_of
+from tests.report.runs import NASTY, TEXT, data_of, headings, make_full_run, make_site, values_of
 
 SYMBOLS = 300
 OPTIONS = ("--symbols", SYMBOLS, "--shifts", 9, "--streams", 1)
@@ -254,6 +256,10 @@ def test_bad_input_is_one_sentence(folder, tmp_path, capsys):
     assert "L1.c.0 to L1.c.3" in refused(folder, "--units", "L1.c.7")
     assert "no label is called" in refused(folder, "--label", "quotes")
     assert "a folder that exists" in refused(folder, "--out", tmp_path / "no" / "page.html")
+    for site in ("ftp://example.org", "https://", "https://a b", "https://[", "https://example.org/?a", "javascript://x"):
+        assert "--site: must be an address as" in refused(folder, "--site", site)
+    for site in (tmp_path, tmp_path / "no", "", "example.org/docs"):
+        assert "which has no course/03-why-it-forgets.html; make docs" in refused(folder, "--site", site)
     empty = make_full_run(tmp_path / "empty", ModelOptions(embed=0, hidden=2), fractions=(1.0, 0.0, 0.0))
     assert "at least two symbols" in refused(empty)
     for path in sorted((empty / "checkpoints").rglob("*"), reverse=True):
@@ -316,11 +322,33 @@ def test_a_text_that_begins_within_a_line_is_shown_from_the_next_one():
 
 
 def test_pages_of_the_course_are_called_as_they_are():
-    """In the meanings of terms, which name a page by its number and title."""
+    """In the meanings of terms, which name a page by its number and title, and link to one of its headings."""
     root = pathlib.Path(__file__).resolve().parents[2]
+    for number, (name, title) in COURSE.items():
+        text = (root / "docs" / "course" / f"{name}.md").read_text(encoding="utf-8")
+        assert name.startswith(f"{number:02}-") and f"\n# {number} {title}\n" in text
     script = (root / "rnnjax/report/assets/terms.js").read_text(encoding="utf-8")
-    named = re.findall(r'(\d+): "([^"]+)"', script.split("const COURSE = ")[1].split("}")[0])
-    assert len(named) == 4
-    for number, title in named:
-        (page,) = (root / "docs/course").glob(f"{int(number):02}-*.md")
-        assert f"\n# {number} {title}\n" in page.read_text(encoding="utf-8")
+    named = re.findall(r'"\], (\d+), "([^"]+)"\],$', script, re.MULTILINE)
+    assert len(named) == script.count('-title": [') == 8
+    for number, heading in named:
+        assert heading in headings()[COURSE[int(number)][0]]
+
+
+def test_a_page_knows_where_the_course_is(written, tmp_path, monkeypatch):
+    """By the option, or by the one line that names the published site; without both it has no address."""
+
+    def address(site=None):
+        html = page([written.data], site)
+        assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?\w+:", html)  # of what a browser would load by itself
+        (block,) = re.findall(r'<script type="application/json" id="shared">(.*?)</script>', html, re.DOTALL)
+        return json.loads(block)["site"]
+
+    folder = make_site(tmp_path / "a site")
+    assert address() == "" and "://" not in to_json(written.data)
+    assert address("https://example.org/a/") == address("https://example.org/a") == "https://example.org/a/"
+    assert address(str(folder)) == folder.as_uri() + "/" and "a%20site/" in folder.as_uri() + "/"
+    monkeypatch.chdir(tmp_path)
+    assert address("a site") == folder.as_uri() + "/"
+    monkeypatch.setattr(report_site, "SITE", "https://example.org/published")
+    assert address() == "https://example.org/published/"
+    assert address("https://example.org/a") == "https://example.org/a/"

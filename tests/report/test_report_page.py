@@ -13,7 +13,7 @@ import pytest
 from rnnjax import cli
 from rnnjax.lm.options import ModelOptions
 from rnnjax.report.packing import unpack
-from tests.report.runs import data_of, make_full_run, values_of
+from tests.report.runs import data_of, headings, make_full_run, make_site, values_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MINUS = "\N{MINUS SIGN}"
@@ -65,9 +65,9 @@ def pages(tmp_path_factory):
     def run(name, text=None, **model):
         return make_full_run(folder / name, ModelOptions(embed=0, **model), **(text or {}))
 
-    def write(name, *runs):
+    def write(name, *runs, more=()):
         with pytest.raises(SystemExit) as caught:
-            cli.main(["report", *map(str, (*runs, *OPTIONS, "--out", folder / f"{name}.html"))])
+            cli.main(["report", *map(str, (*runs, *OPTIONS, *more, "--out", folder / f"{name}.html"))])
         assert not caught.value.code
         return folder / f"{name}.html"
 
@@ -77,6 +77,8 @@ def pages(tmp_path_factory):
         "browser": path,
         "two": write("two", first, other),
         "elman": write("elman", run("elman", {"level": "byte"}, cell="elman", hidden=3)),
+        "site": make_site(folder / "site"),
+        "linked": write("linked", first, more=("--site", folder / "site")),
         "linear": write("linear", run("linear", {"level": "word"}, cell="min_gru", hidden=3)),
     }
 
@@ -300,9 +302,28 @@ def test_terms_are_explained(two):
         two.page.keyboard.press("Tab")
         two.page.keyboard.press("Space")
         assert len(more.inner_text()) > 60 and "of the course" in meaning.inner_text()
+        assert meaning.locator("a").count() == 0  # there is no site to lead to
         two.page.keyboard.press("Escape")
         assert meaning.is_hidden() and button.get_attribute("aria-expanded") == "false"
         assert button.evaluate("e => e === document.activeElement")
+
+
+def test_terms_lead_into_the_course(browser, pages):
+    """To the heading of the page where the same stands at length, in a page beside this one."""
+    opened = Opened(browser, pages["linked"])
+    links = opened.page.locator(".meaning a")
+    assert links.count() == opened.page.locator("button.term").count() == 8
+    for k in range(links.count()):
+        address, _, heading = links.nth(k).get_attribute("href").partition("#")
+        assert address.startswith(pages["site"].as_uri() + "/course/") and heading
+        assert heading in headings()[address.rpartition("/")[2].removesuffix(".html")]
+    opened.page.locator("#text-title + button.term").click()
+    opened.page.locator("#text-title-meaning summary").click()
+    with opened.context.expect_page() as beside:
+        opened.page.locator("#text-title-meaning a").click()
+    beside.value.wait_for_load_state()
+    assert beside.value.evaluate("document.querySelector(location.hash) !== null")
+    opened.ends_clean()
 
 
 def test_a_line_is_found_and_all_of_the_text_is_printed(two):
