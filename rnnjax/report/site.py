@@ -45,7 +45,8 @@ def site_address(site: str | None, where: str = "--site") -> str:
         plain = site.isprintable() and not set(site) & set(" \"'<>\\^`{|}")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or not plain:
             raise ValueError(
-                f"{where}: must be an address as https://example.org/rnnjax, or the folder of a built site, got {site!r}."
+                f"{where}: must be an address as https://example.org/rnnjax, or the folder of a built site, "
+                f"got {site!r}."
             )
         return site.rstrip("/") + "/"
     folder = pathlib.Path(site or "-")
