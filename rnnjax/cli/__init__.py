@@ -24,64 +24,48 @@ __all__ = ["COMMANDS", "main"]
 
 
 class Command(NamedTuple):
-    """A function of the same name, with a hyphen for an underscore; its docstring is the help."""
+    """A function of the same name; its docstring is the help."""
 
     module: str
     summary: str  # the first line of the help
 
 
+# The commands of each module of this package, with the first line of their help: only the one asked for is imported.
+_BY_MODULE = {
+    "train": {"train": "Train a language model on text."},
+    "language_model": {
+        "sample": "Write text in the manner of a trained run, symbol by symbol, to standard output.",
+        "eval": "Measure how well a trained run predicts text: mean loss a symbol in nats, bits and perplexity.",
+        "info": "Show what a run is: its options, text, parameters, checkpoints and losses.",
+    },
+    "export": {"export": "Write a trained model for other programs."},
+    "convert": {"convert": "Convert recurrent weights between files of torch, Keras and rnnjax, and to flax, exactly."},
+    "card": {"card": "Show what a cell computes and costs, and which implementations and borders take it."},
+    "analysis": {
+        "cells": "Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.",
+        "color": "Show a text in the colours of a unit: blue is low, white the middle, orange high.",
+        "ablate": "Hold units at a constant and measure the loss, overall and where a label holds, and the closing "
+        "symbol.",
+    },
+    "dynamics": {
+        "gradflow": "Measure how the gradient of the loss shrinks on its way back through time, with the cut of the "
+        "training.",
+        "lyapunov": "Measure the Lyapunov exponents along a text: at what rates a small change of the state dies out "
+        "or grows.",
+        "fixedpoints": "Find the states at which the network rests while its input stands still, and whether they are "
+        "stable.",
+    },
+    "forecast": {"forecast": "Forecast series of numbers, and measure how good that is."},
+    "report": {
+        "report": "Write a page that shows a trained run from within; it opens from disk, with no server and no "
+        "network."
+    },
+    "completion": {"completion": "Print a script that completes commands, options and their values in a shell."},
+}
 COMMANDS = {
-    "train": Command("rnnjax.cli.train", "Train a language model on text."),
-    "sample": Command(
-        "rnnjax.cli.language_model",
-        "Write text in the manner of a trained run, symbol by symbol, to standard output.",
-    ),
-    "eval": Command(
-        "rnnjax.cli.language_model",
-        "Measure how well a trained run predicts text: mean loss a symbol in nats, bits and perplexity.",
-    ),
-    "info": Command(
-        "rnnjax.cli.language_model", "Show what a run is: its options, text, parameters, checkpoints and losses."
-    ),
-    "export": Command("rnnjax.cli.export", "Write a trained model for other programs."),
-    "convert": Command(
-        "rnnjax.cli.convert",
-        "Convert recurrent weights between files of torch, Keras and rnnjax, and to flax, exactly.",
-    ),
-    "card": Command(
-        "rnnjax.cli.card", "Show what a cell computes and costs, and which implementations and borders take it."
-    ),
-    "cells": Command(
-        "rnnjax.cli.analysis",
-        "Search every unit (h, c, gates of each layer) for what it tells about the text, and rank them.",
-    ),
-    "color": Command(
-        "rnnjax.cli.analysis", "Show a text in the colours of a unit: blue is low, white the middle, orange high."
-    ),
-    "ablate": Command(
-        "rnnjax.cli.analysis",
-        "Hold units at a constant and measure the loss, overall and where a label holds, and the closing symbol.",
-    ),
-    "gradflow": Command(
-        "rnnjax.cli.dynamics",
-        "Measure how the gradient of the loss shrinks on its way back through time, with the cut of the training.",
-    ),
-    "lyapunov": Command(
-        "rnnjax.cli.dynamics",
-        "Measure the Lyapunov exponents along a text: at what rates a small change of the state dies out or grows.",
-    ),
-    "fixedpoints": Command(
-        "rnnjax.cli.dynamics",
-        "Find the states at which the network rests while its input stands still, and whether they are stable.",
-    ),
-    "forecast": Command("rnnjax.cli.forecast", "Forecast series of numbers, and measure how good that is."),
-    "report": Command(
-        "rnnjax.cli.report",
-        "Write a page that shows a trained run from within; it opens from disk, with no server and no network.",
-    ),
-    "completion": Command(
-        "rnnjax.cli.completion", "Print a script that completes commands, options and their values in a shell."
-    ),
+    name: Command(f"rnnjax.cli.{module}", summary)
+    for module, commands in _BY_MODULE.items()
+    for name, summary in commands.items()
 }
 _NEEDED = ("matplotlib", "rich", "typer")
 
@@ -174,7 +158,7 @@ def _app(words: list[str]) -> Any:
     for name, command in COMMANDS.items():
         function: Callable[..., Any] = _nothing
         if name == asked:
-            function = getattr(importlib.import_module(command.module), name.replace("-", "_"))
+            function = getattr(importlib.import_module(command.module), name)
         app.command(name, cls=WordedCommand, help=None if name == asked else command.summary)(function)
     return app
 

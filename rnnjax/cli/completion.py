@@ -54,7 +54,7 @@ def completion(
 def _options(name: str, module: str) -> list[_Option]:
     """Those of a command, as its parser knows them."""
     app = typer.Typer(add_completion=False)
-    app.command(name)(getattr(importlib.import_module(module), name.replace("-", "_")))
+    app.command(name)(getattr(importlib.import_module(module), name))
     found = [_Option(("--help",), "Show what the command does", False, ())]
     known = _values()
     for param in typer.main.get_command(app).params:

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import platform
-import time as clocks
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -17,14 +15,15 @@ from rich.console import Console
 import rnnjax
 from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.checks import check_size
+from rnnjax.cli.claim import claim, ran_on, settle
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
-from rnnjax.cli.options import Site, TrustCode, options_command
+from rnnjax.cli.options import SITE, TRUST_CODE, given_options, options_command
 from rnnjax.cli.partners import FORECAST, check_partners
 from rnnjax.cli.stopping import stop_on_signal
-from rnnjax.files import check_kind, digest, write_atomic
+from rnnjax.files import digest, write_atomic
 from rnnjax.fit import OptimizerOptions, Printer
 from rnnjax.fit.checkpoint import find_checkpoints
-from rnnjax.fit.folder import Replacement, own_folder, remember
+from rnnjax.fit.folder import Replacement, check_code, own_folder, remember
 from rnnjax.forecast.baselines import find_season
 from rnnjax.forecast.files import Source, read_series
 from rnnjax.forecast.made import made_series
@@ -34,6 +33,7 @@ from rnnjax.forecast.run import ForecastConfig, ForecastPaths
 from rnnjax.forecast.series import Series
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.training import fit
+from rnnjax.options import option
 from rnnjax.report.forecasts import forecast_page
 from rnnjax.report.site import site_address
 from rnnjax.user_code import code_digest
@@ -51,7 +51,26 @@ class Data(NamedTuple):
     sha256: str
 
 
-@options_command({"Model and training": ForecastOptions})
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What is forecast, and where it is written."""
+
+    time: str | None = option(None, "Dates or numbers; by default the first column of dates.", "COLUMN")
+    target: str | None = option(None, "What is forecast; by default the only column of numbers.", "COLUMN")
+    by: str | None = option(None, "What tells several series apart.", "COLUMN")
+    known: str | None = option(None, "Covariates whose future is known, separated by commas.", "COLUMNS")
+    observed: str | None = option(None, "Covariates that are known up to now, separated by commas.", "COLUMNS")
+    static: str | None = option(None, "Categories of the series, separated by commas.", "COLUMNS")
+    horizon: int = option(48, "How far to forecast.", "STEPS")
+    season: str | None = option(None, "Of a season, or of several (24,168), 1 for none; by default found.", "STEPS")
+    out: str | None = option(None, "Folder of the run; by default runs/ and the time.", "FOLDER")
+    force: bool = option(False, "Replace the run there.")
+    resume: str | None = option(None, "Folder of a run to go on with, where it stopped.", "RUN")
+    site: str | None = option(None, SITE, "ADDRESS")
+    trust_code: bool = option(False, TRUST_CODE)
+
+
+@options_command({"Options": _Task, "Model and training": ForecastOptions})
 def forecast(
     call: typer.Context,
     file: Annotated[
@@ -61,36 +80,6 @@ def forecast(
             help="A text file in columns (CSV, also gzip), the first line their names. None: series that are made.",
         ),
     ] = None,
-    time: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Dates or numbers; by default the first column of dates.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="What is forecast; by default the only column of numbers.")
-    ] = None,
-    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="What tells several series apart.")] = None,
-    known: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Covariates whose future is known, separated by commas.")
-    ] = None,
-    observed: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Covariates that are known up to now, separated by commas.")
-    ] = None,
-    static: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Categories of the series, separated by commas.")
-    ] = None,
-    horizon: Annotated[int, typer.Option(metavar="STEPS", help="How far to forecast.")] = 48,
-    season: Annotated[
-        str | None,
-        typer.Option(metavar="STEPS", help="Of a season, or of several (24,168), 1 for none; by default found."),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Folder of the run; by default runs/ and the time.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run there.")] = False,
-    resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Folder of a run to go on with, where it stopped.")
-    ] = None,
-    site: Site = None,
-    trust_code: TrustCode = False,
     **options: Any,
 ) -> None:
     """Forecast series of numbers, and measure how good that is.
@@ -106,9 +95,9 @@ def forecast(
     [bold]rnnjax forecast demand.csv --time date --target kwh --by meter --known holiday,price --horizon 48[/bold]
     [bold]rnnjax forecast --resume runs/demand --steps 3000[/bold]
     """
-    given = {k for k in call.params if getattr(call.get_parameter_source(k), "name", "") == "COMMANDLINE"}
-    horizon = check_size("--horizon", "STEPS", horizon)
-    site_address(site)
+    given, resume = given_options(call), options["resume"]
+    horizon = check_size("--horizon", "STEPS", options["horizon"])
+    site_address(options["site"])
     with contextlib.ExitStack() as stack:
         replaced = None
         if resume is not None:
@@ -118,17 +107,24 @@ def forecast(
                     f"--{wrong[0].replace('_', '-')}: a run goes on with the options and the file that it began with, "
                     "got another; leave it out, or start a new run."
                 )
-            paths, config, data = _go_on(resume, options, given, trust_code, stack)
+            paths, config, data = _go_on(resume, options, given, stack)
         else:
-            columns = Columns(target or "", time or "", by, *map(_split, (known, observed, static)))
-            data = _read(file, columns)
+            groups = (_split(options[name]) for name in ("known", "observed", "static"))
+            data = _read(file, Columns(options["target"] or "", options["time"] or "", options["by"], *groups))
             _check_covariates(data, horizon)
-            chosen = ForecastOptions(**{**options, "cell": absolute_cell(options["cell"])})
+            known = {field.name: options[field.name] for field in dataclasses.fields(ForecastOptions)}
+            chosen = ForecastOptions(**known | {"cell": absolute_cell(options["cell"])})
             check_partners(FORECAST, options, given)
-            seasons = _seasons(season, data.series)
-            about = {"season": "found by autocorrelation" if season is None else "as given"}
-            paths, config, replaced = _begin(out, force, chosen, data, horizon, seasons, about, stack)
-        _run(paths, config, data, resume is not None, replaced, site)
+            seasons = _seasons(options["season"], data.series)
+            about = {"season": "found by autocorrelation" if options["season"] is None else "as given"}
+            make_forecaster(chosen, seasons)
+            _check_lengths(data, horizon)
+            root, replaced = claim(options["out"], options["force"], "forecast", stack)
+            paths = ForecastPaths(root)
+            settle(root, replaced, "forecast", paths.names, stack)
+            config = _config(chosen, data, horizon, seasons, about)
+            config.write(paths.config)
+        _run(paths, config, data, resume is not None, replaced, options["site"])
 
 
 def _split(text: str | None) -> tuple[str, ...]:
@@ -173,50 +169,15 @@ def _seasons(text: str | None, series: Series) -> tuple[int, ...]:
     return found
 
 
-def _begin(
-    out: str | None,
-    force: bool,
-    options: ForecastOptions,
-    data: Data,
-    horizon: int,
-    season: tuple[int, ...],
-    about: dict[str, str],
-    stack: contextlib.ExitStack,
-) -> tuple[ForecastPaths, ForecastConfig, Replacement | None]:
-    """A new folder; what was in it is put back if the run does not get as far as its first checkpoint."""
-    make_forecaster(options, season)
-    _check_lengths(data, horizon)
-    root = pathlib.Path(out or clocks.strftime("runs/%Y-%m-%d_%H-%M-%S"))
-    occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
-    if occupied and not force:
-        raise ValueError(
-            f"--out: {root} exists already; take another folder, --resume {root}, or --force to replace it."
-        )
-    if occupied and not root.is_dir():
-        raise ValueError(f"--force: {root} is a file, which no run wrote, so it is left alone; take another folder.")
-    replaced = None
-    if occupied:
-        replaced = Replacement(root, "--force")
-        root = replaced.folder
-        stack.enter_context(own_folder(root, "forecast"))
-        stack.enter_context(replaced)
-    stack.enter_context(own_folder(root, "forecast"))
-    paths = ForecastPaths(root)
-    remember(root, paths.names)
+def _config(
+    options: ForecastOptions, data: Data, horizon: int, season: tuple[int, ...], about: dict[str, str]
+) -> ForecastConfig:
     path = "" if data.source is None else os.path.abspath(data.source.path)
     columns = Columns("value") if data.source is None else data.source.columns
-    about |= {
-        "started": clocks.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "device": f"{jax.devices()[0].device_kind} ({os.cpu_count()} cores)",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "rnnjax": rnnjax.__version__,
-    }
+    about |= {**ran_on(), "rnnjax": rnnjax.__version__}
     if (code := cell_file(options.cell)) is not None:
         about["code"] = code_digest(code)
-    config = ForecastConfig(options, columns, horizon, season, path, data.sha256, about)
-    config.write(paths.config)
-    return paths, config, replaced
+    return ForecastConfig(options, columns, horizon, season, path, data.sha256, about)
 
 
 def _check_lengths(data: Data, horizon: int) -> None:
@@ -239,21 +200,13 @@ def _check_lengths(data: Data, horizon: int) -> None:
 
 
 def _go_on(
-    root: str, options: dict[str, Any], given: set[str], trust_code: bool, stack: contextlib.ExitStack
+    root: str, options: dict[str, Any], given: set[str], stack: contextlib.ExitStack
 ) -> tuple[ForecastPaths, ForecastConfig, Data]:
     """The run in a folder, which must find its file as it was."""
-    config = ForecastConfig.read(root)
-    stack.enter_context(own_folder(pathlib.Path(root), "forecast"))
-    for name in ForecastPaths(pathlib.Path(root)).names:
-        check_kind(pathlib.Path(root, name), "--resume")
-    code = cell_file(config.options.cell)
-    if code is not None and not trust_code:
-        raise ValueError(
-            f"--resume: the cell of {root} is Python code in {code}, which a run folder alone does not start; if you "
-            "trust that file, add --trust-code."
-        )
-    if code is not None and code_digest(code) != config.about.get("code"):
-        raise ValueError(f"--resume: the code in {code} is not what {root} began with; restore it, or start a new run.")
+    config, paths = ForecastConfig.read(root), ForecastPaths(pathlib.Path(root))
+    stack.enter_context(own_folder(paths.root, "forecast"))
+    paths.check("--resume")
+    check_code(config.options.cell, config.about.get("code"), root, options["trust_code"])
     data = _read(pathlib.Path(config.path) if config.path else None, config.columns if config.path else Columns(""))
     if data.sha256 != config.file:
         raise ValueError(
@@ -263,7 +216,6 @@ def _go_on(
     if "steps" in given:
         chosen = dataclasses.replace(config.options, steps=options["steps"])
         config = dataclasses.replace(config, options=chosen)
-    paths = ForecastPaths(pathlib.Path(root))
     config.write(paths.config)
     return paths, config, data
 
@@ -326,7 +278,7 @@ def _run(
             f"forecasts {paths.forecast}, surprises {paths.surprise}, pictures {paths.picture} and "
             f"{paths.surprise_picture}, page {paths.report}"
         )
-    found = find_checkpoints(paths.root / "checkpoints")
+    found = find_checkpoints(paths.checkpoints)
     remember(paths.root, [f"checkpoints/{one.path.name}" for one in found])
 
 

@@ -28,13 +28,13 @@ from rnnjax.cli.partners import EVAL, check_partners
 from rnnjax.cli.reading import read_for_run
 from rnnjax.files import FileWarning, first_line
 from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
+from rnnjax.fit.folder import check_code
 from rnnjax.fit.printer import duration
 from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
 from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import (
     Run,
-    check_code,
     check_layers,
     compare_identity,
     make_model,
@@ -335,7 +335,7 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
     model, losses, layers = None, {}, [f"{config.model.cell}, not run without --trust-code"]
     network = layers[0]
     if trust_code or cell_file(config.model.cell) is None:
-        check_code(config, provenance, run, trust_code)
+        check_code(config.model.cell, provenance.get("code"), run, trust_code)
         model = make_model(config.model, len(vocabulary))
         layers = [repr(cell) for cell in model.stack.cells]
         alike = [(text, len([*same])) for text, same in itertools.groupby(map(title, model.stack.cells))]

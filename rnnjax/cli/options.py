@@ -16,22 +16,34 @@ import typer
 
 import rnnjax
 
-__all__ = ["Checkpoint", "Json", "RunArgument", "Site", "TrustCode", "common_options", "options_command"]
+__all__ = [
+    "SITE",
+    "TRUST_CODE",
+    "Checkpoint",
+    "Json",
+    "RunArgument",
+    "Site",
+    "TrustCode",
+    "common_options",
+    "given_options",
+    "options_command",
+]
 
 RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the Python file that the run's cell is in (--cell file.py:Class).")
-]
-Site = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Address of the documentation, or the folder where it is built (build/site): the page links its terms "
-        "to the course there.",
-    ),
-]
+SITE = (
+    "Address of the documentation, or the folder where it is built (build/site): the page links its terms to the "
+    "course there."
+)
+Site = Annotated[str | None, typer.Option(metavar="ADDRESS", help=SITE)]
+TRUST_CODE = "Run the Python file that the run's cell is in (--cell file.py:Class)."
+TrustCode = Annotated[bool, typer.Option("--trust-code", help=TRUST_CODE)]
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Names of the options that are on the command line."""
+    return {k for k in context.params if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
 
 
 def common_options(
@@ -87,9 +99,7 @@ def options_command(
 
         signature = inspect.signature(command, eval_str=True)
         own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        # An own option that stands under a title of the fields comes behind them, so that the titles stay in order.
-        behind = [p for p in own if any(getattr(m, "rich_help_panel", 0) for m in typing.get_args(p.annotation))]
-        found = [*(p for p in own if p not in behind), *parameters, *behind]
+        found = [*own, *parameters]
         run.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in found}
         del run.__wrapped__  # type: ignore[attr-defined]

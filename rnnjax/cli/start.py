@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import platform
 import socket
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ import jax
 
 from rnnjax.cells import cell_from_name
 from rnnjax.cells.registry import absolute_cell, cell_file
+from rnnjax.cli.claim import claim, ran_on, settle
 from rnnjax.cli.live import check_live, open_live
 from rnnjax.cli.origin import begin_with, describe_origin, take_up
 from rnnjax.cli.partners import TRAIN, check_partners
@@ -27,7 +27,7 @@ from rnnjax.engines.affine.native import compiles
 from rnnjax.files import write_json
 from rnnjax.fit.checkpoint import find_checkpoints, open_checkpoint
 from rnnjax.fit.devices import choose_devices, prepare_devices, without_rows
-from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
+from rnnjax.fit.folder import Replacement, check_code, own_folder
 from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place
 from rnnjax.lm.batches import Batches
@@ -36,7 +36,6 @@ from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
 from rnnjax.lm.run import (
     Run,
     RunPaths,
-    check_code,
     compare_identity,
     make_model,
     own_text,
@@ -88,9 +87,13 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
     origin = None if values["init_from"] is None else take_up(values, given)
     config = _with_devices(_config(values))
     check_partners(TRAIN, values, given)
-    claimed: list[Replacement] = []
-    root = pathlib.Path(crew().by_lead(lambda: str(_claim(values, config, stack, claimed))))
-    replaced = claimed[0] if claimed else None
+    claimed: list[Replacement | None] = [None]  # of the lead alone
+
+    def own() -> str:
+        root, claimed[0] = claim(values["out"], values["force"], "train", stack, config.text.paths)
+        return str(root)
+
+    root = pathlib.Path(crew().by_lead(own))
     provenance: dict[str, Any] = {}
     if (file := cell_file(config.model.cell)) is not None:
         check_cell(cell_from_name(config.model.cell, config.model.hidden), max(config.model.embed, 3))
@@ -113,17 +116,13 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         notes = (note,)
 
     def write() -> None:
-        if replaced is not None:
-            stack.enter_context(replaced)
-        stack.enter_context(own_folder(root, "train"))
-        names = (paths.config, paths.vocabulary, paths.metrics, paths.samples, paths.baselines, paths.curve, paths.log)
-        remember(root, [path.name for path in names])
+        settle(root, claimed[0], "train", paths.names, stack)
         write_json(paths.vocabulary, corpus.vocabulary.to_json())
         write_config(paths, config, provenance)
 
     crew().by_lead(write)
     _require_shared(paths)
-    return Started(paths, config, corpus, provenance, replaced, notes, params, batches)
+    return Started(paths, config, corpus, provenance, claimed[0], notes, params, batches)
 
 
 def _text(config: RunConfig, origin: Run | None, cache: bool) -> Corpus:
@@ -133,34 +132,6 @@ def _text(config: RunConfig, origin: Run | None, cache: bool) -> Corpus:
     corpora.require_length(len(corpus.train), config.train.batch_size, config.train.chunk_len)
     make_model(config.model, len(corpus.vocabulary))
     return corpus
-
-
-def _claim(
-    values: dict[str, Any], config: RunConfig, stack: contextlib.ExitStack, claimed: list[Replacement]
-) -> pathlib.Path:
-    """The folder of a new run, and the old run that is in its place."""
-    root = pathlib.Path(values["out"] or time.strftime("runs/%Y-%m-%d_%H-%M-%S"))
-    occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
-    if occupied and not values["force"]:
-        raise ValueError(
-            f"--out: {root} exists already; take another folder, --resume {root}, or --force to replace it."
-        )
-    if occupied and not root.is_dir():
-        raise ValueError(f"--force: {root} is a file, which no run wrote, so it is left alone; take another folder.")
-    for name in config.text.paths if occupied else ():
-        if pathlib.Path(name).is_relative_to(root.absolute()):
-            raise ValueError(f"--force: the text {name} lies in {root}, which would be removed; copy it out first.")
-    aside = aside_of(pathlib.Path(os.path.realpath(root)))
-    if aside.exists() and not values["force"]:
-        raise ValueError(
-            f"--out: {aside} is the run that was in {root}, from a replacement that was cut short; move it back, or "
-            "add --force to go on with the replacement."
-        )
-    if not occupied and not aside.exists():
-        return root
-    claimed.append(Replacement(root, "--force"))
-    stack.enter_context(own_folder(claimed[0].folder, "train"))
-    return claimed[0].folder
 
 
 def _compare(config: RunConfig, code: str | None) -> None:
@@ -223,7 +194,7 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
             f"--resume: {root} was to begin with the parameters of another run, and ended before they were saved; "
             "start it again with --init-from and --force."
         )
-    check_code(old, provenance, root, values["trust_code"])
+    check_code(old.model.cell, provenance.get("code"), root, values["trust_code"])
     stored = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(old, group)).items()}
     asked = {k: values[k] for k in given & stored.keys()}
     if "cell" in asked:
@@ -344,14 +315,5 @@ def _fractions(text: str) -> tuple[float, ...]:
 
 
 def _provenance(corpus: Corpus) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "sha256": corpus.sha256,
-        "sources": corpus.sources,
-        "n_symbols": corpus.n_symbols,
-        "n_bytes": corpus.n_bytes,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": f"{device.device_kind} ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+    facts = {name: getattr(corpus, name) for name in ("sha256", "sources", "n_symbols", "n_bytes")}
+    return facts | ran_on()

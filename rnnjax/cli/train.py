@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import math
@@ -17,7 +18,7 @@ from rich.console import Console
 from rnnjax.cli.display import Display, nats
 from rnnjax.cli.distributed import processes as several
 from rnnjax.cli.live import check_live, describe_live
-from rnnjax.cli.options import TrustCode, options_command
+from rnnjax.cli.options import TRUST_CODE, given_options, options_command
 from rnnjax.cli.partners import MACHINES, check_partners
 from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
@@ -34,23 +35,66 @@ from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import RunPaths, make_model
 from rnnjax.lm.train import FINAL_SYMBOLS, Outcome
 from rnnjax.lm.train import train as run_training
+from rnnjax.options import option
 from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Corpus, TextOptions
 
 __all__ = ["train"]
 
-_MACHINES = "Several processes"
 BASELINE_SYMBOLS = 8_000_000  # they take more memory than the text from there on
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a run begins, and in whose place."""
+
+    out: str | None = option(None, "Folder of the run; by default runs/ and the time.", "FOLDER")
+    force: bool = option(False, "Replace the run there, at the first checkpoint.")
+    resume: str | None = option(
+        None,
+        "Folder of a run to go on with, where it stopped. A larger budget stretches the schedule of the learning rate "
+        "over the whole.",
+        "RUN",
+    )
+    init_from: str | None = option(
+        None,
+        "Begin with the parameters of this run, on TEXT or, without one, on its own; symbols that it does not know get "
+        "new rows.",
+        "RUN",
+    )
+    trust_code: bool = option(False, TRUST_CODE)
+    preset: str | None = option(None, "Start from these options.", "|".join(PRESETS))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    """What the process keeps and logs, and how it finds others."""
+
+    no_cache: bool = option(
+        False, "Keep the ids of a text of more than 16 MB in a temporary file, not in the cache folder.", panel="Text"
+    )
+    distributed: str | None = option(
+        None,
+        "One of several processes, which share the batch: with the address of process 0, --processes and --process; "
+        "alone on a cluster that JAX detects (SLURM, Open MPI, Kubernetes, Cloud TPU).",
+        "[HOST:PORT]",
+    )
+    processes: int | None = option(None, "How many there are.", "NUMBER")
+    process: int | None = option(None, "Which one this is, from 0.", "NUMBER")
+    wait: float = option(300.0, "For all of them to come.", "SECONDS")
+    tensorboard: bool = option(False, "Also log to RUN/tensorboard.", panel="What is looked at")
 
 
 @options_command(
     {
+        "Options": _Place,
         "Budget, one of": BudgetOptions,
         "Text": TextOptions,
         "Text without an end": StreamOptions,
         "Model": ModelOptions,
         "Optimizer": OptimizerOptions,
         "Training": TrainOptions,
+        "Several processes": _Machine,
     },
     defaults={"devices": 0},
     more_help={"minutes": f" By default {DEFAULT_MINUTES:g}, if no budget is given."},
@@ -63,57 +107,6 @@ def train(
             metavar="TEXT", help="Files (also gzip), folders, - for standard input. None: Python's standard library."
         ),
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Folder of the run; by default runs/ and the time.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run there, at the first checkpoint.")] = False,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="Folder of a run to go on with, where it stopped. A larger budget stretches the schedule of the "
-            "learning rate over the whole.",
-        ),
-    ] = None,
-    init_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="Begin with the parameters of this run, on TEXT or, without one, on its own; symbols that it does not "
-            "know get new rows.",
-        ),
-    ] = None,
-    trust_code: TrustCode = False,
-    no_cache: Annotated[
-        bool,
-        typer.Option(
-            "--no-cache",
-            help="Keep the ids of a text of more than 16 MB in a temporary file, not in the cache folder.",
-            rich_help_panel="Text",
-        ),
-    ] = False,
-    preset: Annotated[str | None, typer.Option(metavar="|".join(PRESETS), help="Start from these options.")] = None,
-    distributed: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[HOST:PORT]",
-            help="One of several processes, which share the batch: with the address of process 0, --processes and "
-            "--process; alone on a cluster that JAX detects (SLURM, Open MPI, Kubernetes, Cloud TPU).",
-            rich_help_panel=_MACHINES,
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="How many there are.", rich_help_panel=_MACHINES)
-    ] = None,
-    process: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="Which one this is, from 0.", rich_help_panel=_MACHINES)
-    ] = None,
-    wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="For all of them to come.", rich_help_panel=_MACHINES)
-    ] = 300.0,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel="What is looked at")
-    ] = False,
     **options: Any,
 ) -> None:
     """Train a language model on text.
@@ -126,21 +119,20 @@ def train(
     [bold]rnnjax train --resume runs/book --minutes 60[/bold]
     [bold]rnnjax train other.txt --init-from runs/book[/bold]       begins with its parameters
     """
-    own: dict[str, Any] = {"text": text, "out": out, "force": force, "trust_code": trust_code, "preset": preset}
-    own |= {"init_from": init_from, "no_cache": no_cache, "distributed": distributed, "wait": wait}
-    values = own | options
-    given = {k for k in values if getattr(context.get_parameter_source(k), "name", "") == "COMMANDLINE"}
+    values, given = options | {"text": text}, given_options(context)
     if values["document_separator"] is not None:
         values["document_separator"] = values["document_separator"].replace("\\n", "\n").replace("\\t", "\t")
     console = Console(highlight=False)
-    if tensorboard and importlib.util.find_spec("tensorboardX") is None:
+    if values["tensorboard"] and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard: tensorboardX is not installed; pip install 'rnnjax[tensorboard]'.")
     check_partners(MACHINES, values, given)
+    resume = values["resume"]
     if resume is None:
         check_live(values, given)
-    with several(distributed, processes, process, wait, values["devices"]), contextlib.ExitStack() as stack:
+    machines = (values[name] for name in ("distributed", "processes", "process", "wait", "devices"))
+    with several(*machines), contextlib.ExitStack() as stack:
         started = begin(values, given, stack) if resume is None else go_on(resume, values, given, stack)
-        _train(started, console, resume is not None, tensorboard)
+        _train(started, console, resume is not None, values["tensorboard"])
 
 
 def _train(started: Started, console: Console, resume: bool, tensorboard: bool) -> None:

@@ -12,6 +12,7 @@ folder that holds anything else is left alone. If the machine dies in between, t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -22,17 +23,21 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
+from rnnjax.cells.registry import cell_file
 from rnnjax.files import CheckpointError, FileWarning, check_kind, open_regular, read_json, write_json
 from rnnjax.fit.checkpoint import find_checkpoints
+from rnnjax.user_code import code_digest
 
 __all__ = [
     "LOCK",
     "WRITTEN",
+    "Paths",
     "Replacement",
     "aside_of",
+    "check_code",
     "foreign",
     "own_folder",
     "remember",
@@ -47,6 +52,38 @@ _CHECKPOINT = re.compile(r"checkpoints/step_[0-9]+[^/]*\.safetensors")
 _HALF_WRITTEN = re.compile(r"((?:[^/]+/)?)\.([^/]+)\.[a-z0-9_]{8}")  # what a killed `write_atomic` leaves of a file
 _held: dict[tuple[int, int], tuple[int, int]] = {}  # by device and inode: the thread that holds it, and how often
 _guard = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """The files and folders of a run, by the names that its kind has for them in `FILES` and `FOLDERS`."""
+
+    FILES: ClassVar[Mapping[str, str]] = {}
+    FOLDERS: ClassVar[Mapping[str, str]] = {}
+
+    root: pathlib.Path
+
+    def __getattr__(self, name: str) -> pathlib.Path:
+        kind = type(self)
+        if name not in kind.FILES.keys() | kind.FOLDERS.keys():
+            raise AttributeError(name)
+        return self.root / (kind.FILES.get(name) or kind.FOLDERS[name])
+
+    @property
+    def names(self) -> list[str]:
+        """Of the files."""
+        return list(self.FILES.values())
+
+    def check(self, where: str, more: Iterable[str] = ()) -> None:
+        """Refuses links, pipes and devices where a run has its files, or ``more`` of them.
+
+        Raises:
+            CheckpointError: naming the first.
+        """
+        for name in self.FOLDERS.values():
+            check_kind(self.root / name, where, "folder")
+        for name in (*self.names, *more):
+            check_kind(self.root / name, where)
 
 
 @contextlib.contextmanager
@@ -258,4 +295,33 @@ def refuse_foreign(folder: pathlib.Path, where: str) -> None:
         more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
         raise CheckpointError(
             f"{where}: {folder} holds {found[0]}{more}, which no run wrote, so it is left alone; take another folder."
+        )
+
+
+def check_code(cell: str, known: str | None, root: object, trust_code: bool) -> None:
+    """Refuses a cell that is Python code in a file, unless it is trusted and still what was trained with.
+
+    Args:
+        cell: by name, as `rnnjax.cells.cell_from_name` takes it.
+        known: the digest of the file that was trained with, None for a cell that is none.
+        root: the folder of the run.
+        trust_code: whether the user has said so.
+
+    Raises:
+        CheckpointError: saying which file, and what to do.
+        FileNotFoundError: if the file is gone.
+    """
+    path = cell_file(cell)
+    if path is None:
+        return
+    if not trust_code:
+        raise CheckpointError(
+            f"run: the cell of {str(root)!r} is Python code in {path}, which a run folder alone does not start; if you "
+            "trust that file, say so with trust_code=True."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"run: there is no file {str(path)!r}, which the cell of {str(root)!r} is in.")
+    if code_digest(path) != known:
+        raise CheckpointError(
+            f"run: the code in {path} is not what {str(root)!r} was trained with; restore that file, or train anew."
         )

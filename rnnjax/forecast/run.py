@@ -6,10 +6,11 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from rnnjax.checks import check_size
 from rnnjax.files import CheckpointError, read_json, write_json
+from rnnjax.fit.folder import Paths
 from rnnjax.forecast.options import ForecastOptions
 from rnnjax.forecast.tables import Columns
 
@@ -18,31 +19,21 @@ __all__ = ["KIND", "ForecastConfig", "ForecastPaths", "is_forecast_run"]
 KIND = "forecast"
 
 
-class ForecastPaths(NamedTuple):
+class ForecastPaths(Paths):
     """Where a forecast keeps its files."""
 
-    root: pathlib.Path
-
-    def __getattr__(self, name: str) -> pathlib.Path:
-        return self.root / _FILES[name]
-
-    @property
-    def names(self) -> list[str]:
-        """All that is written there, but checkpoints."""
-        return list(_FILES.values())
-
-
-_FILES = {
-    "config": "config.json",
-    "metrics": "metrics.jsonl",
-    "log": "train.log",
-    "forecast": "forecast.csv",
-    "surprise": "surprise.csv",
-    "picture": "forecast.png",
-    "surprise_picture": "surprise.png",
-    "result": "result.json",
-    "report": "report.html",
-}
+    FILES = {  # noqa: RUF012
+        "config": "config.json",
+        "metrics": "metrics.jsonl",
+        "log": "train.log",
+        "forecast": "forecast.csv",
+        "surprise": "surprise.csv",
+        "picture": "forecast.png",
+        "surprise_picture": "surprise.png",
+        "result": "result.json",
+        "report": "report.html",
+    }
+    FOLDERS = {"checkpoints": "checkpoints"}  # noqa: RUF012
 
 
 @dataclasses.dataclass(frozen=True)

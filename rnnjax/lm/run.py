@@ -12,21 +12,18 @@ import numpy as np
 
 from rnnjax.averaging import judged_prefix
 from rnnjax.cells import cell_from_name
-from rnnjax.cells.registry import cell_file
-from rnnjax.files import CheckpointError, check_kind, digest, read_json, write_json
+from rnnjax.files import CheckpointError, digest, read_json, write_json
 from rnnjax.fit.checkpoint import Checkpoint, best, find_checkpoints, open_checkpoint
-from rnnjax.fit.folder import aside_of
+from rnnjax.fit.folder import Paths, aside_of, check_code
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import ModelOptions, RunConfig
 from rnnjax.networks import Stack
 from rnnjax.text.corpus import TextOptions
 from rnnjax.text.vocabulary import Vocabulary
-from rnnjax.user_code import code_digest
 
 __all__ = [
     "Run",
     "RunPaths",
-    "check_code",
     "check_layers",
     "compare_identity",
     "grown",
@@ -39,67 +36,19 @@ __all__ = [
 ]
 
 
-class RunPaths(NamedTuple):
-    """Where a run keeps its files."""
+class RunPaths(Paths):
+    """Where a run of a language model keeps its files."""
 
-    root: pathlib.Path
-
-    @property
-    def config(self) -> pathlib.Path:
-        """Options, provenance of the text, and what it ran on."""
-        return self.root / "config.json"
-
-    @property
-    def vocabulary(self) -> pathlib.Path:
-        """The symbols."""
-        return self.root / "vocabulary.json"
-
-    @property
-    def metrics(self) -> pathlib.Path:
-        """One JSON object a line."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def samples(self) -> pathlib.Path:
-        """What the model wrote at every evaluation."""
-        return self.root / "samples.txt"
-
-    @property
-    def baselines(self) -> pathlib.Path:
-        """Losses of simple models on the same split."""
-        return self.root / "baselines.json"
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """Folder of checkpoints."""
-        return self.root / "checkpoints"
-
-    @property
-    def curve(self) -> pathlib.Path:
-        """Picture of the losses."""
-        return self.root / "loss.png"
-
-    @property
-    def log(self) -> pathlib.Path:
-        """What `rnnjax train` printed, with times."""
-        return self.root / "train.log"
-
-    @property
-    def tensorboard(self) -> pathlib.Path:
-        """Folder of TensorBoard's events."""
-        return self.root / "tensorboard"
-
-    def check(self) -> None:
-        """Refuses links, pipes and devices where a run has its files.
-
-        Raises:
-            CheckpointError: naming the first.
-        """
-        for path in (self.checkpoints, self.tensorboard):
-            check_kind(path, "run", "folder")
-        files = (self.config, self.vocabulary, self.metrics, self.samples, self.baselines, self.curve, self.log)
-        for path in (*files, *(self.root / name for name in PICTURES)):
-            check_kind(path, "run")
+    FILES = {  # noqa: RUF012
+        "config": "config.json",  # options, provenance of the text, and what it ran on
+        "vocabulary": "vocabulary.json",  # the symbols
+        "metrics": "metrics.jsonl",  # one JSON object a line
+        "samples": "samples.txt",  # what the model wrote at every evaluation
+        "baselines": "baselines.json",  # losses of simple models on the same split
+        "curve": "loss.png",  # picture of the losses
+        "log": "train.log",  # what `rnnjax train` printed, with times
+    }
+    FOLDERS = {"checkpoints": "checkpoints", "tensorboard": "tensorboard"}  # noqa: RUF012
 
 
 # Of the commands of these names.
@@ -130,19 +79,10 @@ def make_model(options: ModelOptions, vocab_size: int) -> LanguageModel:
         embed = options.hidden
     elif embed == -1:
         embed = 128 if vocab_size <= 256 else 256
-    return LanguageModel(
-        vocab_size,
-        Stack(cells),
-        embed,
-        options.tie,
-        options.dropout,
-        options.dtype,
-        None if options.embed_dropout == -1 else options.embed_dropout,
-        options.locked,
-        options.weight_dropout,
-        options.ar,
-        options.tar,
-    )
+    alike = ("tie", "dropout", "dtype", "locked", "weight_dropout", "ar", "tar")
+    fields: dict[str, Any] = {name: getattr(options, name) for name in alike}
+    fields["embed_dropout"] = None if options.embed_dropout == -1 else options.embed_dropout
+    return LanguageModel(vocab_size, Stack(cells), embed, **fields)
 
 
 def grown(params: LMParams, fresh: LMParams) -> LMParams:
@@ -167,7 +107,7 @@ def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict
         ValueError: if its files are damaged or edited, or links.
     """
     paths = RunPaths(pathlib.Path(root))
-    paths.check()
+    paths.check("run", PICTURES)
     if not paths.config.is_file():
         raise FileNotFoundError(
             f"run: there is no run in {str(root)!r}, {paths.config.name} is missing; train one first{_aside(paths)}."
@@ -211,28 +151,6 @@ def compare_identity(meta: dict[str, Any], identity: dict[str, Any], root: pathl
                 f"run: {root / names[key]} and {path} do not belong together: the {key} are not those of the "
                 "training; restore the file."
             )
-
-
-def check_code(config: RunConfig, provenance: dict[str, Any], root: object, trust_code: bool) -> None:
-    """Refuses a cell that is Python code in a file, unless it is trusted and still what was trained with.
-
-    Raises:
-        CheckpointError: saying which file, and what to do.
-    """
-    path = cell_file(config.model.cell)
-    if path is None:
-        return
-    if not trust_code:
-        raise CheckpointError(
-            f"run: the cell of {str(root)!r} is Python code in {path}, which a run folder alone does not start; if you "
-            "trust that file, say so with trust_code=True."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"run: there is no file {str(path)!r}, which the cell of {str(root)!r} is in.")
-    if code_digest(path) != provenance.get("code"):
-        raise CheckpointError(
-            f"run: the code in {path} is not what {str(root)!r} was trained with; restore that file, or train anew."
-        )
 
 
 def check_layers(shapes: Mapping[str, Any], options: ModelOptions, path: pathlib.Path) -> None:
@@ -304,7 +222,7 @@ def _open(
 ) -> Run:
     with open_checkpoint(chosen.path) as stored:
         compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, chosen.path)
-        check_code(config, provenance, paths.root, trust_code)
+        check_code(config.model.cell, provenance.get("code"), paths.root, trust_code)
         check_layers(stored.shapes, config.model, chosen.path)
         model = make_model(config.model, len(vocabulary))
         params = stored.tree(jax.eval_shape(model.init, jax.random.key(0)), judged_prefix(stored.shapes))
