@@ -1,315 +1,228 @@
 """What a step of a recurrence costs on a GPU: the kernel of rnnjax beside a scan, flax, torch and the floor.
 
-Everything is one command with a budget of time: points come in the order of their weight, whoever fails or is missing
-at a point is reported there with the reason, and points that the budget did not reach are listed as such.
+One command with a budget of time. Worker processes trace and compile side by side, and one at a time measures while
+all others wait (`benchmarks.crew`); tasks come in the order of their weight, whoever fails or is missing at a point is
+reported there with the reason, and points that the budget did not reach are listed as such.
+
+The few points that say most have rivals and are compiled as any program is, with XLA's tuning of matmuls, one after the
+other, since tuning measures on the card. All other points are those of rnnjax alone, compiled without that tuning: so
+16 cores compile at once, and float32 with ``"highest"`` precision does not spend 27 s a point on it.
+
+How long it takes, by an estimate from figures of a run on an H200 with 16 cores, that is 14 workers (a program is
+traced in 0.3 to 0.5 s, its kernels take NVRTC 0.2 to 0.8 s and XLA 0.5 to 1.5 s):
+
+    start of the workers                                                             15 s
+    17 tasks with rivals, or of networks: tuned one by one, 1 to 4 s, one of 27 s    60 s, while others prepare
+    274 points, two programs each, 3 to 4 s of a core, 14 at a time                  70 s, of which 40 in that shadow
+    measuring 17 tasks: 3 to 4 s with torch, a scan and the profiler                 55 s
+    measuring 274 points, 0.15 s for either mode and for copies to the card          85 s
+    ends of phases, where some cores wait for the last                               20 s
+    altogether                                                                      265 s
 """
 
+import os
 import pathlib
 import shlex
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import typer
 
-import rnnjax
-from benchmarks.contestants import FAILURES, RIVALS, Skip, make_problem, precision, why
-from benchmarks.contestants.base import Contestant, Problem, loss_of
-from benchmarks.contestants.ours import default_implementation, make
-from benchmarks.grid import MODES, Point, Sizes
+from benchmarks.contestants.torch_rnn import available_cores
+from benchmarks.crew import Crew, Progress
+from benchmarks.grid import MODES, Sizes
 from benchmarks.provenance import provenance
-from benchmarks.results_file import write_json
-from benchmarks.timing import stats
+from benchmarks.results_file import comparable, read_json, write_json
 
-__all__ = ["BUDGET", "gpu_command", "gpu_points", "gpu_table", "measure_gpu"]
+__all__ = ["BUDGET", "STEPS", "WORKER", "Results", "gpu_command", "gpu_table", "gpu_tasks", "run_tasks"]
 
 BUDGET = 330.0  # seconds
 STEPS = 1024
 CUSTOM = "peephole_lstm"  # a cell that no other library has a kernel for
 SIZES, BATCHES = (768, 256, 1024, 512, 128, 2048), (16, 1, 64)
 DTYPES = ("bfloat16", "float16", "tf32", "float32")
+WORKER = [sys.executable, "-m", "benchmarks.worker"]
+_MOST_WORKERS = 14  # each with a context of its own on the card and the memory of the largest point that it ran
+_MOST_NUMBERS = 2**26  # T B H of a point; beyond, T is smaller
+
+Task = dict[str, Any]
+EXTRAS = ("resets", "networks", "language_model")
 
 
-def gpu_points(steps: int = STEPS) -> Iterator[tuple[Point, tuple[str, ...]]]:
-    """Points, the most telling first, and the rivals that take part: a scan takes 40 times as long as a kernel."""
+def gpu_tasks(steps: int = STEPS, rounds: int = 7) -> Iterator[Task]:
+    """What is measured, the most telling first; names are unique."""
 
-    def point(cell: str, size: int, batch: int, dtype: str, *rivals: str) -> tuple[Point, tuple[str, ...]]:
-        return Point(cell, Sizes(steps, batch, size, size), dtype, ""), rivals
+    def point(cell: str, size: int, batch: int, dtype: str, *rivals: str, tuned: bool = True) -> Task:
+        sizes = Sizes(max(1, min(steps, _MOST_NUMBERS // (batch * size))), batch, size, size)
+        task = {"name": f"{cell} {dtype} H={size} B={batch}", "kind": "point", "cell": cell, "sizes": sizes}
+        return task | {"dtype": dtype, "rivals": rivals, "tuned": tuned, "rounds": rounds if tuned else min(rounds, 5)}
 
-    for cell in ("lstm", "gru"):
-        yield point(cell, 768, 16, "bfloat16", "torch", "bare scan", "flax.linen")
-    for dtype in ("float16", "tf32", "float32"):
-        yield point("lstm", 768, 16, dtype, "torch")
-    for cell in ("elman", CUSTOM):
-        yield point(cell, 768, 16, "bfloat16", "torch")
-    yield point("lstm", 256, 16, "tf32", "torch", "bare scan")
-    for size in SIZES:
-        for batch in BATCHES:
-            if (size, batch) != (768, 16):
-                yield point("lstm", size, batch, "float16", "torch")
-    for cell in ("gru", "elman", CUSTOM, "lstm"):
-        for size in SIZES:
-            for batch in BATCHES:
-                for dtype in DTYPES:
-                    yield point(cell, size, batch, dtype)
+    def telling() -> Iterator[Task]:
+        yield point("lstm", 768, 16, "bfloat16", "torch", "bare scan")
+        yield point("gru", 768, 16, "bfloat16", "torch", "bare scan")
+        yield point("lstm", 768, 16, "float16", "torch")
+        yield point("lstm", 256, 16, "tf32", "torch", "bare scan", "flax.linen")
+        for name in EXTRAS:
+            yield {"name": name, "kind": name, "steps": steps, "rounds": rounds, "tuned": True}
+        for size, batch in ((768, 64), (1024, 16), (256, 16), (768, 1), (1024, 64)):
+            yield point("lstm", size, batch, "float16", "torch")
+        yield point("lstm", 768, 16, "tf32", "torch")
+        for cell in ("elman", CUSTOM):
+            yield point(cell, 768, 16, "bfloat16")
+        yield point("gru", 768, 16, "float16", "torch")
+        yield point("lstm", 768, 16, "float32", "torch")
+
+    names = set()
+    for task in telling():
+        names.add(task["name"])
+        yield task
+    for dtypes in (("bfloat16", "tf32"), ("float16", "float32")):
+        for cell in ("lstm", "gru", "elman", CUSTOM):
+            for size in SIZES:
+                for batch in BATCHES:
+                    for dtype in dtypes:
+                        task = point(cell, size, batch, dtype, tuned=False)
+                        if task["name"] not in names:
+                            yield task
 
 
-def measure_gpu(
-    *,
-    budget: float = BUDGET,
-    rounds: int = 7,
-    steps: int = STEPS,
-    say: Callable[[str], None] = lambda text: None,
-    points: Callable[[int], Iterator[tuple[Point, tuple[str, ...]]]] = gpu_points,
-) -> dict[str, Any]:
-    """Rows, what was left out and why, and the smaller measurements.
+class Results:
+    """What was found, in memory and after every task in a file.
 
     Args:
-        budget: seconds; no new point begins after them.
-        rounds: how often everything is timed.
-        steps: T.
-        say: gets a line for every point.
-        points: in the order in which they are measured.
+        path: of the file; None for none.
+        header: of the file.
+        resume: whether to go on with an existing one.
+
+    Raises:
+        ValueError: if the file exists and is not to be gone on with, or is of another machine, Python, jax or commit.
     """
-    start = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    left: list[str] = []
-    done: set[tuple[Any, ...]] = set()
-    resets = _guarded(skipped, "resets", lambda: _resets(steps, rounds))
-    together = _guarded(skipped, "networks at once", lambda: _networks(steps, rounds))
-    model = _guarded(skipped, "language model", lambda: _language_model(rounds))
-    for point, rivals in points(steps):
-        key = (point.cell, point.sizes, point.dtype)
-        if key in done:
-            continue
-        done.add(key)
-        if time.perf_counter() - start > budget:
-            left.append(f"{point.cell} {point.dtype} {tuple(point.sizes)}")
-            continue
-        problem = make_problem(point)
-        floor = _floor(problem)
-        builders: dict[str, Callable[[], Contestant]] = {}
-        builders["rnnjax"] = lambda problem=problem: make(problem, default_implementation(problem))
-        for name in rivals:
-            builders[name] = lambda name=name, problem=problem: RIVALS[name](problem)
-        for name, builder in builders.items():
-            alone = steps if rivals and name == "rnnjax" else None
-            where = {"cell": point.cell, **point.sizes._asdict(), "dtype": point.dtype, "contestant": name}
-            with precision(point.dtype):
-                for mode in MODES:
-                    row = _guarded(
-                        skipped,
-                        where | {"mode": mode},
-                        lambda builder=builder, mode=mode, alone=alone: _time(builder(), mode, rounds, alone),
-                    )
-                    if row is not None:
-                        rows.append(where | {"mode": mode, "floor_us": floor[mode]} | _per_step(row, steps))
-        say(_sentence(rows, point))
-        jax.clear_caches()
-    found = {"gpu": rows, "skipped": skipped, "not_reached": left, "resets": resets, "networks": together}
-    return found | {"language_model": model}
+
+    def __init__(self, path: pathlib.Path | None, header: Mapping[str, Any], *, resume: bool = False):
+        self.path = path
+        self.found: dict[str, Any] = {"gpu": [], "skipped": [], "done": [], "not_reached": []}
+        self.found |= {name: [] for name in EXTRAS}
+        if path is not None and path.exists():
+            if not resume:
+                raise ValueError(f"gpu: {str(path)!r} exists; take another --out, or --resume to go on with it.")
+            old = read_json(path)
+            if "done" not in old or not comparable(old["provenance"], header["provenance"]):
+                raise ValueError(
+                    f"gpu: --resume goes on with results of this machine, Python, jax and commit, got those of "
+                    f"{str(path)!r}; take another --out."
+                )
+            self.found |= {key: old[key] for key in self.found}
+        self.header = dict(header)
+
+    def add(self, progress: Progress) -> list[dict[str, Any]]:
+        """Takes what a task has found, writes the file; the rows of the task.
+
+        What was lost with its worker is no more than a line: it is tried again by whoever goes on with the file.
+        """
+        name, rows = progress.task["name"], []
+        lost = [entry for entry in self.found["skipped"] if entry["where"] != name]
+        self.found["skipped"] = lost
+        if progress.reason is not None:
+            self.found["skipped"].append({"where": name, "reason": progress.reason})
+        else:
+            self.found["done"].append(name)
+            for key, entries in progress.found.items():
+                self.found[key] += entries
+                rows += entries if key == "gpu" else []
+        self.write()
+        return rows
+
+    def document(self) -> dict[str, Any]:
+        """All of it."""
+        return self.header | self.found
+
+    def write(self) -> None:
+        """The file, if there is one."""
+        if self.path is not None:
+            write_json(self.path, self.document())
+
+
+def run_tasks(
+    tasks: Iterable[Task],
+    results: Results,
+    *,
+    workers: int,
+    budget: float = BUDGET,
+    command: list[str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> None:
+    """Does what the results do not have yet; what was not reached, for whatever reason, is noted there at the end.
+
+    Args:
+        tasks: see `gpu_tasks`.
+        results: get what is found.
+        workers: how many.
+        budget: seconds after which no task begins.
+        command: starts a worker.
+        say: gets a line for every task.
+        options: of `Crew`.
+    """
+    wanted = [task for task in tasks if task["name"] not in results.found["done"]]
+    over: set[str] = set()
+
+    def tell(progress: Progress) -> None:
+        over.add(progress.task["name"])
+        rows = results.add(progress)
+        what = f"lost: {progress.reason}" if progress.reason else _sentence(rows)
+        place = f"[{progress.done}/{progress.total}] {progress.task['name']}"
+        say(f"{place}{what and f': {what}'}; about {progress.left:.0f} s left")
+
+    crew = Crew(command or WORKER, min(workers, max(1, len(wanted))), budget=budget, **options)
+    try:
+        crew.run(wanted, tell)
+    finally:
+        results.found["not_reached"] = [task["name"] for task in wanted if task["name"] not in over]
+        results.write()
 
 
 def gpu_command(
-    budget: Annotated[float, typer.Option(help="Seconds after which no new point begins.", min=0)] = BUDGET,
+    budget: Annotated[float, typer.Option(help="Seconds after which no task begins.", min=0)] = BUDGET,
     rounds: Annotated[int, typer.Option(help="How often everything is timed.", min=1)] = 7,
     steps: Annotated[int, typer.Option(help="T.", min=1)] = STEPS,
+    workers: Annotated[int, typer.Option(help="Processes that compile; 0: by the number of cores.", min=0)] = 0,
     out: Annotated[pathlib.Path | None, typer.Option(help="Where to write the results, as JSON.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out: what it has from this machine and commit stays.")
+    ] = False,
 ) -> None:
     """Microseconds a step of every cell, size and dtype on this GPU, beside a scan, flax, torch and the floor."""
     if jax.default_backend() != "gpu":
         raise ValueError(f"gpu: needs a GPU as JAX's backend, got {jax.default_backend()!r}.")
-    document: dict[str, Any] = {"command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])}
-    document |= {"provenance": provenance(), **measure_gpu(budget=budget, rounds=rounds, steps=steps, say=typer.echo)}
+    if resume and out is None:
+        raise ValueError("gpu: --resume goes on with a file, got no --out.")
+    header = {"command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), "provenance": provenance()}
+    results = Results(out, header, resume=resume)
+    count = workers or max(1, min(available_cores() - 2, _MOST_WORKERS))
+    env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    stopped = False
+    try:
+        run_tasks(gpu_tasks(steps, rounds), results, workers=count, budget=budget, say=typer.echo, env=env)
+    except KeyboardInterrupt:
+        stopped = True
+    document = results.document()
     typer.echo(gpu_table(document))
     for entry in document["skipped"]:
         typer.echo(f"without {entry['where']}: {entry['reason']}")
     if document["not_reached"]:
-        typer.echo(f"{len(document['not_reached'])} points were not reached in {budget:g} s; --budget gives more time.")
+        more = f"--resume goes on with {out}" if out is not None else "--budget gives more time"
+        typer.echo(f"{len(document['not_reached'])} tasks were not reached; {more}.")
     if out is not None:
-        write_json(out, document)
         typer.echo(f"written to {out}")
+    if stopped:
+        raise typer.Exit(130)
 
 
-def _guarded(skipped: list[dict[str, Any]], where: Any, call: Callable[[], Any]) -> Any:
-    """The result; None where somebody could not, with the reason: nobody ends the benchmark for the others."""
-    try:
-        return call()
-    except Skip as reason:
-        skipped.append({"where": where, "reason": str(reason)})
-    except FAILURES as error:
-        skipped.append({"where": where, "reason": why(error)})
-    return None
-
-
-def _time(one: Contestant, mode: str, rounds: int, alone: int | None) -> dict[str, Any]:
-    """Seconds of compilation, of a call where calls follow each other (the median of some), and of the loops alone.
-
-    The last are asked for by their number of steps.
-    """
-    prepared = one.prepare(mode)
-    start = time.perf_counter()
-    if prepared.compile is not None:
-        prepared.compile()
-    compiled = time.perf_counter() - start
-    once = _warm(prepared.call)
-    repeats = max(1, round(0.02 / once))
-    several = prepared.several or (lambda count: [prepared.call() for _ in range(count)])
-    several(repeats)
-    seconds = [_seconds(lambda: several(repeats)) / repeats for _ in range(rounds)]
-    return {
-        "seconds": stats(seconds),
-        "compile_seconds": round(compiled, 2) if prepared.compile is not None else None,
-        "detail": one.detail,
-        "note": one.note,
-    } | ({"kernels_us": _kernels(prepared.call, alone)} if alone and mode == "training" else {})
-
-
-def _warm(call: Callable[[], Any], seconds: float = 0.15) -> float:
-    """Calls until the clocks of the card have risen from those of an idle one; seconds of a call."""
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or count < 3:
-        begin = time.perf_counter()
-        call()
-        once, count = time.perf_counter() - begin, count + 1
-    return once
-
-
-def _kernels(call: Callable[[], Any], steps: int, calls: int = 4) -> dict[str, float]:
-    """Microseconds a step of the loops alone, by the profiler: without projections, weight gradients and launches."""
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(calls):
-                call()
-        path = next(pathlib.Path(folder).rglob("*.xplane.pb"))
-        profile = jax.profiler.ProfileData.from_file(str(path))
-    spent: dict[str, float] = {}
-    for plane in profile.planes:
-        for line in plane.lines if "GPU" in plane.name else ():
-            for event in line.events if line.name.startswith("Stream") else ():
-                if event.name.startswith("rnn_"):
-                    spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns
-    return {name.removeprefix("rnn_"): float(f"{ns / calls / steps / 1e3:.4g}") for name, ns in sorted(spent.items())}
-
-
-def _per_step(row: dict[str, Any], steps: int) -> dict[str, Any]:
-    return row | {"us_per_step": float(f"{1e6 * row['seconds']['median'] / steps:.4g}")}
-
-
-def _floor(problem: Problem) -> dict[str, float]:
-    """Microseconds a step below which no kernel of this kind comes: an exchange of h through the cache, and its matmul.
-
-    An exchange takes 0.48 us on an H200 (`docs/engines.md`); the matmul of a step has to pass the tensor cores, 989
-    TFLOP/s in 16 bits and half of that in TF32. A backward pass is another such pass and at least as long.
-    """
-    _, batch, _ = problem.xs.shape
-    size, gates = problem.cell.hidden_size, problem.cell.num_gates
-    peak = {"float32": 989e12 / 6, "tf32": 989e12 / 2}.get(problem.dtype, 989e12)
-    one = 0.48 + 1e6 * 2 * batch * size * size * gates / peak
-    return {"forward": round(one, 3), "training": round(2 * one, 3)}
-
-
-def _resets(steps: int, rounds: int) -> list[dict[str, Any]]:
-    """A GRU in training, without resets and where 1 % of the steps begin anew."""
-    cell = rnnjax.GRU(768)
-    params = cell.init(jax.random.key(0), 768, jnp.bfloat16)
-    state = cell.initial_state((16,), jnp.bfloat16)
-    xs = jax.random.normal(jax.random.key(1), (steps, 16, 768), jnp.bfloat16)
-    flags = jax.random.uniform(jax.random.key(2), (steps, 16)) < 0.01
-    found = []
-    for name, resets in (("none", None), ("1 %", flags)):
-
-        def loss(params: Any, xs: Any, resets: Any = resets) -> jax.Array:
-            final, ys = rnnjax.unroll(cell, params, state, xs, resets=resets)
-            return loss_of(ys, final)
-
-        step = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
-        seconds = _in_a_row(lambda step=step: step(params, xs), 3 * rounds)
-        found.append({"resets of a GRU of 768": name, "us_per_step": round(1e6 * seconds / steps, 3)})
-    return found
-
-
-def _networks(steps: int, rounds: int) -> list[dict[str, Any]]:
-    """One LSTM in training, both directions of one, and several that `jax.vmap` trains side by side."""
-    rows = []
-    for title, count, net in (
-        ("one", 1, rnnjax.LSTM(256)),
-        ("both directions", 1, rnnjax.Bidirectional((rnnjax.LSTM(256),))),
-        ("8 side by side", 8, rnnjax.LSTM(256)),
-    ):
-        keys = jax.random.split(jax.random.key(0), count)
-        params = jax.vmap(lambda k, net=net: net.init(k, 256, jnp.bfloat16))(keys)
-        xs = jax.random.normal(jax.random.key(1), (steps, 16, 256), jnp.bfloat16)
-        state = net.initial_state((16,), jnp.bfloat16)
-
-        def loss(params: Any, xs: Any, net: Any = net, state: Any = state) -> jax.Array:
-            _, ys = rnnjax.unroll(net, params, state, xs)
-            return jnp.mean(jnp.square(ys.astype(jnp.float32)))
-
-        function = jax.grad(loss, argnums=(0, 1))
-        step = jax.jit(jax.vmap(function, (0, None)) if count > 1 else function)
-        given = params if count > 1 else jax.tree.map(lambda p: p[0], params)
-        seconds = _in_a_row(lambda step=step, given=given, xs=xs: step(given, xs), rounds)
-        rows.append({"LSTM of 256": title, "us_per_step": round(1e6 * seconds / steps, 3)})
-    return rows
-
-
-def _in_a_row(step: Callable[[], Any], rounds: int, count: int = 8) -> float:
-    """Seconds of a call where some follow each other, the median of rounds."""
-
-    def several() -> None:
-        for _ in range(count):
-            result = step()
-        jax.block_until_ready(result)
-
-    several()
-    _warm(several)
-    return float(np.median([_seconds(several) / count for _ in range(rounds)]))
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def _language_model(rounds: int) -> list[dict[str, Any]]:
-    from benchmarks import lm
-
-    rows = []
-    for name, sizes in lm.CONFIGURATIONS.items():
-        _, _, batch, chunk = sizes
-        symbols = np.random.default_rng(0).integers(0, lm.VOCAB, (chunk + 1, batch)).astype(np.int32)
-        step, wait = lm.ours(*sizes, symbols)
-        _warm(lambda step=step, wait=wait: wait(step()))
-        seconds = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            for _ in range(10):
-                result = step()
-            wait(result)
-            seconds.append((time.perf_counter() - begin) / 10)
-        median = float(np.median(seconds))
-        rows.append(
-            {
-                "configuration": name,
-                "ms": round(1e3 * median, 3),
-                "characters_per_second": round(batch * chunk / median),
-            }
-        )
-    return rows
-
-
-def _sentence(rows: list[dict[str, Any]], point: Point) -> str:
-    here = [r for r in rows if (r["cell"], r["dtype"], r["B"], r["H"]) == (point.cell, point.dtype, *point.sizes[1::2])]
-    times = ", ".join(f"{r['contestant']} {r['mode']} {r['us_per_step']}" for r in here)
-    return f"{point.cell} {point.dtype} H={point.sizes.H} B={point.sizes.B}, us a step: {times or 'nothing'}"
+def _sentence(rows: list[dict[str, Any]]) -> str:
+    times = ", ".join(f"{r['contestant']} {r['mode']} {r['us_per_step']}" for r in rows)
+    return f"us a step: {times}" if times else ""
 
 
 def gpu_table(document: dict[str, Any]) -> str:

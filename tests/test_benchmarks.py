@@ -1,6 +1,5 @@
 """The benchmarks: what they compute, and what they write. No time that they measure decides a test."""
 
-import contextlib
 import importlib.util
 import json
 import math
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("rich", reason="the extra lm is not installed")
 
-from benchmarks import gpu, grid, memory, parts, report, results_file, run_grid, timing
+from benchmarks import grid, memory, parts, report, results_file, run_grid, timing
 from benchmarks.commands import app, main, split
 from benchmarks.contestants import RIVALS, build, make_problem
 from benchmarks.contestants.torch_rnn import persistent_is_possible
@@ -273,39 +272,6 @@ def test_a_rival_that_fails_ends_nothing(monkeypatch):
     reasons = file.header["skipped"]["lstm"]
     assert reasons["torch"] == "RuntimeError: orthogonal: no such dtype"
     assert reasons["bare scan, float32"].startswith("ZeroDivisionError: division by zero")
-
-
-def test_steps_on_a_gpu_are_measured(monkeypatch):
-    """On a CPU instead, at two small points of which the budget reaches one; a rival fails, another is missing."""
-    monkeypatch.setitem(RIVALS, "torch", broken)
-    monkeypatch.setattr(gpu, "_resets", lambda steps, rounds: [{"resets": "1 %", "us_per_step": 1.0}])
-    monkeypatch.setattr(gpu, "_networks", lambda steps, rounds: [{"lstm": "one", "us_per_step": 2.0}])
-    monkeypatch.setattr(gpu, "_language_model", broken)
-    monkeypatch.setattr(gpu.jax, "clear_caches", lambda: None)
-    points = [(Point("gru", TINY, "float32", ""), ("torch", "bare scan"))]
-    found = gpu.measure_gpu(rounds=1, steps=TINY.T, points=lambda steps: iter(points))
-    assert {(row["contestant"], row["mode"]) for row in found["gpu"]} == {
-        (name, mode) for name in ("rnnjax", "bare scan") for mode in grid.MODES
-    }
-    assert all(row["us_per_step"] > 0 and row["floor_us"] >= 0.48 for row in found["gpu"])
-    assert [entry["reason"].split(":")[0] for entry in found["skipped"]] == ["RuntimeError"] * 3
-    table = gpu.gpu_table(found)
-    assert "| gru | float32 | 5 | 2 |" in table and "| 1 % | 1.0 |" in table
-    late = gpu.measure_gpu(budget=-1, points=lambda steps: iter(points))
-    assert late["gpu"] == [] and late["not_reached"] == ["gru float32 (4, 2, 3, 5)"]
-    keys = {(p.cell, p.sizes, p.dtype) for p, _ in gpu.gpu_points()}
-    assert len(keys) == 4 * 6 * 3 * 4
-
-
-def test_loops_alone_are_measured_by_the_step(monkeypatch):
-    """Two calls of five steps, 20 microseconds in all."""
-    events = [types.SimpleNamespace(name=name, duration_ns=1e4) for name in ("rnn_forward", "other", "rnn_forward")]
-    line = types.SimpleNamespace(name="Stream #1", events=events)
-    profile = types.SimpleNamespace(planes=[types.SimpleNamespace(name="/device:GPU:0", lines=[line])])
-    written = lambda folder: contextlib.nullcontext(pathlib.Path(folder, "a.xplane.pb").touch())  # noqa: E731
-    monkeypatch.setattr(gpu.jax.profiler, "trace", written)
-    monkeypatch.setattr(gpu.jax.profiler, "ProfileData", types.SimpleNamespace(from_file=lambda path: profile))
-    assert gpu._kernels(lambda: None, steps=5, calls=2) == {"forward": 2.0}
 
 
 def test_a_readme_without_markers(tmp_path):

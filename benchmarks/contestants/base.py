@@ -103,16 +103,19 @@ class Prepared:
     """A contestant in one mode, ready to be compiled and called.
 
     Attributes:
-        compile: makes it run at full speed; the time this takes is the compile time. None where there is none.
+        compile: makes it run at full speed, with options of XLA if there are any; the time this takes is the compile
+            time. None where there is none.
         call: one forward pass, or one pass with gradients of parameters and inputs, waited for.
         memory: what is known of its memory after compilation, by the names of a result row.
         several: so many calls, of which only the last is waited for, as in a training loop on a GPU.
+        lower: the first part of `compile`, which needs no device; `compile` goes on from there if it has been called.
     """
 
-    compile: Callable[[], None] | None
+    compile: Callable[..., None] | None
     call: Callable[[], Any]
     memory: Callable[[], dict[str, int]]
     several: Callable[[int], None] | None = None
+    lower: Callable[[], None] | None = None
 
 
 @dataclasses.dataclass
@@ -199,23 +202,30 @@ def JaxContestant(  # noqa: N802
     functions = {"forward": apply, "training": train}
 
     def prepare(mode: str) -> Prepared:
-        box: list[Any] = []
+        box: dict[str, Any] = {}
 
-        def compile_() -> None:
-            compiled = jax.jit(functions[mode]).lower(params, state, xs).compile()
-            # Where the function wants them, as in a training loop, where they come from the step before.
-            placed = jax.tree.map(jax.device_put, (params, state, xs), compiled.input_shardings[0])
-            box[:] = [compiled, placed]
+        def lower() -> None:
+            box["lowered"] = jax.jit(functions[mode]).lower(params, state, xs)
 
-        def memory() -> dict[str, int]:
-            return planned_bytes(box[0])
+        def compile_(**options: Any) -> None:
+            if "lowered" not in box:
+                lower()
+            box["compiled"] = box.pop("lowered").compile(compiler_options=options or None)
+            box.pop("args", None)
+
+        def run() -> Any:
+            if "args" not in box:
+                # Where the function wants them, as in a training loop, where they come from the step before.
+                box["args"] = jax.tree.map(jax.device_put, (params, state, xs), box["compiled"].input_shardings[0])
+            return box["compiled"](*box["args"])
 
         def several(count: int) -> None:
             for _ in range(count):
-                result = box[0](*box[1])
+                result = run()
             jax.block_until_ready(result)
 
-        return Prepared(compile_, lambda: jax.block_until_ready(box[0](*box[1])), memory, several)
+        call = lambda: jax.block_until_ready(run())  # noqa: E731
+        return Prepared(compile_, call, lambda: planned_bytes(box["compiled"]), several, lower)
 
     def outputs() -> Outputs:
         def to_numpy(array):

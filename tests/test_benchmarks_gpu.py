@@ -1,0 +1,282 @@
+"""``python -m benchmarks gpu`` where there is no GPU: its workers, its order of work, and what a worker measures."""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import signal
+import sys
+import types
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("rich", reason="the extra lm is not installed")
+
+from benchmarks import gpu, gpu_tasks
+from benchmarks.commands import app
+from benchmarks.contestants import RIVALS
+from benchmarks.provenance import provenance
+
+# A worker that takes no JAX to start: it does what its task says, and writes down when.
+FAKE = """
+import json, os, signal, sys, time
+
+print(json.dumps({"next": None}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    step, task = asked["step"], asked["task"]
+    begin = time.monotonic()
+    if task.get("dies") == step:
+        print("no more memory", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60 if task.get("hangs") == step else 0.02)
+    with open(os.environ["LOG"], "a") as log:
+        log.write(json.dumps([task["name"], step, os.getpid(), begin, time.monotonic()]) + "\\n")
+    if step == "prepare":
+        print(json.dumps({"next": "tune" if task["tuned"] else "measure"}), flush=True)
+    elif step == "tune":
+        print(json.dumps({"next": "measure"}), flush=True)
+    else:
+        row = {"cell": task["name"], "dtype": "float32", "H": 5, "B": 2, "mode": "forward", "floor_us": 1.0}
+        row |= {"contestant": "rnnjax", "us_per_step": 2.0}
+        print(json.dumps({"found": {"gpu": [row], "skipped": []}}), flush=True)
+"""
+HEADER = {"command": "", "provenance": provenance()}
+
+
+def point(cell, *rivals, tuned=True, **more):
+    task = {"name": cell, "kind": "point", "cell": cell, "sizes": (4, 2, 3, 5), "dtype": "float32", "rivals": rivals}
+    return task | {"tuned": tuned, "rounds": 1} | more
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Runs tasks with two fake workers; gives what they wrote down, ``[name, step, process, begin, end]``."""
+    script, log = tmp_path / "fake.py", tmp_path / "log"
+    script.write_text(FAKE)
+
+    def run(tasks, results, **options):
+        options = {"workers": 2, "budget": 60, "quota": 5.0, "limits": {"measure": 1.5}} | options
+        options["env"] = {**os.environ, "LOG": str(log)}
+        try:
+            gpu.run_tasks(tasks, results, command=[sys.executable, str(script)], **options)
+        finally:
+            written = log.read_text().splitlines() if log.exists() else []
+            log.unlink(missing_ok=True)
+            run.log = [json.loads(line) for line in written]
+        return run.log
+
+    return run
+
+
+def overlaps(intervals):
+    ordered = sorted(intervals)
+    return any(first[1] > second[0] for first, second in itertools.pairwise(ordered))
+
+
+def test_workers_share_the_work_and_measure_alone(fake, tmp_path):
+    """Two prepare at once; one tunes at a time; who measures, measures while nobody does anything."""
+    path, said = tmp_path / "found.json", []
+    results = gpu.Results(path, HEADER)
+    tasks = [point(f"cell {i}", tuned=i < 3) for i in range(8)]
+    log = fake(tasks, results, say=said.append, held=4)
+    assert sorted(name for name, step, *_ in log if step == "measure") == [task["name"] for task in tasks]
+    assert sorted(name for name, step, *_ in log if step == "tune") == ["cell 0", "cell 1", "cell 2"]
+    assert len({process for _, _, process, *_ in log}) == 2
+    assert not overlaps([(begin, end) for _, step, _, begin, end in log if step == "tune"])
+    for _, _, _, begin, end in (entry for entry in log if entry[1] == "measure"):
+        assert sum(b < end and begin < e for *_, b, e in log) == 1
+    written = json.loads(path.read_text())
+    # All were ready in the first phase, so they were measured in the order of their weight.
+    assert [row["cell"] for row in written["gpu"]] == written["done"] == [task["name"] for task in tasks]
+    assert written["not_reached"] == written["skipped"] == []
+    assert said[-1].startswith("[8/8] cell 7: us a step: rnnjax forward 2.0; about 0 s left")
+    assert "| cell 7 | float32 | 5 | 2 | 2 / - |" in gpu.gpu_table(written)
+
+
+def test_a_worker_that_dies_or_hangs_loses_the_task_in_its_hands_only(fake, tmp_path):
+    """What else it had made ready is made ready again by another worker; who goes on with the file tries again."""
+    path = tmp_path / "found.json"
+    lost = {"hangs": point("hangs", hangs="measure"), "dies": point("dies", dies="prepare")}
+    tasks = [*(point(f"cell {i}") for i in range(3)), *lost.values(), *(point(f"cell {i}") for i in range(3, 6))]
+    fake(tasks, gpu.Results(path, HEADER))
+    written = json.loads(path.read_text())
+    assert sorted(written["done"]) == [f"cell {i}" for i in range(6)] and written["not_reached"] == []
+    reasons = {entry["where"]: entry["reason"] for entry in written["skipped"]}
+    assert reasons == {
+        "dies": "its process ended in prepare (signal SIGKILL: no more memory)",
+        "hangs": "took longer than 1.5 s to measure",
+    }
+    with pytest.raises(ValueError, match=r"exists; take another --out, or --resume"):
+        gpu.Results(path, HEADER)
+    log = fake([task | {"hangs": None, "dies": None} for task in tasks], gpu.Results(path, HEADER, resume=True))
+    assert {name for name, *_ in log} == lost.keys()
+    written = json.loads(path.read_text())
+    assert len(written["done"]) == len(written["gpu"]) == 8 and written["skipped"] == []
+    other = {**HEADER, "provenance": HEADER["provenance"] | {"device": "another"}}
+    with pytest.raises(ValueError, match="goes on with results of this machine"):
+        gpu.Results(path, other, resume=True)
+
+
+def test_ctrl_c_leaves_a_whole_file_and_no_process(fake, tmp_path):
+    path, done = tmp_path / "found.json", []
+
+    def interrupt(line):
+        done.append(line)
+        if len(done) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    tasks = [point(f"cell {i}", tuned=False) for i in range(5)]
+    with pytest.raises(KeyboardInterrupt):
+        fake(tasks, gpu.Results(path, HEADER), say=interrupt)
+    written = json.loads(path.read_text())
+    assert written["done"] == ["cell 0", "cell 1"] and written["not_reached"] == ["cell 2", "cell 3", "cell 4"]
+    for process in {entry[2] for entry in fake.log}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    fake(tasks, gpu.Results(path, HEADER, resume=True))
+    written = json.loads(path.read_text())
+    assert len(written["done"]) == 5 and written["not_reached"] == []
+
+
+def test_the_budget_ends_a_run_but_not_what_is_ready(fake):
+    tasks = [point(f"cell {i}", tuned=False) for i in range(40)]
+    results = gpu.Results(None, HEADER)
+    fake(tasks, results, budget=-1)
+    assert results.found["done"] == [] and results.found["not_reached"] == [task["name"] for task in tasks]
+    # The first estimate is that measuring takes a second a task, so that little is begun.
+    results = gpu.Results(None, HEADER)
+    log = fake(tasks, results, budget=5)
+    measured = {name for name, step, *_ in log if step == "measure"}
+    assert measured == {name for name, step, *_ in log if step == "prepare"} == set(results.found["done"])
+    assert results.found["done"] + results.found["not_reached"] == [task["name"] for task in tasks]
+
+
+def test_the_command(monkeypatch, tmp_path):
+    """With a worker and tasks that need no GPU."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(gpu, "WORKER", [sys.executable, str(tmp_path / "fake.py")])
+    monkeypatch.setattr(gpu, "gpu_tasks", lambda steps, rounds: [point("gru"), point("lstm", dies="tune")])
+    monkeypatch.setattr(gpu.jax, "default_backend", lambda: "gpu")
+    arguments = ["gpu", "--out", str(tmp_path / "found.json"), "--workers", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "[1/2] lstm: lost: its process ended in tune (signal SIGKILL: no more memory)" in result.output
+    assert "| gru | float32 | 5 | 2 | 2 / - |" in result.output and "without lstm: its process" in result.output
+    assert CliRunner().invoke(app, arguments).exception.args[0].endswith("or --resume to go on with it.")
+    monkeypatch.setattr(gpu, "gpu_tasks", lambda steps, rounds: [point("gru"), point("lstm")])
+    result = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert "[1/1] lstm: us a step" in result.output and "without" not in result.output
+    result = CliRunner().invoke(app, ["gpu", "--resume"])
+    assert result.exception.args == ("gpu: --resume goes on with a file, got no --out.",)
+
+
+def test_workers_that_do_not_start_are_an_error():
+    with pytest.raises(RuntimeError, match=r"no worker starts; .*ended in start \(exit code 1: .*No module named"):
+        gpu.run_tasks([point("gru")], gpu.Results(None, HEADER), workers=2, command=[sys.executable, "-m", "no_such"])
+
+
+def test_a_real_worker(tmp_path):
+    """A process of its own on the CPU, which a cell then ends: what was found before stays."""
+    (tmp_path / "own.py").write_text(
+        "import os, rnnjax\n\n\nclass Dies(rnnjax.GRU):\n    def update(self, *args):\n        os._exit(3)\n"
+    )
+    results = gpu.Results(tmp_path / "found.json", HEADER)
+    gpu.run_tasks([point("gru"), point(f"{tmp_path}/own.py:Dies", tuned=False)], results, workers=1)
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert [(row["contestant"], row["mode"], row["T"]) for row in written["gpu"]] == [
+        ("rnnjax", "forward", 4),
+        ("rnnjax", "training", 4),
+    ]
+    assert all(row["us_per_step"] > 0 and row["compile_seconds"] > 0 for row in written["gpu"])
+    (entry,) = written["skipped"]
+    assert "its process ended in prepare (exit code 3" in entry["reason"]
+
+
+def broken(*args):
+    raise RuntimeError("orthogonal: no such dtype")
+
+
+def through_all_steps(tasks, task):
+    step, found = "prepare", None
+    while found is None:
+        answer = tasks.do(step, task)
+        step, found = answer.get("next"), answer.get("found")
+    return found
+
+
+def test_contestants_take_turns_and_failures_are_written_down(monkeypatch):
+    """At a small point on a CPU: a rival fails when it is made, one when it is called, another is missing."""
+    monkeypatch.setitem(RIVALS, "torch", broken)
+    called = RIVALS["bare scan"]
+
+    def breaks(problem):
+        one = called(problem)
+        prepare = one.prepare
+        one.prepare = lambda mode: prepare(mode) if mode == "forward" else types.SimpleNamespace(
+            compile=None, lower=None, several=None, call=broken
+        )  # fmt: skip
+        return one
+
+    monkeypatch.setitem(RIVALS, "bare scan", breaks)
+    found = through_all_steps(gpu_tasks.Tasks(), point("gru", "torch", "bare scan", "equinox", tuned=False))
+    rows = [(row["contestant"], row["mode"]) for row in found["gpu"]]
+    wanted = [("rnnjax", "forward"), ("rnnjax", "training"), ("bare scan", "forward")]
+    assert [row for row in rows if row[0] != "equinox"] == wanted
+    assert all(row["us_per_step"] > 0 and row["floor_us"] >= 0.48 for row in found["gpu"])
+    assert found["gpu"][0]["note"] == "XLA's matmuls not tuned"
+    reasons = {(e["where"]["contestant"], e["where"].get("mode")): e["reason"] for e in found["skipped"]}
+    assert reasons["torch", None] == reasons["bare scan", "training"] == "RuntimeError: orthogonal: no such dtype"
+    failed = through_all_steps(gpu_tasks.Tasks(), point("no_such_cell"))
+    assert failed["gpu"] == [] and failed["skipped"]
+
+
+def test_programs_that_are_compared_with_each_other(monkeypatch):
+    """The smaller measurements; one that fails leaves the reason."""
+    doubled = lambda steps: [({"program": "doubled"}, lambda x: 2 * x, (1.0,))]  # noqa: E731
+    monkeypatch.setitem(gpu_tasks._EXTRAS, "resets", doubled)
+    monkeypatch.setitem(gpu_tasks._EXTRAS, "networks", broken)
+    extra = lambda kind: {"name": kind, "kind": kind, "steps": 4, "rounds": 1, "tuned": True}  # noqa: E731
+    tasks = gpu_tasks.Tasks()
+    found = through_all_steps(tasks, extra("resets"))
+    assert [row["program"] for row in found["resets"]] == ["doubled"] and found["resets"][0]["us_per_step"] > 0
+    found = through_all_steps(tasks, extra("networks"))
+    assert found["networks"] == [] and found["skipped"][0]["where"] == "networks"
+    monkeypatch.setattr(gpu_tasks.lm, "ours", broken)
+    found = through_all_steps(tasks, extra("language_model"))
+    assert found["language_model"] == [] and found["skipped"][0]["reason"].startswith("RuntimeError")
+
+
+@pytest.mark.thorough
+def test_the_smaller_programs_can_be_traced():
+    """On a CPU they are lowered, no more."""
+    for make in gpu_tasks._EXTRAS.values():
+        for _, function, args in make(2):
+            gpu_tasks.jax.jit(function).lower(*args)
+
+
+def test_the_grid():
+    """Every cell, size, batch and dtype once; what has rivals comes first; no point is larger than the memory."""
+    tasks = list(gpu.gpu_tasks())
+    points = [task for task in tasks if task["kind"] == "point"]
+    keys = {(task["cell"], task["sizes"].H, task["sizes"].B, task["dtype"]) for task in points}
+    assert len(keys) == len(points) == 4 * 6 * 3 * 4
+    assert len({task["name"] for task in tasks}) == len(tasks) == len(points) + len(gpu.EXTRAS)
+    tuned = [task["tuned"] for task in tasks]
+    assert tuned == sorted(tuned, reverse=True) and not any(task["rivals"] for task in points if not task["tuned"])
+    assert max(task["sizes"].T * task["sizes"].B * task["sizes"].H for task in points) <= 2**26
+    assert json.loads(json.dumps(tasks[0]))["sizes"] == [1024, 16, 768, 768]
+
+
+def test_loops_alone_are_measured_by_the_step(monkeypatch):
+    """Two calls of five steps, 20 microseconds in all."""
+    events = [types.SimpleNamespace(name=name, duration_ns=1e4) for name in ("rnn_forward", "other", "rnn_forward")]
+    line = types.SimpleNamespace(name="Stream #1", events=events)
+    profile = types.SimpleNamespace(planes=[types.SimpleNamespace(name="/device:GPU:0", lines=[line])])
+    written = lambda folder: contextlib.nullcontext(pathlib.Path(folder, "a.xplane.pb").touch())  # noqa: E731
+    monkeypatch.setattr(gpu_tasks.jax.profiler, "trace", written)
+    monkeypatch.setattr(gpu_tasks.jax.profiler, "ProfileData", types.SimpleNamespace(from_file=lambda path: profile))
+    assert gpu_tasks._kernels(lambda: None, steps=5, calls=2) == {"forward": 2.0}
