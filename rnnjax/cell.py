@@ -22,6 +22,7 @@ from rnnjax.traced import name_values
 __all__ = [
     "AffineCell",
     "Cell",
+    "Coefficients",
     "Gates",
     "LinearCell",
     "affine_step",
@@ -35,6 +36,7 @@ __all__ = [
     "input_size_of",
     "leaf_names",
     "linear_step",
+    "named_leaves",
     "pack_state",
     "param_shapes",
     "project_input",
@@ -49,6 +51,7 @@ __all__ = [
 Params = Any  # a NamedTuple of arrays
 State = Any  # a NamedTuple of arrays, each [*batch, ...]
 Gates = tuple[jax.Array, ...]
+Coefficients = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
 S = TypeVar("S")
 _PROBES = (10_007, 10_009)  # two input sizes that nobody has
 
@@ -110,9 +113,7 @@ class LinearCell(Cell, Protocol):
     Both methods take any number of leading axes, a step's batch or the whole sequence, and treat them alike.
     """
 
-    def coefficients(
-        self, params: Params, x: jax.Array, dtype: Any
-    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def coefficients(self, params: Params, x: jax.Array, dtype: Any) -> Coefficients:
         """``(a, b)`` for ``x [..., I]``, in ``dtype`` (float32 or wider), each with one array a leaf of the state.
 
         Where they are complex, the array stands for two leaves in a row: the real and the imaginary part.
@@ -294,14 +295,12 @@ def leaf_names(state: State) -> list[str]:
     ['h', 'c']
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    return ["_".join(map(_key, path)) or "state" for path in paths]
+    return [jax.tree_util.keystr(path, simple=True, separator="_") or "state" for path in paths]
 
 
-def _key(key: Any) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, as they stand in files: ``{"layers[0].w_ih": ...}``."""
+    return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def batch_shape(cell: Any, state: State) -> tuple[int, ...]:
@@ -345,9 +344,8 @@ def input_size_of(cell: Any, arrays: Mapping[str, Any]) -> tuple[int, str]:
     >>> input_size_of(rnnjax.Bidirectional((rnnjax.GRU(4),)), {"layers[0].forward.w_ih": jnp.zeros((5, 12))})
     (5, 'layers[0].forward.w_ih')
     """
-    low, high = (jax.tree_util.tree_leaves_with_path(shapes_of(cell, size)) for size in _PROBES)
-    for (path, first), (_, second) in zip(low, high, strict=True):
-        name = jax.tree_util.keystr(path).lstrip(".")
+    low, high = (named_leaves(shapes_of(cell, size)) for size in _PROBES)
+    for (name, first), second in zip(low.items(), high.values(), strict=True):
         shape = jnp.shape(arrays[name]) if name in arrays else ()
         for a, b, size in zip(first.shape, second.shape, shape) if len(shape) == first.ndim else ():
             if a != b:

@@ -89,12 +89,12 @@ def shape_of(x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if hasattr(x, "shape") else jnp.asarray(x).shape if is_traced(x) else np.shape(x)
 
 
-def check_size(where: str, name: str, value: Any, *, least: int = 1) -> int:
+def check_size(where: str, name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """A whole number as a plain int: a hidden size, an input size and the like; numpy's integers are taken, too.
 
     Raises:
         TypeError: if it is none, also for a Boolean.
-        ValueError: if it is below ``least``, or above what int32 holds.
+        ValueError: if it is below ``least``, or above ``most`` or what int32 holds.
 
     >>> import numpy as np
     >>> check_size("LSTM", "hidden_size", np.int64(5))
@@ -106,6 +106,8 @@ def check_size(where: str, name: str, value: Any, *, least: int = 1) -> int:
         number = operator.index(value)
     except TypeError:  # also of a traced number
         raise TypeError(f"{where}: {name} must be an int, got {describe(value)}.") from None
+    if most is not None and not least <= number <= most:
+        raise ValueError(f"{where}: {name} must lie between {least} and {most}, got {number}.")
     if number < least:
         raise ValueError(f"{where}: {name} must be at least {least}, got {number}.")
     if number > _LARGEST:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Params, State, param_shapes
-from rnnjax.checks import short
+from rnnjax.cell import Params, State, batch_shape, param_shapes, state_like
+from rnnjax.checks import describe, short
 from rnnjax.kinds import public
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Leaf",
     "Network",
     "Visit",
+    "check_state",
     "free_state",
     "input_shape",
     "leaves",
@@ -189,6 +190,32 @@ def start_state(net: Any, params: Params, batch_shape: tuple[int, ...] = (), dty
     if isinstance(net, type) or not hasattr(net, "initial_state"):
         raise TypeError(f"start_state: net must be a cell or a network, got {short(net)}.")
     return net.initial_state(batch_shape) if dtype is None else net.initial_state(batch_shape, dtype)
+
+
+def check_state(where: str, net: Any, state: State) -> tuple[int, ...]:
+    """The batch axes of a state of a cell or network.
+
+    Raises:
+        ValueError: for anything that ``initial_state`` of it does not make.
+        TypeError: if it holds integers where that has floating numbers.
+    """
+    name = type(net).__name__
+    structure, single = state_like(net)
+    if jax.tree.structure(state) != structure:
+        raise ValueError(
+            f"{where}: state must be what {name}.initial_state makes, got {type(state).__name__}; "
+            "start from None, or from initial_state(batch_shape)."
+        )
+    batch = batch_shape(net, state)
+    for want, leaf in zip(single, jax.tree.leaves(state), strict=True):
+        if leaf.shape != (*batch, *want.shape):
+            raise ValueError(
+                f"{where}: every leaf of the state must have the shape of {name}.initial_state({batch}), "
+                f"{[*batch, *want.shape]} here, got {describe(leaf)}."
+            )
+        if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{where}: every leaf of the state must be of a floating dtype, got {describe(leaf)}.")
+    return batch
 
 
 class Leaf(NamedTuple):

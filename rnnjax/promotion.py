@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-__all__ = ["compute_dtype", "promoting"]
+__all__ = ["as_wide", "compute_dtype", "promoting"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,6 +23,11 @@ def compute_dtype(*dtypes: Any) -> Any:
     """The dtype in which a state of these is updated and in which matmuls accumulate: float32 or wider."""
     with jax.numpy_dtype_promotion("standard"):
         return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+
+
+def as_wide(array: Any, ndim: int) -> Any:
+    """The array, most often a mask, with axes of size one behind its own, ``ndim`` in all."""
+    return array.reshape(array.shape + (1,) * (ndim - array.ndim))
 
 
 def promoting(function: Function) -> Function:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.arrays import ArraysFile, seal, write_arrays
-from rnnjax.cell import describe, input_size_of, shapes_of
+from rnnjax.cell import describe, input_size_of, named_leaves, shapes_of
 from rnnjax.cells.registry import cell_from_repr
 from rnnjax.files import CheckpointError, FileWarning, open_regular
 from rnnjax.kinds import public
@@ -147,8 +147,7 @@ def _read(path: pathlib.Path, where: str) -> tuple[dict[str, np.ndarray], dict[s
 
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a pytree as host arrays, by readable path: ``{"layers[0].w_ih": ...}``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def stored_names(wanted: Sequence[str], have: Collection[str]) -> dict[str, str]:
@@ -280,17 +279,13 @@ def _short(text: str) -> str:
 def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
     """The leaves that the cell has, each in the dtype of the array of its name where both are of one kind."""
     like = shapes_of(cell, input_size)
-    stored = stored_names(
-        [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(like)], arrays
-    )
+    named = named_leaves(like)
+    stored = stored_names(list(named), arrays)
 
-    def leaf(path: Any, wanted: Any) -> Any:
-        array = arrays.get(stored[jax.tree_util.keystr(path).lstrip(".")])
+    def leaf(name: str, wanted: Any) -> Any:
+        array = arrays.get(stored[name], wanted)
         kinds = (jnp.floating, jnp.integer, jnp.complexfloating, jnp.bool_)
-        if array is not None and any(
-            jnp.issubdtype(wanted.dtype, kind) and jnp.issubdtype(array.dtype, kind) for kind in kinds
-        ):
-            return jax.ShapeDtypeStruct(wanted.shape, array.dtype)
-        return wanted
+        alike = any(jnp.issubdtype(wanted.dtype, kind) and jnp.issubdtype(array.dtype, kind) for kind in kinds)
+        return jax.ShapeDtypeStruct(wanted.shape, array.dtype) if alike else wanted
 
-    return jax.tree_util.tree_map_with_path(leaf, like)
+    return jax.tree.unflatten(jax.tree.structure(like), [leaf(name, wanted) for name, wanted in named.items()])

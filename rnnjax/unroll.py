@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import batch_shape, check_resets, describe, input_size_of, param_shapes, state_like, wide_dtype
+from rnnjax.cell import (
+    batch_shape,
+    cast_like,
+    check_resets,
+    describe,
+    input_size_of,
+    named_leaves,
+    param_shapes,
+    wide_dtype,
+)
 from rnnjax.checks import check_ints, short
 from rnnjax.engines import Controls, Job, choose, implementations
 from rnnjax.engines.both import run_both
@@ -21,7 +30,8 @@ from rnnjax.engines.placement import meet
 from rnnjax.engines.split import split_over_devices
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
 from rnnjax.kinds import public
-from rnnjax.network import Network, input_shape, leaves, start_state
+from rnnjax.network import Network, check_state, input_shape, leaves, start_state
+from rnnjax.promotion import as_wide
 
 __all__ = ["run", "unroll"]
 
@@ -96,7 +106,7 @@ def unroll(
     """
     xs = jnp.asarray(xs)
     _check_net(net)
-    batch = _batch_of(net, xs) if state is None else _check_state(net, state)
+    batch = _batch_of(net, xs) if state is None else check_state("unroll", net, state)
     _check_arrays(net, params, xs, batch)
     if lengths is not None:
         lengths = _check_lengths(lengths, xs.shape[0], batch)
@@ -121,14 +131,14 @@ def _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implem
         batch = batch_shape(net, state)
     if lengths is not None:
         lengths = jnp.clip(lengths.astype(jnp.int32), 0, xs.shape[0])  # traced values could not be checked
-        inside = jnp.arange(xs.shape[0]).reshape(-1, *(1,) * len(batch)) < lengths[None]  # [T, *batch]
+        inside = as_wide(jnp.arange(xs.shape[0]), 1 + len(batch)) < lengths[None]  # [T, *batch]
         lengths, valid = (lengths, inside) if valid is None else (None, inside & valid)
     if valid is not None:
         # Zeros instead of whatever stands in the padding: a NaN would pass through `where` into gradients.
-        xs = jnp.where(_as_wide(valid, xs), xs, jnp.zeros((), xs.dtype))
+        xs = jnp.where(as_wide(valid, xs.ndim), xs, jnp.zeros((), xs.dtype))
     fresh = None
     if resets is not None:
-        fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), start_state(net, params, batch, None), state)
+        fresh = cast_like(start_state(net, params, batch, None), state)
     controls = Controls(valid, resets, fresh, lengths)
     params, state, xs, controls = meet(params, state, xs, controls, len(batch))
     # In reverse, too, masks are enough: from the last step on, the state waits until a row's valid part begins.
@@ -136,7 +146,7 @@ def _unroll(net, params, state, xs, lengths, valid, resets, key, reverse, implem
         net, params, state, xs, controls, reverse=reverse, key=key, implementation=implementation, remat=remat
     )
     if valid is not None:
-        ys = jnp.where(_as_wide(valid, ys), ys, jnp.zeros((), ys.dtype))
+        ys = jnp.where(as_wide(valid, ys.ndim), ys, jnp.zeros((), ys.dtype))
     return state, ys
 
 
@@ -186,10 +196,6 @@ class _Visit:
         return run_both(cell, there, back, xs, reverse=reverse, **options)
 
 
-def _as_wide(mask, array):
-    return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
-
-
 def _check_net(net):
     if isinstance(net, type):
         raise TypeError(f"unroll: net must be an instance, got the class {net.__name__}; make one.")
@@ -234,28 +240,6 @@ def _batch_of(net, xs):
     return tuple(xs.shape[1 : xs.ndim - len(own)])
 
 
-def _check_state(net, state):
-    """The batch axes of a state that fits."""
-    name = type(net).__name__
-    structure, single = state_like(net)
-    got = jax.tree.leaves(state)
-    if jax.tree.structure(state) != structure:
-        raise ValueError(
-            f"unroll: state must be what {name}.initial_state makes, got {type(state).__name__}; "
-            "start from None, or from initial_state(batch_shape)."
-        )
-    batch = batch_shape(net, state)
-    for want, leaf in zip(single, got, strict=True):
-        if leaf.shape != (*batch, *want.shape):
-            raise ValueError(
-                f"unroll: every leaf of the state must have the shape of {name}.initial_state({batch}), "
-                f"{[*batch, *want.shape]} here, got {describe(leaf)}."
-            )
-        if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"unroll: every leaf of the state must be of a floating dtype, got {describe(leaf)}.")
-    return batch
-
-
 def _check_arrays(net, params, xs, batch):
     """Params of another cell or size may compute something all the same: JAX clamps indices and broadcasts."""
     if not jnp.issubdtype(xs.dtype, jnp.floating):
@@ -263,8 +247,7 @@ def _check_arrays(net, params, xs, batch):
     size = xs.shape[-1] if xs.ndim else 0
     if xs.shape[1:] == (*batch, *input_shape(net, size)) and _fits(params, _params_of(net, size)):
         return
-    paths = jax.tree_util.tree_leaves_with_path(params)  # something is wrong; from here on it only has to be found
-    size, source = input_size_of(net, {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths})
+    size, source = input_size_of(net, named_leaves(params))  # something is wrong; from here on it has to be found
     _check_params(net, params, size if source else xs.shape[-1] if xs.ndim else 1)
     own = input_shape(net, size if source else (xs.shape or (1,))[-1])
     if xs.shape[1:] != (*batch, *own):

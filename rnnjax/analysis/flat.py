@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe
+from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe, widen
 from rnnjax.engines.scan import select
 from rnnjax.kinds import public
-from rnnjax.network import leaves, start_state
+from rnnjax.network import check_state, leaves, start_state
 
 __all__ = [
     "Part",
@@ -24,6 +24,7 @@ __all__ = [
     "state_size",
     "trajectory",
     "unflatten_state",
+    "widen_start",
     "widen_state",
 ]
 
@@ -51,13 +52,7 @@ def state_size(cell: Cell) -> int:
 @public
 def flatten_state(cell: Cell, state: Any) -> jax.Array:
     """The state as vectors ``[*batch, D]``: its leaves in their order, each row by row."""
-    structure: Any = jax.tree.structure(state)
-    if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
-        raise ValueError(
-            f"flatten_state: state must be what {type(cell).__name__}.initial_state makes, got {describe(state)}."
-        )
-    batch = batch_shape(cell, state)
-    leaves = jax.tree.leaves(state)
+    batch, leaves = check_state("flatten_state", cell, state), jax.tree.leaves(state)
     return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], axis=-1)
 
 
@@ -88,10 +83,9 @@ def state_parts(cell: Cell) -> tuple[Part, ...]:
     ['L1.h', 'L1.c', 'L2.h']
     """
     found: list[Part] = []
-
     for layer, (_, _, indices) in enumerate(leaves(cell, unflatten_state(cell, np.arange(state_size(cell)))), 1):
         for path, leaf in jax.tree_util.tree_leaves_with_path(indices):
-            name = f"L{layer}" + "".join(f".{getattr(key, 'name', getattr(key, 'key', key))}" for key in path)
+            name = f"L{layer}.{jax.tree_util.keystr(path, simple=True, separator='.')}".rstrip(".")
             found.append(Part(name, layer, int(leaf.min()), int(leaf.max()) + 1))
     return tuple(found)
 
@@ -103,38 +97,31 @@ def widen_state(where: str, cell: Cell, state: Any) -> Any:
         ValueError: if it is not a state of this cell.
         TypeError: if it holds anything but floating numbers, which have no derivative.
     """
-    name, state = type(cell).__name__, jax.tree.map(jnp.asarray, state)
-    structure: Any = jax.tree.structure(state)
-    like = jax.eval_shape(cell.initial_state)
-    batch = batch_shape(cell, state) if structure == jax.tree.structure(like) else ()
-    if structure != jax.tree.structure(like) or any(
-        got.shape != (*batch, *want.shape) for want, got in zip(jax.tree.leaves(like), jax.tree.leaves(state))
-    ):
-        raise ValueError(
-            f"{where}: state must be what {name}.initial_state makes, got {jax.tree.map(describe, state)}; "
-            "start from cell.initial_state(batch_shape)."
-        )
+    state = jax.tree.map(jnp.asarray, state)
+    check_state(where, cell, state)
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"{where}: the state of {name} must be of floating dtypes, got {describe(leaf)}.")
-    dtype = compute_dtype(*(leaf.dtype for leaf in jax.tree.leaves(state)))
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), state)
+            raise TypeError(
+                f"{where}: the state of {type(cell).__name__} must be of floating dtypes, got {describe(leaf)}."
+            )
+    return widen(state, compute_dtype(*(leaf.dtype for leaf in jax.tree.leaves(state))))
 
 
 def check_sequence(where: str, cell: Cell, state: Any, xs: Any) -> jax.Array:
     """``xs [T, *batch, ...]`` as an array; raises unless it has a time axis of at least one step and the batch axes."""
-    structure: Any = jax.tree.structure(state)
-    if structure != jax.tree.structure(jax.eval_shape(cell.initial_state)):
-        raise ValueError(
-            f"{where}: state must be what {type(cell).__name__}.initial_state makes, got {describe(state)}."
-        )
-    xs, batch = jnp.asarray(xs), batch_shape(cell, state)
+    xs, batch = jnp.asarray(xs), check_state(where, cell, state)
     if xs.ndim < 2 + len(batch) or xs.shape[1 : 1 + len(batch)] != batch or not xs.shape[0]:
         axes = ", ".join(["T", *map(str, batch)])
         raise ValueError(
             f"{where}: xs must have shape [{axes}, I] with T of at least 1, as the state has, got {describe(xs)}."
         )
     return xs
+
+
+def widen_start(where: str, cell: Cell, state: Any, xs: Any) -> tuple[Any, jax.Array]:
+    """The state before a sequence in float32 or wider, and the sequence: `widen_state` and `check_sequence`."""
+    state = widen_state(where, cell, state)
+    return state, check_sequence(where, cell, state, xs)
 
 
 @public
@@ -157,8 +144,8 @@ def trajectory(
         ValueError: for shapes that do not fit.
         TypeError: for a state of integers.
     """
-    state = widen_state("trajectory", cell, state)
-    return _trajectory(cell, params, state, check_sequence("trajectory", cell, state, xs), resets)
+    state, xs = widen_start("trajectory", cell, state, xs)
+    return _trajectory(cell, params, state, xs, resets)
 
 
 @functools.partial(jax.jit, static_argnames="cell")

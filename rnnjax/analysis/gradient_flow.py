@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.analysis.flat import check_sequence, flatten_state, state_parts, trajectory, widen_state
+from rnnjax.analysis.flat import flatten_state, state_parts, trajectory, widen_start
 from rnnjax.cell import Cell, batch_shape, describe
-from rnnjax.checks import short
+from rnnjax.checks import check_size, short
 from rnnjax.engines.scan import select
 from rnnjax.kinds import public
-from rnnjax.promotion import compute_dtype
+from rnnjax.promotion import as_wide, compute_dtype
 from rnnjax.unroll import unroll
 
 __all__ = ["GradientFlow", "GradientLost", "gradient_flow", "gradient_lost", "kept_share"]
@@ -102,18 +102,13 @@ def gradient_flow(
     [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625]
     """
     where = "gradient_flow"
-    state = widen_state(where, cell, state)
-    xs = check_sequence(where, cell, state, xs)
+    state, xs = widen_start(where, cell, state, xs)
     chosen = _check_times(times, xs.shape[0])
     first = int(chosen.min())
-    max_lag = first + 1 if max_lag is None else max_lag
-    if not 1 <= max_lag <= first + 1:
-        raise ValueError(
-            f"{where}: max_lag must lie between 1 and {first + 1}, as many steps as lie up to the first of times, "
-            f"got {max_lag}."
-        )
-    if chunk_len is not None and chunk_len < 1:
-        raise ValueError(f"{where}: chunk_len must be at least 1, got {chunk_len}.")
+    name = "max_lag, up to the first of times,"
+    max_lag = check_size(where, name, first + 1 if max_lag is None else max_lag, most=first + 1)
+    if chunk_len is not None:
+        check_size(where, "chunk_len", chunk_len)
     states, ys = trajectory(cell, params, state, xs, resets=resets)
     cotangents = _cotangents(where, loss_fn, ys, len(batch_shape(cell, state)), "sum")
     start, stop = first + 1 - max_lag, int(chosen.max()) + 1  # the steps that are passed
@@ -203,10 +198,8 @@ def gradient_lost(cell: Cell, params: Any, state: Any, xs: jax.Array, loss_fn: L
     (True, 1.0)
     """
     where = "gradient_lost"
-    state = widen_state(where, cell, state)
-    xs = check_sequence(where, cell, state, xs)
-    if chunk_len < 1:
-        raise ValueError(f"{where}: chunk_len must be at least 1, got {chunk_len}.")
+    state, xs = widen_start(where, cell, state, xs)
+    check_size(where, "chunk_len", chunk_len)
     states, ys = trajectory(cell, params, state, xs)
     cotangents = _cotangents(where, loss_fn, ys, len(batch_shape(cell, state)), "mean")
     dots = np.asarray(_compare(cell, params, states, xs, cotangents, min(chunk_len, xs.shape[0])), np.float64)
@@ -229,7 +222,7 @@ def _follow_back(cell, params, states, xs, resets, cotangents, times):
         vectors, scale = carry  # leaves [n, *batch, ...] of norm one, and the logarithms [n, *batch] of what they lack
         state, x, reset, t = inputs
         _, pull = jax.vjp(lambda s: cell.step(params, s, x), state)
-        here = (times == t).reshape(-1, *(1,) * (cotangents.ndim - 1))
+        here = as_wide(times == t, cotangents.ndim)
         vectors = jax.vmap(lambda s, y: pull((s, y))[0])(vectors, jnp.where(here, cotangents, 0))
         if reset is not None:
             vectors = jax.vmap(lambda v: select(reset, jax.tree.map(jnp.zeros_like, v), v))(vectors)
@@ -249,7 +242,7 @@ def _follow_back(cell, params, states, xs, resets, cotangents, times):
 
 def _divide(tree, by):
     """Every leaf ``[n, *batch, ...]`` by ``[n, *batch]``."""
-    return jax.tree.map(lambda leaf: leaf / by.reshape(by.shape + (1,) * (leaf.ndim - by.ndim)), tree)
+    return jax.tree.map(lambda leaf: leaf / as_wide(by, leaf.ndim), tree)
 
 
 def _norm(v):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, trajectory, widen_state
+from rnnjax.analysis.flat import flat_step, flatten_state, trajectory, widen_start
 from rnnjax.cell import Cell, batch_shape
 from rnnjax.cells import Elman, IndRNN, LeakyRNN
-from rnnjax.checks import short
+from rnnjax.checks import check_size, short
 from rnnjax.kinds import public
 from rnnjax.network import Network
 
@@ -63,8 +63,7 @@ def step_jacobians(cell: Cell, params: Any, state: Any, xs: jax.Array) -> jax.Ar
     >>> jacobians.shape, jacobians[0].tolist()  # the transpose of w_hh, which stands on the right of h
     ((3, 2, 2), [[1.0, 3.0], [2.0, 4.0]])
     """
-    state = widen_state("step_jacobians", cell, state)
-    xs = check_sequence("step_jacobians", cell, state, xs)
+    state, xs = widen_start("step_jacobians", cell, state, xs)
     states, _ = trajectory(cell, params, state, xs)
     return _jacobians(cell, params, jax.tree.map(lambda leaf: leaf[:-1], states), xs)
 
@@ -114,14 +113,13 @@ def jacobian_spectrum(
     >>> spectrum.singular_values[0].round(3).tolist(), round(float(spectrum.rate), 3)
     ([0.5, 0.5, 0.5], -0.693)
     """
-    state = widen_state("jacobian_spectrum", cell, state)
-    xs = check_sequence("jacobian_spectrum", cell, state, xs)
+    state, xs = widen_start("jacobian_spectrum", cell, state, xs)
     batch = batch_shape(cell, state)
     start = flatten_state(cell, state)
     size = start.shape[-1]
-    num_values = size if num_values is None else num_values
-    if not 1 <= num_values <= size:
-        raise ValueError(f"jacobian_spectrum: num_values must lie between 1 and D = {size}, got {num_values}.")
+    num_values = check_size(
+        "jacobian_spectrum", "num_values, of D numbers,", size if num_values is None else num_values, most=size
+    )
     inputs = xs.reshape(xs.shape[0], -1, *xs.shape[1 + len(batch) :])
     values, logs = _spectrum(cell, params, start.reshape(-1, size), inputs)
     shape = (xs.shape[0], *batch, size)

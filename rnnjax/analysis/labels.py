@@ -8,6 +8,7 @@ quotes or of one), which a network cannot.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -69,20 +70,10 @@ def _spans(pattern: re.Pattern[str], text: str, wanted: Callable[[str], bool]) -
     return inside
 
 
-def _quote(text: str) -> np.ndarray:
-    return _spans(_TOKENS, text, lambda token: token[0] != "#")
-
-
-def _triple(text: str) -> np.ndarray:
-    return _spans(_TOKENS, text, lambda token: token[:3] in ('"""', "'''"))
-
-
-def _comment(text: str) -> np.ndarray:
-    return _spans(_TOKENS, text, lambda token: token[0] == "#")
-
-
-def _prose_quote(text: str) -> np.ndarray:
-    return _spans(_QUOTATIONS, text, lambda token: True)
+_quote = functools.partial(_spans, _TOKENS, wanted=lambda token: token[0] != "#")
+_triple = functools.partial(_spans, _TOKENS, wanted=lambda token: token[:3] in ('"""', "'''"))
+_comment = functools.partial(_spans, _TOKENS, wanted=lambda token: token[0] == "#")
+_prose_quote = functools.partial(_spans, _QUOTATIONS, wanted=lambda token: True)
 
 
 def _characters(text: str, test: Callable[[str], bool | int]) -> np.ndarray:

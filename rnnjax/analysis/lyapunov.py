@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.analysis.flat import check_sequence, flat_step, flatten_state, widen_state
+from rnnjax.analysis.flat import flat_step, flatten_state, widen_start
 from rnnjax.cell import Cell, batch_shape
+from rnnjax.checks import check_size
 from rnnjax.kinds import public
 
 __all__ = ["LyapunovSpectrum", "kaplan_yorke_dimension", "lyapunov_spectrum"]
@@ -70,17 +71,13 @@ def lyapunov_spectrum(
     [-0.6931, -1.3863]
     """
     where = "lyapunov_spectrum"
-    state = widen_state(where, cell, state)
-    xs = check_sequence(where, cell, state, xs)
-    if not xs.shape[0]:
-        raise ValueError(f"{where}: xs must have at least one step, got none.")
+    state, xs = widen_start(where, cell, state, xs)
     batch, start = batch_shape(cell, state), flatten_state(cell, state)
     size, length = start.shape[-1], xs.shape[0]
-    count = size if num_exponents is None else num_exponents
-    if not 1 <= count <= size:
-        raise ValueError(f"{where}: num_exponents must lie between 1 and D = {size}, got {num_exponents}.")
-    if not 0 <= warmup < length:
-        raise ValueError(f"{where}: warmup must lie between 0 and T - 1 = {length - 1} steps, got {warmup}.")
+    count = check_size(
+        where, "num_exponents, of D numbers,", size if num_exponents is None else num_exponents, most=size
+    )
+    check_size(where, "warmup, of T steps,", warmup, least=0, most=length - 1)
     key = jax.random.key(0) if key is None else key
     inputs = xs.reshape(length, -1, *xs.shape[1 + len(batch) :])
     logs = np.asarray(_log_diagonals(cell, params, start.reshape(-1, size), inputs, key, count), np.float64)

@@ -18,8 +18,9 @@ import numpy as np
 
 from rnnjax.analysis.flat import check_sequence
 from rnnjax.analysis.units import Leaf, Selection, parse_unit, select_units
-from rnnjax.cell import batch_shape, leaf_names
+from rnnjax.cell import batch_shape, cast_like, leaf_names
 from rnnjax.checks import check_ids, check_starts
+from rnnjax.engines.scan import select
 from rnnjax.kinds import public
 from rnnjax.network import start_state, walk
 from rnnjax.promotion import compute_dtype
@@ -238,13 +239,7 @@ def _record(
 
 def restart(cell: Any, params: Any, state: Any, reset: jax.Array | None) -> Any:
     """The start state where ``reset [*batch]`` is set, else ``state``."""
-    if reset is None:
-        return state
-
-    def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(reset.reshape(*reset.shape, *(1,) * (old.ndim - reset.ndim)), fresh.astype(old.dtype), old)
-
-    return jax.tree.map(choose, start_state(cell, params, reset.shape), state)
+    return state if reset is None else select(reset, cast_like(start_state(cell, params, reset.shape), state), state)
 
 
 @public
@@ -286,24 +281,14 @@ def read_text(
     cell, end = model.cell, len(ids) if end is None else min(end, len(ids))
     selection = select_units(select, leaves_of(cell, model.params, model.inputs[0]))
     state = None
-    cut: dict[str, Any] = {
-        "streams": min(streams, max(1, end - begin)),
-        "window": window,
-        "warmup": warmup,
-        "starts": starts,
-    }
-    for at, counted, resets in windows(begin, end, **cut, where="read_text"):
+    streams = min(streams, max(1, end - begin))
+    cut = windows(begin, end, streams=streams, window=window, warmup=warmup, starts=starts, where="read_text")
+    for at, counted, resets in cut:
         state = start_state(cell, model.params, at.shape[1:]) if state is None else state
         read = np.clip(at, 0, len(ids) - 1)
-        state, values = _read(cell, model.params, model.inputs, state, ids[read].astype(np.int32), resets, selection)
+        symbols = ids[read].astype(np.int32)
+        state, values = _record(cell, model.params, state, symbols, resets, selection, model.inputs)
         yield Window(read, counted, {leaf: np.asarray(values[leaf]) for leaf, _ in selection})
-
-
-@functools.partial(jax.jit, static_argnames=("cell", "selection"))
-def _read(
-    cell: Any, params: Any, table: Any, state: Any, ids: jax.Array, resets: jax.Array, selection: Selection
-) -> tuple[Any, dict[str, jax.Array]]:
-    return _record(cell, params, state, ids, resets, selection, table)
 
 
 @public

@@ -21,51 +21,9 @@ import numpy as np
 
 from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text
 from rnnjax.analysis.units import Selection, select_units
-from rnnjax.checks import describe
 from rnnjax.kinds import public
 
-__all__ = ["LabelSearch", "UnitScore", "auc", "search_units", "selection_names"]
-
-
-@public
-def auc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    r"""The area under the ROC curve: how often a value where the label holds is above one where it does not.
-
-        auc = P(v+ > v-) + P(v+ = v-) / 2
-
-    Exact, by ranks (Mann and Whitney, 1947).
-
-    Args:
-        values: ``[n]`` or ``[n, units]``.
-        labels: bool ``[n]``, both values in it.
-
-    Returns:
-        A number, or ``[units]``.
-
-    Raises:
-        ValueError: if the label is the same everywhere.
-
-    >>> float(auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])))
-    0.75
-    """
-    values, labels = np.asarray(values), np.asarray(labels).astype(bool)
-    if labels.ndim != 1 or values.ndim not in (1, 2) or len(values) != len(labels):
-        raise ValueError(
-            f"auc: values must have shape [n] or [n, units] and labels [n], got {describe(values)} and "
-            f"{describe(labels)}."
-        )
-    ones = int(labels.sum())
-    zeros = len(labels) - ones
-    if not ones or not zeros:
-        raise ValueError(f"auc: labels must have both values, got {ones} times true and {zeros} times false.")
-
-    def one(v: np.ndarray) -> float:
-        _, place, count = np.unique(v, return_inverse=True, return_counts=True)
-        rank = np.cumsum(count) - (count - 1) / 2  # the mean rank of equal values, from 1
-        return (rank[place][labels].sum() - ones * (ones + 1) / 2) / (ones * zeros)
-
-    flat = values.reshape(len(values), -1)
-    return np.array([one(flat[:, k]) for k in range(flat.shape[1])]).reshape(values.shape[1:])
+__all__ = ["LabelSearch", "UnitScore", "search_units", "selection_names"]
 
 
 class UnitScore(NamedTuple):

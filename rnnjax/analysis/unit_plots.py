@@ -19,6 +19,7 @@ __all__ = [
     "DIVERGING",
     "SEQUENTIAL",
     "color_of",
+    "new_figure",
     "plot_ranking",
     "plot_text",
     "value_scale",
@@ -57,14 +58,18 @@ def color_of(share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
+    """An empty figure; sizes in inches."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
         raise ModuleNotFoundError(
-            "unit_plots: pictures need matplotlib, which is not installed; pip install 'rnnjax[lm]'.", name=error.name
-        ) from error
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+            "rnnjax.analysis: pictures need matplotlib, which is not installed; pip install matplotlib.",
+            name=error.name,
+        ) from None
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 @public
@@ -93,7 +98,7 @@ def plot_text(text: str, values: np.ndarray, *, title: str = "", kind: str = "st
         places.append((row, column))
         row, column = (row + 1, 0) if character == "\n" else (row, column + 1)
     rows = places[-1][0] + 1
-    figure = _figure(0.085 * columns + 0.4, 0.17 * rows + 1.0)
+    figure = new_figure(0.085 * columns + 0.4, 0.17 * rows + 1.0, dpi=150)
     axes = figure.subplots()
     page = np.full((rows, columns, 3), 255, np.uint8)
     for (r, c), character, color in zip(places, text, colors, strict=True):
@@ -124,7 +129,7 @@ def plot_ranking(found: LabelSearch, *, count: int = 20) -> Figure:
         ModuleNotFoundError: without matplotlib.
     """
     best = found.top(count)
-    figure = _figure(6.4, 0.22 * len(best) + 1.6)
+    figure = new_figure(6.4, 0.22 * len(best) + 1.6, dpi=150)
     axes = figure.subplots()
     at = np.arange(len(best))
     axes.hlines(at, 0.5 if found.binary else 0.0, [unit.score for unit in best], color=_BLUE, linewidth=1.2)

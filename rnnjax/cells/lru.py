@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
+from rnnjax.cell import Coefficients, batch_axes, linear_step, matmul, split_gates
 from rnnjax.kinds import cell_class
 from rnnjax.promotion import compute_dtype
 
@@ -114,9 +114,7 @@ class LRU:
         shape = (*batch_axes(batch_shape, dtype), self._num_states)
         return LRUState(re=jnp.zeros(shape, dtype), im=jnp.zeros(shape, dtype))
 
-    def coefficients(
-        self, params: LRUParams, x: jax.Array, dtype: Any
-    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def coefficients(self, params: LRUParams, x: jax.Array, dtype: Any) -> Coefficients:
         """``lambda``, the same for every x, and ``exp(gamma_log) * (x @ B)``."""
         radius = jnp.exp(-jnp.exp(params.nu_log.astype(dtype)))
         phase = jnp.exp(params.theta_log.astype(dtype))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
-from rnnjax.cell import linear_step, matmul, split_gates
+from rnnjax.cell import Coefficients, linear_step, matmul, split_gates
 from rnnjax.cells.states import HiddenState, hidden_state
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 from rnnjax.kinds import cell_class
@@ -85,9 +85,7 @@ class MinGRU:
 
     initial_state = hidden_state
 
-    def coefficients(
-        self, params: MinGRUParams, x: jax.Array, dtype: Any
-    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def coefficients(self, params: MinGRUParams, x: jax.Array, dtype: Any) -> Coefficients:
         """``1 - sigmoid(z)`` and ``sigmoid(z) * phi(n)``."""
         z, n = split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), 2)
         keep, add, n = sigmoid(-z), sigmoid(z), _candidate(n, self.candidate)
@@ -158,9 +156,7 @@ class MinLSTM:
 
     initial_state = hidden_state
 
-    def coefficients(
-        self, params: MinLSTMParams, x: jax.Array, dtype: Any
-    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def coefficients(self, params: MinLSTMParams, x: jax.Array, dtype: Any) -> Coefficients:
         """``keep`` and ``(1 - keep) * phi(g)``."""
         i, f, g = split_gates(matmul(x, params.w_ih, dtype) + params.b.astype(dtype), 3)
         odds = log_sigmoid(f) - log_sigmoid(i)

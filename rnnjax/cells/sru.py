@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from rnnjax.cell import batch_axes, linear_step, matmul, split_gates
+from rnnjax.cell import Coefficients, batch_axes, linear_step, matmul, split_gates
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -90,9 +90,7 @@ class SRU:
         """Zeros."""
         return SRUState(jnp.zeros((*batch_axes(batch_shape, dtype), self.hidden_size), dtype))
 
-    def coefficients(
-        self, params: SRUParams, x: jax.Array, dtype: Any
-    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def coefficients(self, params: SRUParams, x: jax.Array, dtype: Any) -> Coefficients:
         """``f`` and ``(1 - f) * n``."""
         size = self.hidden_size
         n, f = split_gates(matmul(x, params.w_ih[:, : 2 * size], dtype), 2)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import describe, input_size_of, param_shapes
+from rnnjax.cell import describe, input_size_of, named_leaves, param_shapes
 from rnnjax.network import Network
 from rnnjax.networks import Bidirectional, Stack
 from rnnjax.networks.bidirectional import BidirectionalParams, Directions
@@ -19,8 +19,11 @@ from rnnjax.networks.stack import StackParams
 __all__ = [
     "Layer",
     "as_array",
+    "built",
+    "check_params",
     "check_shape",
     "concatenate",
+    "counterpart",
     "is_of",
     "join_layers",
     "join_states",
@@ -119,12 +122,25 @@ def check_params(where: str, cell: Any, params: Any, *, of: str = "init") -> Non
     wanted: Any = jax.tree.structure(param_shapes(cell, 1) if of == "init" else jax.eval_shape(cell.initial_state))
     if jax.tree.structure(params) != wanted:
         raise ValueError(f"{made}, got {type(params).__name__} of another one.")
-    paths = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    leaves = [as_array(where, path, leaf) for path, leaf in zip(paths, jax.tree.leaves(params), strict=True)]
+    leaves = {name: as_array(where, name, leaf) for name, leaf in named_leaves(params).items()}
     if of == "init":
-        size, _ = input_size_of(cell, dict(zip(paths, leaves, strict=True)))
-        for path, leaf, want in zip(paths, leaves, jax.tree.leaves(param_shapes(cell, max(size, 1))), strict=True):
-            check_shape(where, path, leaf, want.shape, f"from {cell!r}")
+        size, _ = input_size_of(cell, leaves)
+        wants = jax.tree.leaves(param_shapes(cell, max(size, 1)))
+        for (name, leaf), want in zip(leaves.items(), wants, strict=True):
+            check_shape(where, name, leaf, want.shape, f"from {cell!r}")
+
+
+def counterpart(where: str, cell: Any, params: Any, names: Mapping[type, str], reason: str) -> str:
+    """What the other side calls the cell, whose params are checked; refuses a cell that has no name there."""
+    if type(cell) not in names:
+        refuse(where, repr(cell), reason)
+    check_params(where, cell, params)
+    return names[type(cell)]
+
+
+def built(cell: Any, *leaves: Any) -> tuple[Any, Any]:
+    """The cell, and its parameters from these leaves, in their order."""
+    return cell, type(param_shapes(cell, 1))(*leaves)
 
 
 def layers_of(where: str, cell: Any, tree: Any, concatenates: str = "") -> list[Layer]:

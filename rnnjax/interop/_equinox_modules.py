@@ -12,8 +12,8 @@ from rnnjax.interop._hosts import feature_axes, floating, run_layer, start
 __all__ = ["EquinoxCell", "EquinoxLayer"]
 
 
-class EquinoxCell(eqx.Module):
-    """See `rnnjax.interop.equinox_cell`."""
+class _Held(eqx.Module):
+    """A cell and its parameters."""
 
     params: Any
     cell: Any = eqx.field(static=True)
@@ -21,24 +21,22 @@ class EquinoxCell(eqx.Module):
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> Any:
         """The state before the first step."""
         return start(self.cell, self.params, batch_shape)
+
+
+class EquinoxCell(_Held):
+    """See `rnnjax.interop.equinox_cell`."""
 
     def __call__(self, x: jax.Array, state: Any, *, key: Any = None) -> tuple[Any, jax.Array]:
         """One step: the next state and the output; ``key`` is not used."""
         return self.cell.step(self.params, state, floating("EquinoxCell: x", x, feature_axes(self.cell)))
 
 
-class EquinoxLayer(eqx.Module):
+class EquinoxLayer(_Held):
     """See `rnnjax.interop.equinox_layer`."""
 
-    params: Any
-    cell: Any = eqx.field(static=True)
     reverse: bool = eqx.field(static=True)
     implementation: str | None = eqx.field(static=True)
     remat: Any = eqx.field(static=True)
-
-    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> Any:
-        """The state before the first step."""
-        return start(self.cell, self.params, batch_shape)
 
     def __call__(
         self,
@@ -50,15 +48,5 @@ class EquinoxLayer(eqx.Module):
         key: Any = None,
     ) -> tuple[Any, jax.Array]:
         """All steps: the final state and the outputs; ``key`` is not used."""
-        return run_layer(
-            self.cell,
-            self.params,
-            state,
-            xs,
-            time_major=True,
-            lengths=lengths,
-            resets=resets,
-            reverse=self.reverse,
-            implementation=self.implementation,
-            remat=self.remat,
-        )
+        options = {"reverse": self.reverse, "implementation": self.implementation, "remat": self.remat}
+        return run_layer(self.cell, self.params, state, xs, time_major=True, lengths=lengths, resets=resets, **options)

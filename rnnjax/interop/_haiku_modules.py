@@ -8,7 +8,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from rnnjax.cell import param_shapes
+from rnnjax.cell import named_leaves, param_shapes
 from rnnjax.interop._hosts import feature_axes, floating, run_layer
 
 __all__ = ["HaikuCore", "HaikuLayer"]
@@ -35,36 +35,18 @@ class HaikuCore(hk.RNNCore):
 class HaikuLayer(hk.Module):
     """See `rnnjax.interop.haiku_layer`."""
 
-    def __init__(
-        self,
-        cell: Any,
-        *,
-        time_major: bool,
-        reverse: bool,
-        implementation: str | None,
-        remat: Any,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, cell: Any, *, name: str | None = None, **options: Any) -> None:
         super().__init__(name=name or type(cell).__name__.lower())
         self.cell = cell
-        self.time_major = time_major
-        self.options = {"reverse": reverse, "implementation": implementation, "remat": remat}
+        self.options = options  # of `run_layer`
 
     def __call__(
         self, xs: jax.Array, state: Any = None, *, lengths: jax.Array | None = None, resets: jax.Array | None = None
     ) -> tuple[jax.Array, Any]:
         """All steps: the outputs and the final state."""
         xs = floating("HaikuLayer: xs", xs, 1 + feature_axes(self.cell))
-        state, ys = run_layer(
-            self.cell,
-            _declare(self.cell, xs),
-            state,
-            xs,
-            time_major=self.time_major,
-            lengths=lengths,
-            resets=resets,
-            **self.options,
-        )
+        params = _declare(self.cell, xs)
+        state, ys = run_layer(self.cell, params, state, xs, lengths=lengths, resets=resets, **self.options)
         return ys, state
 
 
@@ -72,7 +54,6 @@ def _declare(cell: Any, inputs: jax.Array) -> Any:
     """Declares a parameter for each leaf, and returns them all as the cell takes them."""
     input_size, dtype = inputs.shape[-1], inputs.dtype
     shapes = param_shapes(cell, input_size, dtype)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     made: list[Any] = []  # by one call of `init`, so that the leaves come from one key and belong together
 
     def initializer(index: int) -> Callable[..., Any]:
@@ -84,7 +65,7 @@ def _declare(cell: Any, inputs: jax.Array) -> Any:
         return init
 
     parameters = [
-        hk.get_parameter(jax.tree_util.keystr(path).lstrip("."), leaf.shape, leaf.dtype, init=initializer(index))
-        for index, (path, leaf) in enumerate(leaves)
+        hk.get_parameter(name, leaf.shape, leaf.dtype, init=initializer(index))
+        for index, (name, leaf) in enumerate(named_leaves(shapes).items())
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), parameters)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from rnnjax.cell import Cell, param_shapes
 from rnnjax.checks import check_ints, describe, short
 from rnnjax.network import Network, input_shape, start_state
+from rnnjax.promotion import as_wide
 from rnnjax.unroll import unroll
 
-__all__ = ["check_host_cell", "feature_axes", "floating", "make_params", "run_layer", "start"]
+__all__ = ["check_host_cell", "feature_axes", "floating", "make_params", "run_layer", "run_rnn", "start"]
 
 
 def check_host_cell(where: str, cell: Any, *, layer: str = "") -> None:
@@ -97,8 +98,7 @@ def run_layer(
     resets: jax.Array | None = None,
     reverse: bool = False,
     keep_order: bool = True,
-    implementation: str | None = None,
-    remat: Any = None,
+    **options: Any,
 ) -> tuple[Any, jax.Array]:
     """`rnnjax.unroll` for hosts whose arrays may be ``[*batch, T, ...]``.
 
@@ -112,8 +112,7 @@ def run_layer(
         resets: bool ``[T, *batch]`` or ``[*batch, T]``, see `rnnjax.unroll`.
         reverse: time runs backwards.
         keep_order: whether then ``ys[t]`` belongs to ``xs[t]``, or the last step is the first one that was computed.
-        implementation: see `rnnjax.unroll`.
-        remat: see `rnnjax.unroll`.
+        **options: ``implementation`` and ``remat`` of `rnnjax.unroll`.
 
     Returns:
         The final state, and the outputs with time where ``xs`` has it.
@@ -125,20 +124,20 @@ def run_layer(
         carry = start(cell, params, xs.shape[1 : xs.ndim - feature_axes(cell)])
     if resets is not None:
         resets = jnp.moveaxis(jnp.asarray(resets), axis, 0)
-    carry, ys = unroll(
-        cell,
-        params,
-        carry,
-        xs,
-        lengths=lengths,
-        resets=resets,
-        reverse=reverse,
-        implementation=implementation,
-        remat=remat,
-    )
+    carry, ys = unroll(cell, params, carry, xs, lengths=lengths, resets=resets, reverse=reverse, **options)
     if reverse and not keep_order:
         ys = _turn(ys, lengths)
     return carry, jnp.moveaxis(ys, 0, axis)
+
+
+def run_rnn(
+    module: Any, params: Any, inputs: jax.Array, carry: Any, lengths: Any, resets: Any, now: dict[str, bool | None]
+) -> Any:
+    """A layer that is called as ``RNN`` of flax is: what is None at this call is as the module says."""
+    chosen: dict[str, Any] = {key: getattr(module, key) if value is None else value for key, value in now.items()}
+    return_carry, options = chosen.pop("return_carry"), {"implementation": module.implementation, "remat": module.remat}
+    carry, ys = run_layer(module.cell, params, carry, inputs, lengths=lengths, resets=resets, **chosen, **options)
+    return (carry, ys) if return_carry else ys
 
 
 def _turn(ys: jax.Array, lengths: jax.Array | None) -> jax.Array:
@@ -146,6 +145,6 @@ def _turn(ys: jax.Array, lengths: jax.Array | None) -> jax.Array:
     if lengths is None:
         return jnp.flip(ys, 0)
     lengths = check_ints("layer", "lengths", lengths)
-    time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * lengths.ndim)
+    time = as_wide(jnp.arange(ys.shape[0]), 1 + lengths.ndim)
     order = jnp.where(time < lengths, lengths - 1 - time, time)  # [T, *batch]
-    return jnp.take_along_axis(ys, order.reshape(order.shape + (1,) * (ys.ndim - order.ndim)), axis=0)
+    return jnp.take_along_axis(ys, as_wide(order, ys.ndim), axis=0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.serialization import from_state_dict, to_state_dict
 
 from rnnjax.cell import param_shapes
-from rnnjax.interop._hosts import feature_axes, floating, run_layer
+from rnnjax.interop._hosts import feature_axes, floating, run_rnn
 
 __all__ = ["LinenCell", "LinenLayer"]
 
@@ -67,20 +67,8 @@ class LinenLayer(nn.Module):
     ) -> Any:
         """As ``flax.linen.RNN`` is called, and with ``resets``; ``init_key`` is not used."""
         inputs = floating("LinenLayer: inputs", inputs, 1 + feature_axes(self.cell))
-        carry, ys = run_layer(
-            self.cell,
-            _declare(self, inputs.shape[-1]),
-            initial_carry,
-            inputs,
-            time_major=self.time_major if time_major is None else time_major,
-            lengths=seq_lengths,
-            resets=resets,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            implementation=self.implementation,
-            remat=self.remat,
-        )
-        return (carry, ys) if (self.return_carry if return_carry is None else return_carry) else ys
+        now = {"return_carry": return_carry, "time_major": time_major, "reverse": reverse, "keep_order": keep_order}
+        return run_rnn(self, _declare(self, inputs.shape[-1]), inputs, initial_carry, seq_lengths, resets, now)
 
 
 def _declare(module: Any, input_size: int) -> Any:

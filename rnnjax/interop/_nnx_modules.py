@@ -7,29 +7,25 @@ from typing import Any
 import jax
 from flax import nnx
 
-from rnnjax.interop._hosts import feature_axes, floating, run_layer, start
+from rnnjax.interop._hosts import feature_axes, floating, run_rnn, start
 
 __all__ = ["NnxCell", "NnxLayer"]
 
 
-def _hold(params: Any) -> Any:
-    return nnx.data(jax.tree.map(nnx.Param, params))
-
-
-def _read(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[...], params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-
-class NnxCell(nnx.RNNCellBase):
-    """See `rnnjax.interop.nnx_cell`."""
+class _Held(nnx.Module):
+    """A cell and its parameters, with an ``nnx.Param`` at every leaf."""
 
     def __init__(self, cell: Any, params: Any) -> None:
         self.cell = cell
-        self.params = _hold(params)
+        self.params = nnx.data(jax.tree.map(nnx.Param, params))
 
     def weights(self) -> Any:
         """The parameters as rnnjax has them."""
-        return _read(self.params)
+        return jax.tree.map(lambda leaf: leaf[...], self.params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+class NnxCell(_Held, nnx.RNNCellBase):
+    """See `rnnjax.interop.nnx_cell`."""
 
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """One step: the next carry and the output."""
@@ -65,33 +61,13 @@ class NnxCell(nnx.RNNCellBase):
         return feature_axes(self.cell)
 
 
-class NnxLayer(nnx.Module):
+class NnxLayer(_Held):
     """See `rnnjax.interop.nnx_layer`."""
 
-    def __init__(
-        self,
-        cell: Any,
-        params: Any,
-        *,
-        time_major: bool,
-        return_carry: bool,
-        reverse: bool,
-        keep_order: bool,
-        implementation: str | None,
-        remat: Any,
-    ) -> None:
-        self.cell = cell
-        self.params = _hold(params)
-        self.time_major = time_major
-        self.return_carry = return_carry
-        self.reverse = reverse
-        self.keep_order = keep_order
-        self.implementation = implementation
-        self.remat = remat
-
-    def weights(self) -> Any:
-        """The parameters as rnnjax has them."""
-        return _read(self.params)
+    def __init__(self, cell: Any, params: Any, **options: Any) -> None:
+        super().__init__(cell, params)
+        for name, value in options.items():
+            setattr(self, name, value)
 
     def __call__(
         self,
@@ -107,17 +83,5 @@ class NnxLayer(nnx.Module):
         rngs: Any = None,
     ) -> Any:
         """As ``flax.nnx.RNN`` is called, and with ``resets``; ``rngs`` is not used."""
-        carry, ys = run_layer(
-            self.cell,
-            self.weights(),
-            initial_carry,
-            inputs,
-            time_major=self.time_major if time_major is None else time_major,
-            lengths=seq_lengths,
-            resets=resets,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            implementation=self.implementation,
-            remat=self.remat,
-        )
-        return (carry, ys) if (self.return_carry if return_carry is None else return_carry) else ys
+        now = {"return_carry": return_carry, "time_major": time_major, "reverse": reverse, "keep_order": keep_order}
+        return run_rnn(self, self.weights(), inputs, initial_carry, seq_lengths, resets, now)

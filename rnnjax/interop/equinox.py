@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cells import GRU, LSTM
-from rnnjax.cells.gru import GRUParams
-from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import short
-from rnnjax.interop._common import check_params, refuse, require
+from rnnjax.interop._common import built, counterpart, require
 from rnnjax.interop._hosts import check_host_cell, make_params
 from rnnjax.kinds import public
 
@@ -40,9 +38,9 @@ def from_equinox(module: Any) -> tuple[Any, Any]:
     w_ih, w_hh = jnp.asarray(module.weight_ih).T, jnp.asarray(module.weight_hh).T
     b = jnp.zeros(w_ih.shape[1:], w_ih.dtype) if module.bias is None else jnp.asarray(module.bias)
     if name == "LSTMCell":
-        return LSTM(size), LSTMParams(w_ih, w_hh, b)
+        return built(LSTM(size), w_ih, w_hh, b)
     b_hn = jnp.zeros((size,), w_ih.dtype) if module.bias_n is None else jnp.asarray(module.bias_n)
-    return GRU(size), GRUParams(w_ih, w_hh, b, b_hn)
+    return built(GRU(size), w_ih, w_hh, b, b_hn)
 
 
 @public
@@ -63,10 +61,8 @@ def to_equinox(cell: Any, params: Any) -> Any:
     where = "to_equinox"
     eqx = require("equinox", "equinox", where)
     names: dict[type, str] = {LSTM: "LSTMCell", GRU: "GRUCell"}
-    if type(cell) not in names:
-        refuse(where, repr(cell), "Equinox has an LSTM and a GRU alone; equinox_cell makes a module of it")
-    check_params(where, cell, params)
-    make = getattr(eqx.nn, names[type(cell)])
+    reason = "Equinox has an LSTM and a GRU alone; equinox_cell makes a module of it"
+    make = getattr(eqx.nn, counterpart(where, cell, params, names, reason))
     leaves = {"weight_ih": jnp.asarray(params.w_ih).T, "weight_hh": jnp.asarray(params.w_hh).T, "bias": params.b}
     if type(cell) is GRU:
         leaves["bias_n"] = params.b_hn

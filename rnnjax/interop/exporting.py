@@ -12,6 +12,7 @@ so the reader needs none of our classes.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import input_size_of
+from rnnjax.cell import input_size_of, named_leaves
 from rnnjax.checks import check_dtype, short
 from rnnjax.files import write_atomic
 from rnnjax.interop._common import require
@@ -144,10 +145,12 @@ def export_functions(
         plain = _without_classes(function, (params, *given))
         named = [_by_name(tree) for tree in (params, *given)]
         if bake:
-            plain, named = _with_first(plain, named[0]), named[1:]
+            plain, named = functools.partial(plain, named[0]), named[1:]
         # An input that only gives its batch size would be dropped.
         jitted = jax.jit(plain, keep_unused=True)
-        exported = jax.export.export(jitted, platforms=platforms)(*jax.tree.map(_shape, named))
+        exported = jax.export.export(jitted, platforms=platforms)(
+            *jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), named)
+        )
         paths.append(root / f"{name}{SUFFIX}")
         write_atomic(paths[-1], bytes(exported.serialize()))
     return paths
@@ -155,10 +158,7 @@ def export_functions(
 
 def _by_name(tree: Any) -> Any:
     """A dict of the leaves by path, where there are paths; an array stays one."""
-    if hasattr(tree, "dtype"):
-        return tree
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}
+    return tree if hasattr(tree, "dtype") else named_leaves(tree)
 
 
 def _without_classes(function: Callable[..., tuple[Any, ...]], like: tuple[Any, ...]) -> Callable[..., Any]:
@@ -175,13 +175,4 @@ def _without_classes(function: Callable[..., tuple[Any, ...]], like: tuple[Any, 
 def _by_path(named: Any, like: Any) -> Any:
     if hasattr(like, "dtype"):
         return named
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    return jax.tree_util.tree_unflatten(structure, [named[jax.tree_util.keystr(p).lstrip(".")] for p, _ in leaves])
-
-
-def _with_first(function: Callable[..., Any], first: Any) -> Callable[..., Any]:
-    return lambda *rest: function(first, *rest)
-
-
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in named_leaves(like)])

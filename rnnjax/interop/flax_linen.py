@@ -9,12 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cells import GRU, LSTM, MGU, ConvLSTM, Elman
-from rnnjax.cells.conv_lstm import ConvLSTMParams
-from rnnjax.cells.elman import ElmanParams
-from rnnjax.cells.gru import GRUParams
-from rnnjax.cells.lstm import LSTMParams
-from rnnjax.cells.mgu import MGUParams
-from rnnjax.interop._common import check_params, check_shape, refuse, reorder_gates, require
+from rnnjax.interop._common import built, check_params, check_shape, counterpart, refuse, reorder_gates
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual, image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
@@ -89,14 +84,14 @@ def from_flax(
     biases = [_leaf(where, part, side + gate, "bias") for part, gate in zip(states if side == "h" else inputs, names)]
     w_ih, w_hh, b = (jnp.concatenate(leaves, axis=-1) for leaves in (kernels, recurrent, biases))
     if name == "SimpleCell":
-        return Elman(size, activation=elman_activation(module)), ElmanParams(w_ih, fold_residual(module, w_hh), b)
+        return built(Elman(size, activation=elman_activation(module)), w_ih, fold_residual(module, w_hh), b)
     if name == "GRUCell":
-        return GRU(size), GRUParams(w_ih, w_hh, b, jnp.asarray(_leaf(where, states[-1], "hn", "bias")))
+        return built(GRU(size), w_ih, w_hh, b, jnp.asarray(_leaf(where, states[-1], "hn", "bias")))
     if name == "MGUCell":
         resets = "bias" in states[-1] if isinstance(module, str) else module.reset_gate
         b_hn = jnp.asarray(_leaf(where, states[-1], "hn", "bias")) if resets else None
-        return MGU(size, reset_gate=resets), MGUParams(w_ih, w_hh, b, b_hn)
-    return LSTM(size), LSTMParams(w_ih, w_hh, b)
+        return built(MGU(size, reset_gate=resets), w_ih, w_hh, b, b_hn)
+    return built(LSTM(size), w_ih, w_hh, b)
 
 
 @public
@@ -120,8 +115,9 @@ def to_flax(cell: Any, params: Any, *, optimized: bool = True) -> tuple[Any, dic
     >>> type(module).__name__, params["hf"]["bias"].tolist()
     ('OptimizedLSTMCell', [1.0, 1.0, 1.0, 1.0])
     """
+    import flax.linen as linen  # not at the top: importing this room imports no framework
+
     where = "to_flax"
-    linen = require("flax.linen", "flax", where)
     if type(cell) is ConvLSTM:
         check_params(where, cell, params)
         options = {"kernel_size": cell.kernel_shape, "param_dtype": params.w_ih.dtype}
@@ -130,13 +126,10 @@ def to_flax(cell: Any, params: Any, *, optimized: bool = True) -> tuple[Any, dic
             "ih": {"kernel": reorder_gates(params.w_ih, _SWAP_FG), "bias": bias},
             "hh": {"kernel": reorder_gates(params.w_hh, _SWAP_FG), "bias": jnp.zeros_like(bias)},
         }
-    names = {Elman: "SimpleCell", LSTM: "OptimizedLSTMCell", GRU: "GRUCell", MGU: "MGUCell"}
-    name = names.get(type(cell))
-    if name is None:
-        refuse(where, repr(cell), "flax.linen has no such cell; linen_cell makes a module of it")
-    check_params(where, cell, params)
-    if name == "OptimizedLSTMCell" and not optimized:
-        name = "LSTMCell"
+    lstm = "OptimizedLSTMCell" if optimized else "LSTMCell"
+    names: dict[type, str] = {Elman: "SimpleCell", LSTM: lstm, GRU: "GRUCell", MGU: "MGUCell"}
+    reason = "flax.linen has no such cell; linen_cell makes a module of it"
+    name = counterpart(where, cell, params, names, reason)
     gates = _GATES[name]
     w_ih, w_hh, b = (jnp.split(jnp.asarray(leaf), len(gates), axis=-1) for leaf in (params.w_ih, params.w_hh, params.b))
     tree = {"i" + gate: {"kernel": w} for gate, w in zip(gates, w_ih)}
@@ -181,7 +174,6 @@ def linen_cell(cell: Any, *, param_dtype: Any = jnp.float32, name: str | None = 
     ((2, 7, 4), (3, 4))
     """
     check_host_cell("linen_cell", cell, layer="linen_layer")
-    require("flax.linen", "flax", "linen_cell")
     from rnnjax.interop._linen_modules import LinenCell
 
     return LinenCell(cell=cell, param_dtype=param_dtype, name=name)
@@ -230,7 +222,6 @@ def linen_layer(
     ((2, 7, 4), (2, 4), ['b', 'w_hh', 'w_ih'])
     """
     check_host_cell("linen_layer", cell)
-    require("flax.linen", "flax", "linen_layer")
     from rnnjax.interop._linen_modules import LinenLayer
 
     return LinenLayer(
@@ -260,7 +251,7 @@ def _name_of(where: str, module: Any) -> str:
     return name
 
 
-def _from_conv_lstm(where: str, module: Any, tree: Any, spatial_shape: Any) -> tuple[ConvLSTM, ConvLSTMParams]:
+def _from_conv_lstm(where: str, module: Any, tree: Any, spatial_shape: Any) -> tuple[Any, Any]:
     parts = [_part(where, tree, key) for key in ("ih", "hh")]
     w_ih, w_hh = (_leaf(where, part, key, "kernel") for part, key in zip(parts, ("ih", "hh")))
     if not isinstance(module, str):
@@ -275,14 +266,9 @@ def _from_conv_lstm(where: str, module: Any, tree: Any, spatial_shape: Any) -> t
     size = w_hh.shape[-1] // 4
     check_shape(where, "params['hh']['kernel']", w_hh, (*w_ih.shape[:-2], size, 4 * size), "from its own last axis")
     cell = image_sizes(where, spatial_shape, tuple(w_ih.shape[:-2]), size)
-    bias = jnp.zeros((4 * size,), w_ih.dtype)
-    for part in parts:
-        bias = bias + part.get("bias", 0)
-    return cell, ConvLSTMParams(
-        reorder_gates(jnp.asarray(w_ih), _SWAP_FG),
-        reorder_gates(jnp.asarray(w_hh), _SWAP_FG),
-        shift_forget(reorder_gates(bias, _SWAP_FG), 1.0),
-    )
+    bias = sum((part.get("bias", 0) for part in parts), jnp.zeros((4 * size,), w_ih.dtype))
+    w_ih, w_hh, b = (reorder_gates(jnp.asarray(leaf), _SWAP_FG) for leaf in (w_ih, w_hh, bias))
+    return built(cell, w_ih, w_hh, shift_forget(b, 1.0))
 
 
 def _part(where: str, tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

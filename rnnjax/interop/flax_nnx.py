@@ -9,11 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cells import GRU, LSTM, Elman
-from rnnjax.cells.elman import ElmanParams
-from rnnjax.cells.gru import GRUParams
-from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import short
-from rnnjax.interop._common import check_params, refuse, require
+from rnnjax.interop._common import built, counterpart, refuse
 from rnnjax.interop._flax import check_options, elman_activation, fold_residual
 from rnnjax.interop._hosts import check_host_cell, make_params
 from rnnjax.kinds import public
@@ -70,10 +67,10 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
         w_ih, w_hh, b = module.dense_i.kernel[...], module.dense_h.kernel[...], biased.bias[...]
     check_options(where, module, w_ih.dtype)
     if name == "SimpleCell":
-        return Elman(size, activation=elman_activation(module)), ElmanParams(w_ih, fold_residual(module, w_hh), b)
+        return built(Elman(size, activation=elman_activation(module)), w_ih, fold_residual(module, w_hh), b)
     if name == "GRUCell":
-        return GRU(size), GRUParams(w_ih, w_hh, b, jnp.zeros((size,), b.dtype))
-    return LSTM(size), LSTMParams(w_ih, w_hh, b)
+        return built(GRU(size), w_ih, w_hh, b, jnp.zeros((size,), b.dtype))
+    return built(LSTM(size), w_ih, w_hh, b)
 
 
 @public
@@ -97,13 +94,11 @@ def to_nnx(cell: Any, params: Any, *, optimized: bool = True) -> Any:
     >>> type(module).__name__, module.dense_i.kernel.shape
     ('GRUCell', (3, 12))
     """
-    where = "to_nnx"
-    nnx = require("flax.nnx", "flax", where)
-    names = {Elman: "SimpleCell", LSTM: "OptimizedLSTMCell" if optimized else "LSTMCell", GRU: "GRUCell"}
-    name = names.get(type(cell))
-    if name is None:
-        refuse(where, repr(cell), "flax.nnx has no such cell; nnx_cell makes a module of it")
-    check_params(where, cell, params)
+    from flax import nnx  # not at the top: importing this room imports no framework
+
+    where, lstm = "to_nnx", "OptimizedLSTMCell" if optimized else "LSTMCell"
+    names: dict[type, str] = {Elman: "SimpleCell", LSTM: lstm, GRU: "GRUCell"}
+    name = counterpart(where, cell, params, names, "flax.nnx has no such cell; nnx_cell makes a module of it")
     if name == "GRUCell":
         if isinstance(params.b_hn, jax.core.Tracer):
             raise ValueError(
@@ -170,7 +165,6 @@ def nnx_cell(
     ((2, 7, 4), (3, 4))
     """
     check_host_cell("nnx_cell", cell)
-    require("flax.nnx", "flax", "nnx_cell")
     from rnnjax.interop._nnx_modules import NnxCell
 
     key = None if rngs is None else rngs.params()
@@ -225,7 +219,6 @@ def nnx_layer(
     ((2, 7, 4), (4, 16))
     """
     check_host_cell("nnx_layer", cell)
-    require("flax.nnx", "flax", "nnx_layer")
     from rnnjax.interop._nnx_modules import NnxLayer
 
     key = None if rngs is None else rngs.params()

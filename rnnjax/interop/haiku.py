@@ -10,12 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cells import LSTM, ConvLSTM, Elman, GRUResetBefore
-from rnnjax.cells.conv_lstm import ConvLSTMParams
-from rnnjax.cells.elman import ElmanParams
-from rnnjax.cells.gru_reset_before import GRUResetBeforeParams
-from rnnjax.cells.lstm import LSTMParams
 from rnnjax.checks import check_kind, short
-from rnnjax.interop._common import check_params, check_shape, is_of, refuse, reorder_gates, require
+from rnnjax.interop._common import built, check_params, check_shape, is_of, refuse, reorder_gates, require
 from rnnjax.interop._flax import image_sizes, shift_forget
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
@@ -73,7 +69,7 @@ def from_haiku(
     if core_kind is not str and not is_of(core_kind, "haiku"):
         raise TypeError(f"{where}: core must be a core of Haiku or its name, got {short(core)}.")
     check_kind(where, "params", params, Mapping, "the mapping that Haiku's init makes")
-    kind = core if isinstance(core, str) else (core if isinstance(core, type) else type(core)).__name__
+    kind = core if isinstance(core, str) else core_kind.__name__
     if kind not in _NAMES:
         refuse(where, f"haiku.{kind}", f"of the cores of Haiku, rnnjax has {', '.join(_NAMES)}")
     if not isinstance(core, str | type):
@@ -85,20 +81,19 @@ def from_haiku(
         size = w_hh.shape[0]
         check_shape(where, "the recurrent w", w_hh, (size, size), "it is square")
         b = read("linear", "b") + read("linear_1", "b", optional=True)
-        return Elman(size, activation="relu"), ElmanParams(w_ih, w_hh, b)
+        return built(Elman(size, activation="relu"), w_ih, w_hh, b)
     if kind == "LSTM":
         w, b = read("linear", "w"), shift_forget(reorder_gates(read("linear", "b"), _SWAP_FG), 1.0)
         size = w.shape[1] // 4
         w_ih, w_hh = jnp.split(reorder_gates(w, _SWAP_FG), [w.shape[0] - size])
-        return LSTM(size), LSTMParams(w_ih, w_hh, b)
+        return built(LSTM(size), w_ih, w_hh, b)
     if kind == "GRU":
-        leaves = (_negate_z(reorder_gates(read("", leaf), _SWAP_RZ)) for leaf in ("w_i", "w_h", "b"))
-        tree = GRUResetBeforeParams(*leaves)
-        return GRUResetBefore(tree.w_hh.shape[0]), tree
+        w_ih, w_hh, b = (_negate_z(reorder_gates(read("", leaf), _SWAP_RZ)) for leaf in ("w_i", "w_h", "b"))
+        return built(GRUResetBefore(w_hh.shape[0]), w_ih, w_hh, b)
     w_ih, w_hh = (reorder_gates(read(layer, "w"), _SWAP_FG) for layer in ("input_to_hidden", "hidden_to_hidden"))
     b = read("input_to_hidden", "b") + read("hidden_to_hidden", "b")
     cell = image_sizes(where, spatial_shape, tuple(w_ih.shape[:-2]), w_ih.shape[-1] // 4)
-    return cell, ConvLSTMParams(w_ih, w_hh, shift_forget(reorder_gates(b, _SWAP_FG), 1.0))
+    return built(cell, w_ih, w_hh, shift_forget(reorder_gates(b, _SWAP_FG), 1.0))
 
 
 @public

@@ -24,14 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import compute_dtype
-from rnnjax.cells.conv_lstm import ConvLSTM, ConvLSTMParams
-from rnnjax.cells.elman import Elman, ElmanParams
-from rnnjax.cells.gru import GRU, GRUParams
-from rnnjax.cells.gru_reset_before import GRUResetBefore, GRUResetBeforeParams
-from rnnjax.cells.lstm import LSTM, LSTMParams
+from rnnjax.cells import GRU, LSTM, ConvLSTM, Elman, GRUResetBefore
 from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
+    built,
     check_params,
     check_shape,
     concatenate,
@@ -218,20 +215,21 @@ def _convert(
     shape = (2, 3 * size) if kind == "GRU" and after else (gates * size,)
     b = bias[0] if bias else np.zeros(shape, kernel.dtype)
     check_shape(where, f"the bias of {name!r}", b, shape, "from its recurrent_kernel")
+    leaves: tuple[Any, ...] = (kernel, recurrent, b)
+    cell: Any = LSTM(size)
     if kind == "SimpleRNN":
-        return Elman(size, activation=activation), ElmanParams(*map(jnp.array, (kernel, recurrent, b)))
-    if kind.startswith("Conv"):
+        cell = Elman(size, activation=activation)
+    elif kind.startswith("Conv"):
         spatial = _images(where, name, layer, axes, spatial_shape)
         cell = ConvLSTM(size, spatial_shape=spatial, kernel_shape=recurrent.shape[:-2])
-        return cell, ConvLSTMParams(*map(jnp.array, (kernel, recurrent, b)))
-    if kind == "LSTM":
-        return LSTM(size), LSTMParams(*map(jnp.array, (kernel, recurrent, b)))
-    w_ih, w_hh, b = (reorder_gates(a, _SWAP) for a in (kernel, recurrent, b))
-    if not after:
-        return GRUResetBefore(size), GRUResetBeforeParams(*map(jnp.array, (w_ih, w_hh, b)))
-    wide = b.astype(compute_dtype(b.dtype))
-    summed = concatenate([(wide[0] + wide[1]).astype(b.dtype)[: 2 * size], b[0][2 * size :]])
-    return GRU(size), GRUParams(*map(jnp.array, (w_ih, w_hh, summed, b[1][2 * size :])))
+    elif kind == "GRU":
+        cell = GRU(size) if after else GRUResetBefore(size)
+        w_ih, w_hh, b = leaves = tuple(reorder_gates(a, _SWAP) for a in leaves)
+        if after:
+            wide = b.astype(compute_dtype(b.dtype))
+            summed = concatenate([(wide[0] + wide[1]).astype(b.dtype)[: 2 * size], b[0][2 * size :]])
+            leaves = (w_ih, w_hh, summed, b[1][2 * size :])
+    return built(cell, *map(jnp.array, leaves))
 
 
 def _images(where: str, name: str, layer: Direction, axes: int, given: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -24,13 +24,11 @@ import numpy as np
 
 from rnnjax.arrays import read_arrays
 from rnnjax.cell import compute_dtype, describe
-from rnnjax.cells.elman import Elman, ElmanParams
-from rnnjax.cells.gru import GRU, GRUParams
-from rnnjax.cells.lstm import LSTM, LSTMParams
-from rnnjax.cells.projected_lstm import ProjectedLSTM, ProjectedLSTMParams
+from rnnjax.cells import GRU, LSTM, Elman, ProjectedLSTM
 from rnnjax.checks import short
 from rnnjax.interop._common import (
     as_array,
+    built,
     check_params,
     check_shape,
     concatenate,
@@ -222,15 +220,14 @@ def _convert(
         b_ih = b_hh = np.zeros((rows,), w_ih.dtype)
     wide = compute_dtype(b_ih.dtype)
     b = (b_ih.astype(wide) + b_hh.astype(wide)).astype(b_ih.dtype)
+    cell: Any = LSTM(size) if w_hr is None else ProjectedLSTM(size, cell_size=memory)
+    leaves = [w_ih.T, w_hh.T, b] + ([] if w_hr is None else [w_hr.T])
     if kind == "rnn":
-        return Elman(size, activation=nonlinearity), ElmanParams(*map(jnp.array, (w_ih.T, w_hh.T, b)))
-    if kind == "gru":
-        b = concatenate([b[: 2 * size], b_ih[2 * size :]])
-        return GRU(size), GRUParams(*map(jnp.array, (w_ih.T, w_hh.T, b, b_hh[2 * size :])))
-    if w_hr is None:
-        return LSTM(size), LSTMParams(*map(jnp.array, (w_ih.T, w_hh.T, b)))
-    cell = ProjectedLSTM(size, cell_size=memory)
-    return cell, ProjectedLSTMParams(*map(jnp.array, (w_ih.T, w_hh.T, b, w_hr.T)))
+        cell = Elman(size, activation=nonlinearity)
+    elif kind == "gru":
+        cell, b = GRU(size), concatenate([b[: 2 * size], b_ih[2 * size :]])
+        leaves = [w_ih.T, w_hh.T, b, b_hh[2 * size :]]
+    return built(cell, *map(jnp.array, leaves))
 
 
 @public

@@ -10,15 +10,8 @@ from matplotlib.figure import Figure
 
 from rnnjax.analysis.fixed_points import FixedPoints
 from rnnjax.analysis.gradient_flow import GradientFlow
-from rnnjax.analysis.jacobians import JacobianSpectrum
 from rnnjax.analysis.lyapunov import LyapunovSpectrum
-from rnnjax.analysis.plots import (
-    plot_fixed_points,
-    plot_forget_gates,
-    plot_gradient_flow,
-    plot_lyapunov,
-    plot_singular_values,
-)
+from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
 
 
 def drawn(figure: Figure) -> Figure:
@@ -40,26 +33,13 @@ def make_flow(rate: float, chunk_len: int | None = None) -> GradientFlow:
 
 def test_gradient_flow():
     flows = {"Elman": make_flow(0.5, 10), "LSTM": make_flow(0.9, 10)}
-    gates = np.full((50, 2, 4), 0.9)
-    axes = drawn(plot_gradient_flow(flows, gates={"LSTM": gates}, title="by lag")).axes[0]
+    axes = drawn(plot_gradient_flow(flows, title="by lag")).axes[0]
     found = lines(axes)
     np.testing.assert_allclose(found["Elman"], np.stack([np.arange(1, 31), 0.5 ** np.arange(30)], axis=-1))
-    np.testing.assert_allclose(found["LSTM gates"][:, 1], 0.9 ** np.arange(1, 31))
     np.testing.assert_allclose(found["cut at 10: 25 %, 25 % lost"][:, 0], 10)
     assert axes.get_yscale() == "log" and axes.get_title() == "by lag"
     single = drawn(plot_gradient_flow(make_flow(0.5), layers=True)).axes[0]
     assert set(lines(single)) == {"layer 1", "layer 2"}
-
-
-def test_singular_values():
-    rng = np.random.default_rng(0)
-    values = np.sort(rng.uniform(0.1, 2, (20, 3, 4)), axis=-1)[..., ::-1]
-    spectrum = JacobianSpectrum(values, np.cumsum(np.log(values), axis=0), np.zeros(3))
-    steps, growth = drawn(plot_singular_values(spectrum, bound=2.0, title="x")).axes
-    np.testing.assert_allclose(lines(steps)["median"][:, 1], np.median(values.reshape(20, -1), axis=1))
-    expected = np.cumsum(np.log(values[..., 0]), axis=0).mean(axis=1)
-    np.testing.assert_allclose(growth.lines[0].get_ydata(), expected)
-    np.testing.assert_allclose(growth.lines[1].get_ydata(), np.arange(1, 21) * np.log(2))
 
 
 def test_lyapunov():
@@ -88,15 +68,8 @@ def test_fixed_points():
         plot_fixed_points(found._replace(points=points[:0]))
 
 
-def test_forget_gates():
-    gates = np.stack([np.full((10, 2), 0.5), np.full((10, 2), np.exp(-0.01))], axis=-1)
-    shares, constants = drawn(plot_forget_gates({"LSTM": gates})).axes
-    np.testing.assert_allclose(lines(constants)["LSTM"][:, 1], [100, 1 / np.log(2)])
-    assert max(patch.get_xy()[:, 1].max() for patch in shares.patches) == pytest.approx(0.5)
-
-
 def test_nothing_to_draw():
-    for plot in (plot_gradient_flow, plot_singular_values, plot_lyapunov, plot_forget_gates):
+    for plot in (plot_gradient_flow, plot_lyapunov):
         with pytest.raises(ValueError, match="at least one entry to draw"):
             plot({})
 
@@ -105,7 +78,7 @@ def test_missing_matplotlib(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
-        plot_forget_gates(np.full((3, 2), 0.5))
+        plot_gradient_flow(make_flow(0.5))
 
 
 def test_import_needs_no_matplotlib():

@@ -89,5 +89,5 @@ def test_errors(elman):
     cell, params = elman
     with pytest.raises(TypeError, match="no weight bounds"):
         recurrent_bound(rnnjax.GRU(3), None)
-    with pytest.raises(ValueError, match="num_values must lie between 1 and D = 5"):
+    with pytest.raises(ValueError, match="num_values, of D numbers, must lie between 1 and 5"):
         jacobian_spectrum(cell, params, cell.initial_state(), jnp.zeros((3, 2)), num_values=6)

@@ -136,7 +136,7 @@ def test_kaplan_yorke_dimension():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="num_exponents must lie between 1 and D = 5, got 6"):
+    with pytest.raises(ValueError, match="num_exponents, of D numbers, must lie between 1 and 5, got 6"):
         spectrum_of(np.eye(5), num_exponents=6)
-    with pytest.raises(ValueError, match="warmup must lie between 0 and T - 1 = 119"):
+    with pytest.raises(ValueError, match="warmup, of T steps, must lie between 0 and 119"):
         spectrum_of(np.eye(5), warmup=120)

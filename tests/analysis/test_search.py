@@ -13,7 +13,6 @@ import rnnjax
 from rnnjax.analysis import SymbolModel, ablate, record, search_units, text_values
 from rnnjax.analysis.ablation import step_clamped
 from rnnjax.analysis.gates import unit_statistics
-from rnnjax.analysis.search import auc
 from rnnjax.analysis.unit_plots import plot_ranking, plot_text
 from tests.cells_table import fast_jit
 
@@ -78,16 +77,6 @@ def pairs(values, labels):
     """The AUC, pair by pair."""
     above, below = values[labels][:, None], values[~labels][None, :]
     return ((above > below) + 0.5 * (above == below)).mean()
-
-
-def test_auc_is_the_share_of_pairs():
-    rng = np.random.default_rng(0)
-    labels = rng.random(80) < 0.3
-    table = np.stack([rng.normal(size=80) + labels, rng.integers(0, 4, 80), np.zeros(80)], axis=1)
-    np.testing.assert_allclose(auc(table, labels), [pairs(v, labels) for v in table.T], rtol=1e-12)
-    assert auc(table[:, 2], labels) == 0.5
-    with pytest.raises(ValueError, match="both values"):
-        auc(table, np.ones(80, bool))
 
 
 def test_the_units_that_know_are_found_and_pass_the_control(found):
