@@ -12,12 +12,15 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
+
+import numpy as np
 
 __all__ = [
     "CheckpointError",
@@ -27,6 +30,7 @@ __all__ = [
     "first_line",
     "open_regular",
     "parse_json",
+    "plain",
     "read_json",
     "read_regular",
     "save_figure",
@@ -130,6 +134,27 @@ def digest(data: Any) -> str:
     """
     text = json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any, digits: int | None = None) -> Any:
+    """For JSON: arrays and tuples become lists, and what is not finite becomes None.
+
+    Args:
+        value: what is made of dicts, lists, tuples, arrays, numbers and texts.
+        digits: that floats keep; None for all.
+
+    >>> plain({"a": np.array([1 / 3, np.nan]), "b": (np.int32(2), "c", True)}, 6)
+    {'a': [0.333333, None], 'b': [2, 'c', True]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, digits) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist(), digits)
+    if isinstance(value, list | tuple):
+        return [plain(item, digits) for item in value]
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else value if digits is None else float(f"{value:.{digits}g}")
+    return value
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any], *, private: bool = False) -> None:

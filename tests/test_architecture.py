@@ -27,6 +27,7 @@ FLOORS = {
     "files": 0,
     "arrays": 0,
     "user_code": 0,
+    "extras": 0,
     "kinds": 0,
     "text": 0.5,  # of checks, files and options
     "cells": 1,

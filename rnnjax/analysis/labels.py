@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from rnnjax.checks import did_you_mean
 from rnnjax.kinds import check_kinds, public
 from rnnjax.user_code import load_module
 
-__all__ = ["LABELS", "Label", "default_labels", "label_from_name", "label_text"]
+__all__ = ["LABELS", "Label", "default_labels", "label_from_name", "label_text", "varying"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +218,13 @@ def _label_from_pattern(name: str) -> Label:
         return found
 
     return Label(name, f"inside what {name.removeprefix('re:')} matches", inside)
+
+
+def varying(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Labels that take several values in both halves of a text, and the names of the others."""
+    halves = {name: np.array_split(label.astype(np.float32), [len(label) // 2]) for name, label in labels.items()}
+    known = {name: labels[name] for name, parts in halves.items() if all(len(part) and np.ptp(part) for part in parts)}
+    return known, [name for name in labels if name not in known]
 
 
 @public

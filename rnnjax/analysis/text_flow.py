@@ -1,4 +1,4 @@
-"""Gradient by lag of a model of symbols, along pieces of a text."""
+"""Gradient by lag and Lyapunov exponents of a model of symbols, along pieces of a text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnnjax.analysis.flat import state_size
 from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
+from rnnjax.analysis.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.kinds import public
 from rnnjax.network import start_state
 
-__all__ = ["symbol_gradient_flow", "text_pieces"]
+__all__ = ["symbol_gradient_flow", "symbol_lyapunov", "text_pieces"]
 
 
 @public
@@ -53,3 +55,18 @@ def symbol_gradient_flow(model: SymbolModel, pieces: np.ndarray, *, max_lag: int
     state = start_state(model.cell, model.params, (pieces.shape[1],))
     cell, inputs = as_inputs(model, pieces[:-1])
     return gradient_flow(cell, model.params, state, inputs, loss, max_lag=max_lag, chunk_len=chunk_len)
+
+
+@public
+def symbol_lyapunov(model: SymbolModel, pieces: np.ndarray, *, count: int, warmup: int) -> LyapunovSpectrum:
+    """`lyapunov_spectrum` along pieces of a text.
+
+    Args:
+        model: a language model's cell and inputs.
+        pieces: symbols ``[T, B]``.
+        count: of exponents, at most.
+        warmup: first symbols, which are not counted.
+    """
+    cell, inputs = as_inputs(model, pieces)
+    state, count = start_state(model.cell, model.params, (pieces.shape[1],)), min(count, state_size(model.cell))
+    return lyapunov_spectrum(cell, model.params, state, inputs, num_exponents=count, warmup=warmup)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rnnjax.analysis.search import LabelSearch
+from rnnjax.extras import require
 from rnnjax.kinds import public
 
 if TYPE_CHECKING:
@@ -60,16 +61,8 @@ def color_of(share: float) -> tuple[int, int, int]:
 
 def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
     """An empty figure; sizes in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ModuleNotFoundError(
-            "rnnjax.analysis: pictures need matplotlib, which is not installed; pip install matplotlib.",
-            name=error.name,
-        ) from None
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    module = require("matplotlib.figure", "matplotlib", "rnnjax.analysis")
+    return module.Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 @public

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rnnjax.analysis.ablation import Ablation
 from rnnjax.analysis.ablation import ablate as ablate_units
-from rnnjax.analysis.labels import Label, default_labels, label_from_name, label_text
+from rnnjax.analysis.labels import Label, default_labels, label_from_name, label_text, varying
 from rnnjax.analysis.recording import OneHot, SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
@@ -78,14 +78,8 @@ def cells(
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model, source = symbol_model(opened), read_text_of(opened, text, symbols)
     chosen = chosen or source.default_labels()
-    known, left_out = {}, []
-    for one in chosen:
-        values = source.label(one)
-        half = len(values) // 2
-        if label or all(len(part) and np.ptp(part.astype(np.float32)) for part in (values[:half], values[half:])):
-            known[one.name] = values
-        else:
-            left_out.append(one.name)
+    known = {one.name: source.label(one) for one in chosen}
+    known, left_out = (known, []) if label else varying(known)
     found = search_units(model, source.ids, known, shifts=shifts, streams=streams, starts=source.starts)
     effects: dict[str, list[Ablation]] = {}
     for one in chosen if ablate else ():
@@ -342,19 +336,14 @@ def _search_json(found: LabelSearch, top: int, effects: list[Ablation] | None) -
         "share": found.share,
         "bar": found.bar,
         "shifts": len(found.control),
-        "units": [_plain(unit._asdict()) for unit in found.top(top)],
+        "units": [unit._asdict() for unit in found.top(top)],
     }
     return data if effects is None else data | {"ablation": [_ablation_json(one) for one in effects]}
 
 
 def _ablation_json(one: Ablation) -> dict[str, Any]:
-    tallies = {name: _plain(getattr(one, name)._asdict()) for name in ("before", "after")}
-    return {"units": list(one.units), "values": list(one.values), **tallies}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """For JSON, which has no nan."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    tallies = {name: getattr(one, name)._asdict() for name in ("before", "after")}
+    return {"units": one.units, "values": one.values, **tallies}
 
 
 def _printable(character: str) -> str:

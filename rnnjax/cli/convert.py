@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 import typer
 
 from rnnjax.arrays import read_arrays
-from rnnjax.cli.output import echo
+from rnnjax.cli.output import echo, echo_table
 from rnnjax.interop._common import layers_of
 from rnnjax.interop._keras_files import read_model, read_weights
 from rnnjax.interop.files import save_flax, save_keras, save_torch
@@ -122,7 +121,8 @@ def convert(
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
     for kind, found in moves.items():
-        _print_moves(found, kind)
+        rows = [(move.foreign, str([*move.foreign_shape]), move.ours, str([*move.our_shape])) for move in found]
+        echo_table((kind, "shape", "rnnjax", "shape"), rows)
     echo(f"{target} ({goal})  {target.stat().st_size:,} bytes")
 
 
@@ -245,18 +245,3 @@ def _names_in(path: pathlib.Path, chosen: list[str] | None) -> list[str]:
     found = {layer.name: layer for layer in read("convert", str(path))}
     ends = ("/forward_layer", "/backward_layer")
     return [f"{name}{end}" for name in chosen or found for end in (ends if len(found[name].directions) == 2 else ("",))]
-
-
-def _print_moves(moves: list[_Move], kind: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in (kind, "shape", "rnnjax", "shape"):
-        table.add_column(header, no_wrap=True)
-    for move in moves:
-        shapes = [str(list(shape)) for shape in (move.foreign_shape, move.our_shape)]
-        table.add_row(*map(Text, (move.foreign, shapes[0], move.ours, shapes[1])))
-    # In a pipe, where no window ends a line, names stay whole.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)

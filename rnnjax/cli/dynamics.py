@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 from typing import Annotated
 
@@ -13,11 +12,11 @@ import typer
 
 from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import flatten_state, state_size
-from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
+from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
 from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import OneHot, SymbolModel
-from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
+from rnnjax.analysis.text_flow import symbol_gradient_flow, symbol_lyapunov, text_pieces
 from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table
@@ -54,16 +53,16 @@ def gradflow(
     model = symbol_model(opened)
     ids = _pieces(read_text_of(opened, text, 0).ids, length + 1, batch_size)
     flow = symbol_gradient_flow(model, ids, max_lag=min(max_lag, length // 2), chunk_len=opened.config.train.chunk_len)
-    path = _picture(run, "gradflow.png") if out is None else out
+    path = out or _picture(run, "gradflow.png")
     save_figure(plot_gradient_flow(flow, layers=flow.by_layer.shape[1] > 1), path)
     lags = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= len(flow.lags)]
     if as_json:
         echo_json(
             {
                 "run": str(run),
-                "lags": flow.lags.tolist(),
-                "norm": flow.norm.tolist(),
-                "layers": flow.by_layer.T.tolist(),
+                "lags": flow.lags,
+                "norm": flow.norm,
+                "layers": flow.by_layer.T,
                 "chunk_len": flow.chunk_len,
                 "lost": flow.lost,
                 "picture": str(path),
@@ -109,21 +108,13 @@ def lyapunov(
     opened = open_run(run, checkpoint=checkpoint, trust_code=trust_code)
     model = symbol_model(opened)
     ids = _pieces(read_text_of(opened, text, 0).ids, length, batch_size)
-    cell, inputs = as_inputs(model, ids)
-    spectrum = lyapunov_spectrum(
-        cell,
-        model.params,
-        start_state(model.cell, model.params, (batch_size,)),
-        inputs,
-        num_exponents=min(count, state_size(model.cell)),
-        warmup=warmup,
-    )
-    path = _picture(run, "lyapunov.png") if out is None else out
+    spectrum = symbol_lyapunov(model, ids, count=count, warmup=warmup)
+    path = out or _picture(run, "lyapunov.png")
     save_figure(plot_lyapunov(spectrum), path)
     dimension = kaplan_yorke_dimension(spectrum.exponents)
     if as_json:
-        exponents = [value if np.isfinite(value) else None for value in spectrum.exponents.tolist()]
-        echo_json({"run": str(run), "exponents": exponents, "dimension": dimension, "picture": str(path)})
+        found = {"exponents": spectrum.exponents, "dimension": dimension}
+        echo_json({"run": str(run), **found, "picture": str(path)})
         return
     spread = spectrum.by_example.std(axis=0)
     echo_table(
@@ -163,7 +154,7 @@ def fixedpoints(
     # Newton's steps need the square of the state's size in memory and its cube in time.
     polish = 30 if state_size(model.cell) <= 1100 else 0
     found = find_fixed_points(model.cell, model.params, chosen, x, steps=steps, polish_steps=polish, visited=visited)
-    path = _picture(run, "fixedpoints.png") if out is None else out
+    path = out or _picture(run, "fixedpoints.png")
     if len(found.points):
         save_figure(plot_fixed_points(found, states=np.asarray(flatten_state(model.cell, visited))), path)
     rows = []
@@ -176,8 +167,7 @@ def fixedpoints(
         keys = ("point", "kind", "speed", "largest_eigenvalue", "searches", "distance")
         kinds = (int, str, float, float, int, float)
         points = [{key: kind(cell) for key, kind, cell in zip(keys, kinds, row, strict=True)} for row in rows]
-        lowest = found.lowest_speed if math.isfinite(found.lowest_speed) else None
-        known = {"run": str(run), "points": points, "far": found.far, "lowest_speed": lowest}
+        known = {"run": str(run), "points": points, "far": found.far, "lowest_speed": found.lowest_speed}
         echo_json(known | {"picture": str(path) if points else None})
         return
     if not rows:

@@ -11,8 +11,8 @@ import typer
 
 from rnnjax.cli.options import Checkpoint, RunArgument, TrustCode
 from rnnjax.cli.output import echo
+from rnnjax.extras import require
 from rnnjax.files import write_atomic, write_json
-from rnnjax.interop._common import require
 from rnnjax.interop.exporting import export_functions
 from rnnjax.lm.export import DESCRIPTION, describe_run, make_folder
 from rnnjax.lm.export import export as write

@@ -376,10 +376,7 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
         "best": {"step": lowest.step, "val_loss": losses[lowest.step]} if lowest is not None else None,
         "last": {kind: found[-1] if found else None for kind, found in kinds.items()},
         "seconds": next((row["seconds"] for row in rows[::-1] if isinstance(row.get("seconds"), float)), None),
-        "checkpoints": [
-            {"path": str(c.path), "step": c.step, "val_loss": c.val_loss if math.isfinite(c.val_loss) else None}
-            for c in saved
-        ],
+        "checkpoints": [{"path": str(c.path), "step": c.step, "val_loss": c.val_loss} for c in saved],
     }
 
 

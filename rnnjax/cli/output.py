@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
+from rnnjax.files import plain
 from rnnjax.text.shown import shown
 
 __all__ = ["echo", "echo_json", "echo_table"]
@@ -22,16 +22,8 @@ def echo(line: str = "", *, err: bool = False) -> None:
 
 def echo_json(data: Any) -> None:
     """Prints JSON; what would steer a terminal is written as an escape of JSON, and what is no number as null."""
-    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(data), indent=1, ensure_ascii=False, allow_nan=False)
     typer.echo(re.sub("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", _escape, text))
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _escape(match: re.Match[str]) -> str:

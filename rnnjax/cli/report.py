@@ -84,8 +84,7 @@ def report(
         raise ValueError(f"--megabytes: must lie between 0.2 and 1000, got {megabytes:g}.")
     opened = [open_run(run, checkpoint=checkpoint, trust_code=trust_code) for run in runs]
     path = opened[0].paths.root / "report.html" if out is None else out
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
+    _check_target(path)
     asked = [label_from_name(name) for name in label or ()]
     wanted = _divide(opened, units or [])
     size = int((megabytes * 1e6 - page_size()) / len(opened))
@@ -96,7 +95,9 @@ def report(
         for run, name, own in zip(opened, _names(runs), wanted, strict=True):
             task = progress.add_task(f"{name}: text", total=len(STEPS) + 1)
             source = read_text_of(run, text, symbols)
-            source = _at_a_line(source if text else source._replace(name=f"{source.name} of {_sources(run)}"))
+            if not text:
+                source = source._replace(name=f"{source.name} of {run.provenance.get('sources') or 'the run'}")
+            source = _at_a_line(source)
             chosen = asked or source.default_labels()
             shown = ReportText(source.name, source.ids, source.starts, {one.name: source.label(one) for one in chosen})
             options = ReportOptions(own, top, size, shifts, streams)
@@ -106,8 +107,7 @@ def report(
 
             data.append(collect_run(name, run, symbol_model(run), shown, options, advance))
             progress.update(task, completed=len(STEPS) + 1, description=f"{name}: done")
-    content = page(data, site).encode("utf-8")
-    write_atomic(path, content)
+    content = page(data, site)
     if out is None:
         remember(path.parent, [path.name])
     for one in data:
@@ -115,12 +115,17 @@ def report(
             f"{one['name']}: {one['count']:,} symbols of {one['text']['name']}, values of {len(one['units']):,} of "
             f"{one['total']:,} units"
         )
-    echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
+    _write(path, content)
 
 
-def _sources(run: Run) -> str:
-    """Where the text of a run is from: files by name, of many the first and their number."""
-    return str(run.provenance.get("sources") or "the run")
+def _write(path: pathlib.Path, content: str) -> None:
+    write_atomic(path, data := content.encode("utf-8"))
+    echo(f"report {path} ({len(data) / 1e6:.1f} MB), opens in any browser")
+
+
+def _check_target(path: pathlib.Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
 
 
 def _at_a_line(source: RunText) -> RunText:
@@ -142,11 +147,8 @@ def _report_forecast(runs: list[pathlib.Path], out: pathlib.Path | None, site: s
         raise ValueError(f"report: a forecast has a page of its own, got {len(runs)} runs; name one.")
     paths = ForecastPaths(runs[0])
     path = paths.report if out is None else out
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--out: must be a file in a folder that exists, got {str(path)!r}.")
-    content = forecast_page(paths, site).encode("utf-8")
-    write_atomic(path, content)
-    echo(f"report {path} ({len(content) / 1e6:.1f} MB), opens in any browser")
+    _check_target(path)
+    _write(path, forecast_page(paths, site))
 
 
 def _divide(runs: list[Run], names: list[str]) -> list[tuple[str, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import math
 import threading
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from rnnjax.fit.checkpoint import best, find_checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.fit.printer import duration
 from rnnjax.fit.processes import crew
-from rnnjax.lm.baselines import compute_baselines
+from rnnjax.lm.baselines import compute_baselines, read_baselines
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, StreamOptions, TrainOptions
 from rnnjax.lm.plots import loss_curve, read_metrics
 from rnnjax.lm.run import RunPaths, make_model
@@ -204,10 +203,9 @@ def _describe(config: RunConfig, corpus: Corpus) -> str:
 
 def _start_baselines(corpus: Corpus, paths: RunPaths, display: Display) -> threading.Thread | None:
     """Computes them beside the training, once a run; the display shows them when they are there."""
-    if paths.baselines.is_file():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file is made again
-            display.baselines = json.loads(paths.baselines.read_text(encoding="utf-8"))["nats"]
-            return None
+    if known := read_baselines(paths.baselines):  # one that is damaged is made again
+        display.baselines = known
+        return None
     if len(corpus.valid) < 2:
         return None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rnnjax.files import FileWarning, check_kind, open_regular, read_regular, write_atomic
 
-__all__ = ["Log"]
+__all__ = ["Log", "read_rows"]
 
 
 class Log:
@@ -62,12 +62,23 @@ class Log:
 
     def rows(self) -> list[dict[str, Any]]:
         """The JSON objects of the lines; what is none is passed over, which `cut` has warned of."""
-        rows = []
-        for line in self.path.read_bytes().split(b"\n"):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
+        return read_rows(self.path)
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The JSON objects that are the lines of a file; other lines are passed over.
+
+    A line that a killed run left half-written is one of those.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    rows = []
+    for line in pathlib.Path(path).read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

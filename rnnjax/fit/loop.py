@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.averaging import judged, judged_prefix
+from rnnjax.files import plain
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.checkpoint import CheckpointError
 from rnnjax.fit.folder import own_folder, remember, written
@@ -305,7 +306,7 @@ class Loop:
 
     def record(self, row: dict[str, Any]) -> None:
         """Writes a row to the metrics and reports it."""
-        self.append("metrics", json.dumps(_plain(row)) + "\n")
+        self.append("metrics", json.dumps(plain(row)) + "\n")
         self.report(row)
 
     def append(self, name: str, text: str) -> None:
@@ -324,7 +325,7 @@ class Loop:
         """Writes a checkpoint of these arrays, which lie on this process, and removes those that it replaces."""
         progress, folder = self.progress, root / "checkpoints"
         logs = {name: log.mark for name, log in self.logs.items()}
-        meta = {"progress": _plain(dataclasses.asdict(progress)), "logs": logs, **self.task.identity}
+        meta = {"progress": plain(dataclasses.asdict(progress)), "logs": logs, **self.task.identity}
         saved = checkpoints.save(folder, carry, meta, step=progress.step, val_loss=score)
         checkpoints.prune(folder, progress.best_step if math.isfinite(progress.best_loss) else None)
         remember(root, [f"checkpoints/{saved.path.name}"])
@@ -385,8 +386,3 @@ class Loop:
             raise CheckpointError(f"checkpoint: {path} was written by another version; start a new run.")
         self.progress = type(self.progress)(**known)
         return meta["logs"]
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity and no nan: None stands for both."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

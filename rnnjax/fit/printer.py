@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from rnnjax.extras import require
 from rnnjax.files import check_kind
 from rnnjax.text.shown import shown
 
@@ -54,7 +55,7 @@ class Printer:
         log: str | os.PathLike[str] | None = None,
         title: str = "",
     ) -> None:
-        rich_console = _rich()
+        rich_console = require("rich.console", "rich", "Printer", "'rnnjax[lm]', or report the rows yourself")
         self.console = rich_console.Console(highlight=False) if console is None else console
         self.quiet = quiet
         self.log_path = None if log is None else pathlib.Path(log)
@@ -217,15 +218,3 @@ def _metrics(row: dict[str, Any]) -> str:
 def _speed(row: dict[str, Any]) -> str:
     speed = row["steps_per_second"]
     return f"{speed:,.0f} steps/s" if speed >= 100 else f"{speed:.3g} steps/s"
-
-
-def _rich() -> Any:
-    try:
-        import rich.console
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("rich"):
-            raise
-        raise ModuleNotFoundError(
-            "Printer: rich is not installed; pip install 'rnnjax[lm]', or report the rows yourself.", name=error.name
-        ) from error
-    return rich.console

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnjax.checks import short
+from rnnjax.extras import require
 
 __all__ = ["Panel", "forecast_figure", "surprise_figure"]
 
@@ -95,9 +96,8 @@ def _fan(ax: Any, times: Any, found: np.ndarray, levels: Sequence[float], color:
 
 
 def _figure(count: int, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 0.5 + height * count), layout="constrained")
+    module = require("matplotlib.figure", "matplotlib", "rnnjax.forecast.plots", "'rnnjax[lm]'")
+    figure = module.Figure(figsize=(9, 0.5 + height * count), layout="constrained")
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0, 0, 1, 1 - 0.3 / (0.5 + height * count)))
     axes = np.atleast_1d(figure.subplots(count, 1))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnnjax.files import save_figure, write_atomic, write_json
+from rnnjax.files import plain, save_figure, write_atomic, write_json
 from rnnjax.forecast.backtesting import LEVELS, Backtest, backtest
 from rnnjax.forecast.marks import Anomalies, anomalies
 from rnnjax.forecast.model import Forecaster
@@ -117,26 +117,26 @@ def page_data(results: Results, facts: Mapping[str, str]) -> dict[str, Any]:
             {
                 "name": panel.name,
                 "times": [time_text(time) for time in panel.times[first:]],
-                "values": _plain(panel.values[first:]),
-                "forecast": [_plain(row) for row in panel.forecast],
-                "earlier": None if earlier is None or not np.isfinite(earlier).all() else [*map(_plain, earlier)],
-                "bits": _plain(results.odd.bits[n][first:]),
+                "values": panel.values[first:],
+                "forecast": panel.forecast,
+                "earlier": None if earlier is None or not np.isfinite(earlier).all() else earlier,
+                "bits": results.odd.bits[n][first:],
             }
         )
     tested = results.tested
-    return {
-        "facts": dict(facts),
-        "levels": list(results.levels),
+    data = {
+        "facts": facts,
+        "levels": results.levels,
         "horizon": results.horizon,
         "series": shown,
         "count": len(results.series),
-        "scores": None
-        if tested is None
-        else {k: {m: _finite(v) for m, v in s.items()} for k, s in tested.scores.items()},
+        "scores": None if tested is None else tested.scores,
         "verdict": "" if tested is None else tested.verdict,
         "limit": results.odd.limit,
-        "surprising": [list(row) for row in results.surprising()[:_MARKED]],
+        "surprising": results.surprising()[:_MARKED],
     }
+    found: dict[str, Any] = plain(data, 6)
+    return found
 
 
 def _write_csv(path: pathlib.Path, head: list[str], rows: list[list[Any]]) -> None:
@@ -149,11 +149,3 @@ def _write_csv(path: pathlib.Path, head: list[str], rows: list[list[Any]]) -> No
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.10g}"
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _plain(row: Any) -> list[float | None]:
-    return [None if not math.isfinite(one) else float(f"{one:.6g}") for one in np.asarray(row, float)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -30,35 +29,9 @@ __all__ = [
     "layers_of",
     "refuse",
     "reorder_gates",
-    "require",
 ]
 
 Layer = tuple[tuple[Any, Any], ...]  # (cell, its params or its state) of each direction: one or two of them
-
-
-def require(module: str, package: str, where: str) -> Any:
-    """Imports a framework when it is needed.
-
-    Args:
-        module: what to import, for example ``"haiku"``.
-        package: what to install, for example ``"dm-haiku"``.
-        where: the function that needs it.
-
-    Raises:
-        ModuleNotFoundError: in one sentence with the install command, where the framework is missing.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0]:  # it is there, and something that it needs is not
-            hint = " or set KERAS_BACKEND=jax" if module == "keras" else ""
-            raise ModuleNotFoundError(
-                f"{where}: {package} is there, and {error.name}, which it imports, is not; install that{hint}.",
-                name=error.name,
-            ) from error
-        raise ModuleNotFoundError(
-            f"{where}: {package} is needed, which is not installed; pip install {package}.", name=error.name
-        ) from None
 
 
 def is_of(kind: type, *packages: str) -> bool:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from rnnjax.extras import require
 from rnnjax.files import CheckpointError, first_line, parse_json
-from rnnjax.interop._common import require
 
 __all__ = ["BUILT", "GATES", "Direction", "Found", "read_model", "read_weights", "settings"]
 

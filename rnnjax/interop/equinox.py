@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from rnnjax.cells import GRU, LSTM
 from rnnjax.checks import short
-from rnnjax.interop._common import built, counterpart, require
+from rnnjax.extras import require
+from rnnjax.interop._common import built, counterpart
 from rnnjax.interop._hosts import check_host_cell, make_params
 from rnnjax.kinds import public
 

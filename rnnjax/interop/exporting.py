@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from rnnjax.cell import input_size_of, named_leaves
 from rnnjax.checks import check_dtype, short
+from rnnjax.extras import require
 from rnnjax.files import write_atomic
-from rnnjax.interop._common import require
 from rnnjax.kinds import public
 from rnnjax.network import input_shape, start_state
 from rnnjax.saving import named_arrays

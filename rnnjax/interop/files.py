@@ -8,8 +8,9 @@ import tempfile
 from typing import Any
 
 from rnnjax.arrays import write_arrays
+from rnnjax.extras import require
 from rnnjax.files import write_atomic
-from rnnjax.interop._common import layers_of, require
+from rnnjax.interop._common import layers_of
 from rnnjax.interop.flax_linen import to_flax
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import to_torch

@@ -26,6 +26,7 @@ import numpy as np
 from rnnjax.cell import compute_dtype
 from rnnjax.cells import GRU, LSTM, ConvLSTM, Elman, GRUResetBefore
 from rnnjax.checks import short
+from rnnjax.extras import require
 from rnnjax.interop._common import (
     as_array,
     built,
@@ -37,7 +38,6 @@ from rnnjax.interop._common import (
     layers_of,
     refuse,
     reorder_gates,
-    require,
 )
 from rnnjax.interop._keras_files import BUILT, GATES, Direction, Found, read_model, read_weights, settings
 from rnnjax.kinds import public

@@ -26,6 +26,7 @@ from rnnjax.arrays import read_arrays
 from rnnjax.cell import compute_dtype, describe
 from rnnjax.cells import GRU, LSTM, Elman, ProjectedLSTM
 from rnnjax.checks import short
+from rnnjax.extras import require
 from rnnjax.interop._common import (
     as_array,
     built,
@@ -37,7 +38,6 @@ from rnnjax.interop._common import (
     join_states,
     layers_of,
     refuse,
-    require,
 )
 from rnnjax.kinds import public
 

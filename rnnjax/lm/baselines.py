@@ -2,8 +2,11 @@ r"""What a model without a network reaches on the same split: the lines that a t
 
 from __future__ import annotations
 
+import contextlib
+import json
 import lzma
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ __all__ = [
     "MAX_SYMBOLS",
     "Baselines",
     "compute_baselines",
+    "read_baselines",
     "unigram",
     "witten_bell",
     "witten_bell_log_probs",
@@ -69,6 +73,14 @@ def compute_baselines(
         train_symbols=min(len(corpus.train), max_symbols),
         valid_symbols=len(valid),
     )
+
+
+def read_baselines(path: pathlib.Path) -> dict[str, float]:
+    """The losses in a run's file of baselines that are numbers, in nats a symbol; none of a damaged or missing one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        nats = json.loads(path.read_text(encoding="utf-8"))["nats"]
+        return {k: float(v) for k, v in nats.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {}
 
 
 @public

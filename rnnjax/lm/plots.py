@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+
+from rnnjax.fit.logs import read_rows
 
 __all__ = ["loss_curve", "read_metrics"]
 
@@ -24,20 +24,8 @@ _SMOOTHING = 0.08  # half the width of the average, as a share of what came befo
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a line that a killed run left half-written is passed over.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    rows = []
-    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and "kind" in row:
-            rows.append(row)
-    return rows
+    """The rows of a metrics file, by `rnnjax.fit.logs.read_rows`; each has a ``kind``."""
+    return [row for row in read_rows(path) if "kind" in row]
 
 
 def loss_curve(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from rnnjax.analysis.gates import UnitStatistics, unit_statistics
-from rnnjax.analysis.labels import LABELS
+from rnnjax.analysis.labels import LABELS, varying
 from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
 from rnnjax.analysis.unit_plots import value_scale
 from rnnjax.analysis.units import Leaf
+from rnnjax.files import plain
 from rnnjax.kinds import check_kinds, public
+from rnnjax.lm.baselines import read_baselines
 from rnnjax.lm.run import Run
 from rnnjax.report.choose import asked_units, ranked_units
 from rnnjax.report.dynamics import gradient_data, lyapunov_data
-from rnnjax.report.packing import pack, plain, quantize, to_json
+from rnnjax.report.packing import pack, quantize, to_json
 from rnnjax.report.predictions import predictions
-from rnnjax.report.training import facts, read_baselines, read_curves, read_samples
+from rnnjax.report.training import facts, read_curves, read_samples
 from rnnjax.report.writer import writer_data
 
 __all__ = ["STEPS", "ReportOptions", "ReportText", "collect_run"]
@@ -36,6 +38,7 @@ STEPS = (
     "values of units",
 )
 _LEAST_TO_SEARCH = 40  # symbols, below which halves of a text say nothing
+_DIGITS = 6  # of numbers in the page
 _BYTES_A_VALUE = 0.3  # of a unit's value, packed; less only for gates that hardly move
 
 
@@ -109,7 +112,7 @@ def collect_run(
     reading: dict[str, Any] = {"streams": options.streams, "starts": text.starts}
     advance(STEPS[0])
     expected, shown = predictions(run.model, run.params, text.ids, text.starts)
-    curves = read_curves(run)
+    curves, samples = read_curves(run), run.paths.samples
     data: dict[str, Any] = {
         "name": name,
         "facts": facts(run, curves),
@@ -119,13 +122,13 @@ def collect_run(
             "symbols": [run.vocabulary.symbols[k] for k in shown.tolist()],
         },
         **expected,
-        "training": curves | {"baselines": _baselines(run), "clip": _clip(run)},
-        "samples": _samples(run),
+        "training": curves | {"baselines": read_baselines(run.paths.baselines), "clip": _clip(run)},
+        "samples": read_samples(samples.read_text("utf-8", "replace") if samples.is_file() else ""),
     }
     advance(STEPS[1])
     statistics = unit_statistics(model, text.ids, **reading)
     advance(STEPS[2])
-    searched, left_out = _vary(text.labels)
+    searched, left_out = varying(text.labels)
     found: dict[str, LabelSearch] = {}
     if searched and len(text.ids) >= _LEAST_TO_SEARCH:
         found = search_units(model, text.ids, searched, shifts=options.shifts, **reading)
@@ -141,7 +144,7 @@ def collect_run(
     data["gradient"] = gradient_data(model, text.ids, run.config.train.chunk_len)
     advance(STEPS[4])
     data["lyapunov"] = lyapunov_data(model, text.ids)
-    data = plain(data)
+    data = plain(data, _DIGITS)
     data["writer"], steps = writer_data(run, int(0.8 * options.size) - len(to_json(data)), text.ids)
     advance(STEPS[5])
     ranking = ranked_units(asked, found, statistics, options.top)
@@ -169,7 +172,7 @@ def _values(
         own = values[:, column]
         low, high, levels = quantize(own)
         middle, reach = value_scale(own, leaves[name.rpartition(".")[0]].kind)
-        scale = plain({"low": low, "high": high, "middle": middle, "reach": reach})
+        scale = plain({"low": low, "high": high, "middle": middle, "reach": reach}, _DIGITS)
         entry = scale | {"why": list(ranking[name]), "values": pack(levels)}
         room -= len(json.dumps(entry)) + len(name) + 4
         if room < 0:
@@ -188,18 +191,6 @@ def _values(
         return order.index(leaf), int(number)
 
     return {name: packed[name] for name in sorted(packed, key=place)}
-
-
-def _vary(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Labels that take several values in both halves of a text, and the names of the others."""
-    known, left_out = {}, []
-    for name, label in labels.items():
-        half = len(label) // 2
-        if all(len(part) and np.ptp(part.astype(np.float32)) > 0 for part in (label[:half], label[half:])):
-            known[name] = label
-        else:
-            left_out.append(name)
-    return known, left_out
 
 
 def _label_data(label: np.ndarray, search: LabelSearch, top: int) -> dict[str, Any]:
@@ -236,20 +227,6 @@ def _leaf_data(statistics: UnitStatistics, found: Mapping[str, LabelSearch]) -> 
         result.append(entry)
         start = stop
     return result
-
-
-def _samples(run: Run) -> list[dict[str, Any]]:
-    path = run.paths.samples
-    return read_samples(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
-
-
-def _baselines(run: Run) -> dict[str, float]:
-    if not run.paths.baselines.is_file():
-        return {}
-    try:
-        return read_baselines(json.loads(run.paths.baselines.read_text(encoding="utf-8")))
-    except ValueError:  # half-written when the run was killed
-        return {}
 
 
 def _clip(run: Run) -> float | None:

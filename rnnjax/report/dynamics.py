@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from rnnjax.analysis.flat import state_size
-from rnnjax.analysis.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
-from rnnjax.analysis.reader import as_inputs
+from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
 from rnnjax.analysis.recording import SymbolModel
-from rnnjax.analysis.text_flow import symbol_gradient_flow, text_pieces
-from rnnjax.network import start_state
+from rnnjax.analysis.text_flow import symbol_gradient_flow, symbol_lyapunov, text_pieces
 
 __all__ = ["gradient_data", "lyapunov_data"]
 
@@ -49,15 +47,7 @@ def lyapunov_data(model: SymbolModel, ids: np.ndarray) -> dict[str, Any] | None:
         return None
     warmup = min(_WARMUP, length // 4)
     pieces = text_pieces(ids, length, _PIECES)
-    cell, inputs = as_inputs(model, pieces)
-    spectrum = lyapunov_spectrum(
-        cell,
-        model.params,
-        start_state(model.cell, model.params, (_PIECES,)),
-        inputs,
-        num_exponents=min(_EXPONENTS, state_size(model.cell)),
-        warmup=warmup,
-    )
+    spectrum = symbol_lyapunov(model, pieces, count=_EXPONENTS, warmup=warmup)
     thin = slice(None, None, max(1, len(spectrum.running) // 100))
     return {
         "exponents": spectrum.exponents,

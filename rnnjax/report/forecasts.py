@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.resources
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rnnjax.files import CheckpointError, read_json
 from rnnjax.forecast.run import ForecastPaths
 from rnnjax.lm.plots import read_metrics
+from rnnjax.report.page import asset
 from rnnjax.report.site import COURSE, course_link, site_address
 
 __all__ = ["forecast_page"]
@@ -115,7 +115,7 @@ def _page(paths: ForecastPaths, data: dict[str, Any], address: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
 script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <meta name="color-scheme" content="light dark"><title>{name} - rnnjax report</title>
-<style>{_asset("report.css")}{_STYLE}</style><script>{_asset("theme.js")}</script></head>
+<style>{asset("report.css")}{_STYLE}</style><script>{asset("theme.js")}</script></head>
 <body><header class="top"><div class="bar"><h1>{name} <small>forecast</small></h1></div>
 <nav aria-label="Sections">{links}</nav></header><main>{body}</main></body></html>
 """
@@ -295,7 +295,3 @@ def _figure(name: str, label: str, parts: Sequence[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _asset(name: str) -> str:
-    return importlib.resources.files("rnnjax.report").joinpath("assets", name).read_text(encoding="utf-8")

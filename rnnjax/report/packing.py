@@ -1,17 +1,15 @@
-"""Numbers in a page: typed arrays, compressed and in base64; and plain JSON that keeps six digits."""
+"""Numbers in a page: typed arrays, compressed and in base64; and JSON that can stand in HTML."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["pack", "plain", "quantize", "to_json", "unpack"]
+__all__ = ["pack", "quantize", "to_json", "unpack"]
 
 _NAMES = {"uint8": "u8", "uint16": "u16", "uint32": "u32", "float32": "f32"}
 _DTYPES = {short: np.dtype(name) for name, short in _NAMES.items()}
@@ -44,25 +42,6 @@ def quantize(values: np.ndarray) -> tuple[float, float, np.ndarray]:
     low, high = float(values.min()), float(values.max())
     levels = np.rint((np.asarray(values, np.float64) - low) * (255 / max(high - low, 1e-30)))
     return low, high, levels.astype(np.uint8)
-
-
-def plain(value: Any) -> Any:
-    """For JSON: arrays and tuples become lists, floats keep six digits, and what is not finite becomes None.
-
-    >>> plain({"a": np.array([1 / 3, np.nan]), "b": (np.int32(2), "c", True)})
-    {'a': [0.333333, None], 'b': [2, 'c', True]}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def to_json(value: Any) -> str:

@@ -13,7 +13,7 @@ from rnnjax.checks import describe
 from rnnjax.report.packing import to_json
 from rnnjax.report.site import COURSE, site_address
 
-__all__ = ["page", "page_size"]
+__all__ = ["asset", "page", "page_size"]
 
 _SCRIPTS = (
     "core.js",
@@ -63,19 +63,20 @@ def page(runs: Sequence[Mapping[str, Any]], site: str | None = None) -> str:
     blocks += [f'<script type="application/json" id="run-{k}">{to_json(run)}</script>' for k, run in enumerate(runs)]
     parts = {
         "TITLE": html.escape(f"{', '.join(names)} - rnnjax report"),
-        "STYLE": _read("report.css"),
-        "THEME": _read("theme.js"),
+        "STYLE": asset("report.css"),
+        "THEME": asset("theme.js"),
         "DATA": "\n".join(blocks),
-        "SCRIPT": "\n".join([f"const WRITERS = [{steps}];", *map(_read, _SCRIPTS)]),
+        "SCRIPT": "\n".join([f"const WRITERS = [{steps}];", *map(asset, _SCRIPTS)]),
     }
     # One pass: what is put in is not looked at again.
-    return _SLOT.sub(lambda slot: parts[slot[1]], _read("template.html"))
+    return _SLOT.sub(lambda slot: parts[slot[1]], asset("template.html"))
 
 
 def page_size() -> int:
     """Bytes of a page without the data of its runs."""
-    return sum(len(_read(name).encode()) for name in ("template.html", "report.css", "theme.js", *_SCRIPTS)) + 1000
+    return sum(len(asset(name).encode()) for name in ("template.html", "report.css", "theme.js", *_SCRIPTS)) + 1000
 
 
-def _read(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file that pages are made of."""
     return importlib.resources.files("rnnjax.report").joinpath("assets", name).read_text(encoding="utf-8")

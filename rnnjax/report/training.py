@@ -13,7 +13,7 @@ import numpy as np
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import Run
 
-__all__ = ["facts", "read_baselines", "read_curves", "read_samples", "training_curves"]
+__all__ = ["facts", "read_curves", "read_samples", "training_curves"]
 
 _POINTS = 600  # of a curve; more cannot be told apart on a screen
 _HEADING = re.compile(r"^--- step (\d+) ---\n", re.MULTILINE)
@@ -69,13 +69,6 @@ def read_samples(text: str) -> list[dict[str, Any]]:
         {"step": int(step), "text": body.removesuffix("\n\n")}
         for step, body in zip(parts[::2], parts[1::2], strict=True)
     ]
-
-
-def read_baselines(data: Any) -> dict[str, float]:
-    """The losses in a run's file of baselines that are numbers, in nats a symbol."""
-    nats = data.get("nats") if isinstance(data, dict) else None
-    known = nats.items() if isinstance(nats, dict) else ()
-    return {str(name): float(value) for name, value in known if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def facts(run: Run, curves: Mapping[str, Any]) -> dict[str, str]:
