@@ -326,8 +326,8 @@ def test_bfloat16_parameters_with_a_float32_state(cell):
     [
         (lambda: PeepholeLSTM(0), "PeepholeLSTM: hidden_size must be at least 1, got 0."),
         (lambda: CoupledLSTM(3).init(jax.random.key(0), 0), "CoupledLSTM.init: input_size must be at least 1, got 0."),
-        (lambda: LayerNormLSTM(3, epsilon=0.0), "LayerNormLSTM: epsilon must be positive, got 0.0"),
-        (lambda: LayerNormGRU(3, epsilon=-1.0), "LayerNormGRU: epsilon must be positive, got -1.0"),
+        (lambda: LayerNormLSTM(3, epsilon=0.0), "LayerNormLSTM: epsilon must be a finite number above 0, got 0"),
+        (lambda: LayerNormGRU(3, epsilon=-1.0), "LayerNormGRU: epsilon must be a finite number above 0, got -1"),
         (lambda: IndRNN(3, activation="gelu"), "IndRNN: activation must be 'relu' or 'tanh', got 'gelu'."),
         (
             lambda: IndRNN(3, recurrent_range=(1.0, 0.0)),

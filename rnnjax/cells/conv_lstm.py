@@ -13,7 +13,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.states import LSTMState
-from rnnjax.cells.weights import gate_biases
+from rnnjax.cells.weights import LSTM_GATES, gate_biases
 from rnnjax.checks import check_size, short
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 from rnnjax.kinds import cell_class
@@ -114,7 +114,7 @@ class ConvLSTM:
         return ConvLSTMParams(
             w_ih=weights(self.input_init, key_ih, input_size),
             w_hh=weights(self.recurrent_init, key_hh, self.hidden_size),
-            b=gate_biases(self.forget_bias, key_b, self.hidden_size, dtype),
+            b=gate_biases(self.forget_bias, key_b, self.hidden_size, dtype, LSTM_GATES),
         )
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:

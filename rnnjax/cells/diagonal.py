@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.states import HiddenState, LSTMState, hidden_state, lstm_state
-from rnnjax.cells.weights import gate_biases, keep_bias
+from rnnjax.cells.weights import GRU_GATES, LSTM_GATES, Gating, gate_biases
 from rnnjax.initializers import Chrono, Glorot, Initializer, Uniform, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -68,10 +68,7 @@ class DiagonalGRU:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> DiagonalParams:
         """New parameters; the biases are zero but for the update bias."""
-        key_ih, key_u, key_b = jax.random.split(key, 3)
-        b_z = keep_bias(self.update_bias, key_b, self.hidden_size, dtype)
-        b = jnp.concatenate([jnp.zeros_like(b_z), b_z, jnp.zeros_like(b_z)])
-        return DiagonalParams(*_weights(self, key_ih, key_u, input_size, dtype, 3, b))
+        return _init(self, key, input_size, dtype, self.update_bias, GRU_GATES)
 
     initial_state = hidden_state
 
@@ -126,9 +123,7 @@ class DiagonalLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> DiagonalParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        key_ih, key_u, key_b = jax.random.split(key, 3)
-        b = gate_biases(self.forget_bias, key_b, self.hidden_size, dtype)
-        return DiagonalParams(*_weights(self, key_ih, key_u, input_size, dtype, 4, b))
+        return _init(self, key, input_size, dtype, self.forget_bias, LSTM_GATES)
 
     initial_state = lstm_state
 
@@ -145,12 +140,14 @@ class DiagonalLSTM:
     step = affine_step
 
 
-def _weights(
-    cell: DiagonalGRU | DiagonalLSTM, key_ih: jax.Array, key_u: jax.Array, input_size: int, dtype: Any, gates: int,
-    b: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """``w_ih``, ``b`` and ``u``, each block drawn by itself."""
-    size = cell.hidden_size
-    w_ih = per_gate(cell.input_init, key_ih, (input_size, size), gates, dtype)
-    keys = jax.random.split(key_u, gates)
-    return w_ih, b, jnp.concatenate([cell.recurrent_init(k, (size,), dtype) for k in keys])
+def _init(
+    cell: DiagonalGRU | DiagonalLSTM, key: jax.Array, input_size: int, dtype: Any, bias: float | Chrono, gates: Gating
+) -> DiagonalParams:
+    """Each block drawn by itself."""
+    key_ih, key_u, key_b = jax.random.split(key, 3)
+    size, count = cell.hidden_size, len(gates.order)
+    return DiagonalParams(
+        w_ih=per_gate(cell.input_init, key_ih, (input_size, size), count, dtype),
+        b=gate_biases(bias, key_b, size, dtype, gates),
+        u=jnp.concatenate([cell.recurrent_init(k, (size,), dtype) for k in jax.random.split(key_u, count)]),
+    )

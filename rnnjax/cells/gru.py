@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.states import HiddenState, hidden_state
-from rnnjax.cells.weights import gru_weights
+from rnnjax.cells.weights import GRU_GATES, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -67,7 +67,7 @@ class GRU:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUParams:
         """New parameters; the biases are zero but for the update bias."""
-        weights = gru_weights(self, key, input_size, dtype)
+        weights = gate_weights(self, key, input_size, dtype, self.update_bias, GRU_GATES)
         return GRUParams(*weights, b_hn=jnp.zeros((self.hidden_size,), dtype))
 
     initial_state = hidden_state

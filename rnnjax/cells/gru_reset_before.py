@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.states import HiddenState, hidden_state
-from rnnjax.cells.weights import gru_weights
+from rnnjax.cells.weights import GRU_GATES, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -66,7 +66,7 @@ class GRUResetBefore:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> GRUResetBeforeParams:
         """New parameters; ``b`` is zero but for the update bias."""
-        return GRUResetBeforeParams(*gru_weights(self, key, input_size, dtype))
+        return GRUResetBeforeParams(*gate_weights(self, key, input_size, dtype, self.update_bias, GRU_GATES))
 
     initial_state = hidden_state
 

@@ -12,8 +12,8 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step, split_gates
 from rnnjax.cells.states import HiddenState, LSTMState, hidden_state, lstm_state
-from rnnjax.cells.weights import gru_weights, lstm_weights
-from rnnjax.checks import short
+from rnnjax.cells.weights import GRU_GATES, LSTM_GATES, gate_weights
+from rnnjax.checks import check_real
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -78,21 +78,13 @@ class LayerNormLSTM:
     num_gates = 4
 
     def __post_init__(self) -> None:
-        _check_epsilon("LayerNormLSTM", self.epsilon)
+        check_real("LayerNormLSTM", "epsilon", self.epsilon, above=0)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormLSTMParams:
         """New parameters: gains of one, and biases of zero but for the forget bias."""
-        w_ih, w_hh, b = lstm_weights(self, key, input_size, dtype)
-        size = self.hidden_size
-        return LayerNormLSTMParams(
-            w_ih=w_ih,
-            w_hh=w_hh,
-            bias=b,
-            gain_x=jnp.ones_like(b),
-            gain_h=jnp.ones_like(b),
-            gain_c=jnp.ones((size,), dtype),
-            b_c=jnp.zeros((size,), dtype),
-        )
+        w_ih, w_hh, b = gate_weights(self, key, input_size, dtype, self.forget_bias, LSTM_GATES)
+        gains = (jnp.ones_like(b), jnp.ones_like(b), jnp.ones((self.hidden_size,), dtype))
+        return LayerNormLSTMParams(w_ih, w_hh, b, *gains, b_c=jnp.zeros((self.hidden_size,), dtype))
 
     initial_state = lstm_state
 
@@ -167,11 +159,11 @@ class LayerNormGRU:
     num_gates = 3
 
     def __post_init__(self) -> None:
-        _check_epsilon("LayerNormGRU", self.epsilon)
+        check_real("LayerNormGRU", "epsilon", self.epsilon, above=0)
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LayerNormGRUParams:
         """New parameters: gains of one, and biases of zero but for the update bias."""
-        w_ih, w_hh, b = gru_weights(self, key, input_size, dtype)
+        w_ih, w_hh, b = gate_weights(self, key, input_size, dtype, self.update_bias, GRU_GATES)
         b_hn = jnp.zeros((self.hidden_size,), dtype)
         return LayerNormGRUParams(w_ih, w_hh, b, b_hn, gain_x=jnp.ones_like(b), gain_h=jnp.ones_like(b))
 
@@ -190,11 +182,6 @@ class LayerNormGRU:
         return HiddenState(h), h
 
     step = affine_step
-
-
-def _check_epsilon(where: str, epsilon: float) -> None:
-    if not epsilon > 0:
-        raise ValueError(f"{where}: epsilon must be positive, got {short(epsilon)}; the state starts as zeros.")
 
 
 def _norm(gates: Gates, epsilon: float) -> Gates:

@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.states import LSTMState, lstm_state
-from rnnjax.cells.weights import lstm_weights
+from rnnjax.cells.weights import LSTM_GATES, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -65,7 +65,7 @@ class LSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        return LSTMParams(*lstm_weights(self, key, input_size, dtype))
+        return LSTMParams(*gate_weights(self, key, input_size, dtype, self.forget_bias, LSTM_GATES))
 
     initial_state = lstm_state
 

@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.states import LSTMState, lstm_state
-from rnnjax.cells.weights import gate_weights, keep_bias, lstm_weights
+from rnnjax.cells.weights import LSTM_GATES, Gating, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -73,7 +73,7 @@ class PeepholeLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> PeepholeLSTMParams:
         """New parameters: those of an `LSTM`, and peepholes of zero."""
-        weights = lstm_weights(self, key, input_size, dtype)
+        weights = gate_weights(self, key, input_size, dtype, self.forget_bias, LSTM_GATES)
         return PeepholeLSTMParams(*weights, *(jnp.zeros((self.hidden_size,), dtype) for _ in range(3)))
 
     initial_state = lstm_state
@@ -137,11 +137,7 @@ class CoupledLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> CoupledLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
-        b_f = keep_bias(self.forget_bias, key_b, self.hidden_size, dtype)
-        zeros = jnp.zeros_like(b_f)
-        return CoupledLSTMParams(w_ih, w_hh, jnp.concatenate([b_f, zeros, zeros]))
+        return CoupledLSTMParams(*gate_weights(self, key, input_size, dtype, self.forget_bias, Gating("fgo", keep="f")))
 
     initial_state = lstm_state
 

@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step
 from rnnjax.cells.states import HiddenState, hidden_state
-from rnnjax.cells.weights import gate_weights, keep_bias
+from rnnjax.cells.weights import Gating, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -69,11 +69,8 @@ class MGU:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MGUParams:
         """New parameters; the biases are zero but for the forget bias."""
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
-        b_f = keep_bias(self.forget_bias, key_b, self.hidden_size, dtype)
-        zeros = jnp.zeros_like(b_f)
-        return MGUParams(w_ih, w_hh, jnp.concatenate([b_f, zeros]), zeros if self.reset_gate else None)
+        weights = gate_weights(self, key, input_size, dtype, self.forget_bias, Gating("fn", keep="f"))
+        return MGUParams(*weights, b_hn=jnp.zeros((self.hidden_size,), dtype) if self.reset_gate else None)
 
     initial_state = hidden_state
 

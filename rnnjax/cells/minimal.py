@@ -11,6 +11,7 @@ from jax.nn import log_sigmoid, sigmoid
 
 from rnnjax.cell import Coefficients, linear_step, matmul, split_gates
 from rnnjax.cells.states import HiddenState, hidden_state
+from rnnjax.cells.weights import Gating, gate_biases, keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -74,10 +75,8 @@ class MinGRU:
         """New parameters; the biases are zero but for the update bias."""
         key_ih, key_b = jax.random.split(key)
         size = self.hidden_size
-        if isinstance(self.update_bias, Chrono):
-            b_z = -self.update_bias(key_b, (size,), dtype)
-        else:
-            b_z = jnp.full((size,), self.update_bias, dtype)
+        b_z = keep_bias(self.update_bias, key_b, size, dtype)
+        b_z = -b_z if isinstance(self.update_bias, Chrono) else b_z
         return MinGRUParams(
             w_ih=per_gate(self.input_init, key_ih, (input_size, size), 2, dtype),
             b=jnp.concatenate([b_z, jnp.zeros((size,), dtype)]),
@@ -143,15 +142,9 @@ class MinLSTM:
         """New parameters; ``b`` is zero but for the forget bias."""
         key_ih, key_b = jax.random.split(key)
         size = self.hidden_size
-        zeros = jnp.zeros((size,), dtype)
-        if isinstance(self.forget_bias, Chrono):
-            b_f = self.forget_bias(key_b, (size,), dtype)
-            b_i = -b_f
-        else:
-            b_f, b_i = jnp.full((size,), self.forget_bias, dtype), zeros
         return MinLSTMParams(
             w_ih=per_gate(self.input_init, key_ih, (input_size, size), 3, dtype),
-            b=jnp.concatenate([b_i, b_f, zeros]),
+            b=gate_biases(self.forget_bias, key_b, size, dtype, Gating("ifg", keep="f", write="i")),
         )
 
     initial_state = hidden_state

@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import Gates, affine_step, split_gates
 from rnnjax.cells.states import HiddenState, LSTMState, hidden_state, lstm_state
-from rnnjax.cells.weights import gate_weights, lstm_weights
+from rnnjax.cells.weights import LSTM_GATES, gate_matrices, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -70,7 +70,7 @@ class MIRNN:
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MIRNNParams:
         """New parameters; ``bias`` is zero."""
         key_ih, key_hh = jax.random.split(key)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
+        w_ih, w_hh = gate_matrices(self, key_ih, key_hh, input_size, dtype, num_gates=1)
         b = jnp.zeros((self.hidden_size,), dtype)
         return MIRNNParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
@@ -140,7 +140,7 @@ class MILSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> MILSTMParams:
         """New parameters; ``bias`` is zero but for the forget bias."""
-        w_ih, w_hh, b = lstm_weights(self, key, input_size, dtype)
+        w_ih, w_hh, b = gate_weights(self, key, input_size, dtype, self.forget_bias, LSTM_GATES)
         return MILSTMParams(w_ih, w_hh, b, *_factors(b, self.alpha, self.beta))
 
     initial_state = lstm_state

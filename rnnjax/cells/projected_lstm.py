@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 
 from rnnjax.cell import batch_axes, check_step, compute_dtype, matmul, split_gates
 from rnnjax.cells.states import LSTMState
-from rnnjax.cells.weights import gate_biases
+from rnnjax.cells.weights import LSTM_GATES, gate_biases
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -79,7 +79,7 @@ class ProjectedLSTM:
         return ProjectedLSTMParams(
             w_ih=per_gate(self.input_init, key_ih, (input_size, memory), 4, dtype),
             w_hh=per_gate(self.recurrent_init, key_hh, (size, memory), 4, dtype),
-            b=gate_biases(self.forget_bias, key_b, memory, dtype),
+            b=gate_biases(self.forget_bias, key_b, memory, dtype, LSTM_GATES),
             w_proj=self.projection_init(key_proj, (memory, size), dtype),
         )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 
 from rnnjax.cell import Gates, affine_step, batch_axes
-from rnnjax.cells.weights import gate_biases, gate_weights
+from rnnjax.cells.weights import LSTM_GATES, gate_weights
 from rnnjax.initializers import Chrono, Glorot, Initializer, Orthogonal
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -92,9 +92,8 @@ class SLSTM:
 
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> SLSTMParams:
         """New parameters; ``b`` is zero but for the forget bias."""
-        key_ih, key_hh, key_b = jax.random.split(key, 3)
-        w_ih, w_hh = gate_weights(self, key_ih, key_hh, input_size, dtype, num_gates=self.num_gates)
-        b = gate_biases(1.0 if self.forget_bias is None else self.forget_bias, key_b, self.hidden_size, dtype)
+        bias = 1.0 if self.forget_bias is None else self.forget_bias
+        w_ih, w_hh, b = gate_weights(self, key, input_size, dtype, bias, LSTM_GATES)
         if self.forget_gate == "exp" and (self.forget_bias is None or isinstance(self.forget_bias, Chrono)):
             # These are meant for a sigmoid: as the logarithm of the gate itself they would let the past grow.
             forget = slice(self.hidden_size, 2 * self.hidden_size)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from rnnjax.cell import Coefficients, batch_axes, linear_step, matmul, split_gates
+from rnnjax.cells.weights import keep_bias
 from rnnjax.initializers import Chrono, Glorot, Initializer, per_gate
 from rnnjax.kinds import cell_class
 from rnnjax.traced import name_values
@@ -76,10 +77,7 @@ class SRU:
         """New parameters; ``w_skip`` is None where the sizes agree."""
         key_ih, key_skip, key_b = jax.random.split(key, 3)
         size = self.hidden_size
-        if isinstance(self.forget_bias, Chrono):
-            b_f = self.forget_bias(key_b, (size,), dtype)
-        else:
-            b_f = jnp.full((size,), self.forget_bias, dtype)
+        b_f = keep_bias(self.forget_bias, key_b, size, dtype)
         return SRUParams(
             w_ih=per_gate(self.input_init, key_ih, (input_size, size), 3, dtype),
             b=jnp.concatenate([b_f, jnp.full((size,), self.highway_bias, dtype)]),

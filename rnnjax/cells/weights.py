@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rnnjax.initializers import Chrono, Initializer, per_gate
 
-__all__ = ["Gated", "gate_biases", "gate_weights", "gru_weights", "keep_bias", "lstm_weights"]
+__all__ = [
+    "GRU_GATES",
+    "LSTM_GATES",
+    "Gated",
+    "Gating",
+    "gate_biases",
+    "gate_matrices",
+    "gate_weights",
+    "keep_bias",
+]
 
 
 class Gated(Protocol):
@@ -25,18 +34,20 @@ class Gated(Protocol):
     def recurrent_init(self) -> Initializer: ...
 
 
-class _LSTMLike(Gated, Protocol):
-    @property
-    def forget_bias(self) -> float | Chrono: ...
+class Gating(NamedTuple):
+    """The gates of a cell, a letter each, and what some of them do."""
+
+    order: str
+    keep: str  # which keeps the state
+    write: str = ""  # which writes to it, where that is another
 
 
-class _GRULike(Gated, Protocol):
-    @property
-    def update_bias(self) -> float | Chrono: ...
+LSTM_GATES = Gating("ifgo", keep="f", write="i")
+GRU_GATES = Gating("rzn", keep="z")
 
 
-def gate_weights(
-    cell: Gated, key_ih: jax.Array, key_hh: jax.Array, input_size: int, dtype: Any, *, num_gates: int
+def gate_matrices(
+    cell: Gated, key_ih: jax.Array, key_hh: jax.Array, input_size: int, dtype: Any, num_gates: int
 ) -> tuple[jax.Array, jax.Array]:
     """``w_ih [I, G H]`` and ``w_hh [H, G H]``, each block drawn by itself."""
     size = cell.hidden_size
@@ -49,27 +60,22 @@ def keep_bias(bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> ja
     return bias(key, (size,), dtype) if isinstance(bias, Chrono) else jnp.full((size,), bias, dtype)
 
 
-def gate_biases(forget_bias: float | Chrono, key: jax.Array, size: int, dtype: Any) -> jax.Array:
-    """The bias ``[4 size]`` of gates ``i, f, g, o`` at the start: zero but for the forget bias, see `LSTM`."""
-    zeros = jnp.zeros((size,), dtype)
-    if isinstance(forget_bias, Chrono):
-        b_f = forget_bias(key, (size,), dtype)
-        return jnp.concatenate([-b_f, b_f, zeros, zeros])
-    return jnp.concatenate([zeros, jnp.full((size,), forget_bias, dtype), zeros, zeros])
+def gate_biases(bias: float | Chrono, key: jax.Array, size: int, dtype: Any, gates: Gating) -> jax.Array:
+    """The biases ``[G size]`` of the gates at the start: zero but for the one that keeps the state, see `keep_bias`.
+
+    Where a `Chrono` draws that, the gate that writes to the state, if there is one, gets its negative.
+    """
+    kept = keep_bias(bias, key, size, dtype)
+    blocks = dict.fromkeys(gates.order, jnp.zeros_like(kept)) | {gates.keep: kept}
+    if gates.write and isinstance(bias, Chrono):
+        blocks[gates.write] = -kept
+    return jnp.concatenate(list(blocks.values()))
 
 
-def lstm_weights(
-    cell: _LSTMLike, key: jax.Array, input_size: int, dtype: Any
+def gate_weights(
+    cell: Gated, key: jax.Array, input_size: int, dtype: Any, bias: float | Chrono, gates: Gating
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``w_ih``, ``w_hh`` and ``b`` for the gates ``i, f, g, o``, as `LSTM` draws them."""
+    """``w_ih``, ``w_hh`` and ``b`` of `gate_matrices` and `gate_biases`."""
     key_ih, key_hh, key_b = jax.random.split(key, 3)
-    w_ih, w_hh = gate_weights(cell, key_ih, key_hh, input_size, dtype, num_gates=4)
-    return w_ih, w_hh, gate_biases(cell.forget_bias, key_b, cell.hidden_size, dtype)
-
-
-def gru_weights(cell: _GRULike, key: jax.Array, input_size: int, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``w_ih``, ``w_hh`` and ``b`` for the gates ``r, z, n``, as `GRU` draws them."""
-    key_ih, key_hh, key_b = jax.random.split(key, 3)
-    w_ih, w_hh = gate_weights(cell, key_ih, key_hh, input_size, dtype, num_gates=3)
-    b_z = keep_bias(cell.update_bias, key_b, cell.hidden_size, dtype)
-    return w_ih, w_hh, jnp.concatenate([jnp.zeros_like(b_z), b_z, jnp.zeros_like(b_z)])
+    w_ih, w_hh = gate_matrices(cell, key_ih, key_hh, input_size, dtype, len(gates.order))
+    return w_ih, w_hh, gate_biases(bias, key_b, cell.hidden_size, dtype, gates)

@@ -12,6 +12,7 @@ from rnnjax.cli.analysis import read_text_of, symbol_model
 from rnnjax.fit.folder import written
 from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.run import open_run
+from tests.analysis.pairs import pairs
 from tests.lm.tiny_run import TEXT, make_run, rnnjax
 
 QUICK = ("--streams", 1, "--shifts", 9)
@@ -39,9 +40,7 @@ def test_cells_ranks_units_and_holds_the_best(run, capsys):
     assert label["share"] == truth[100:].mean() and len(label["units"]) == 3
     for unit in label["units"]:
         values = text_values(symbol_model(open_run(run)), ids, [unit["unit"]], streams=1)[:, 0]
-        held_out = unit["direction"] * values[100:]
-        high, low = held_out[truth[100:]][:, None], held_out[~truth[100:]]
-        exact = ((high > low) + 0.5 * (high == low)).mean()  # the AUC, pair by pair
+        exact = pairs(unit["direction"] * values[100:], truth[100:])
         assert abs(unit["score"] - exact) <= unit["error"] + 1e-6
     assert [one["units"][0] for one in label["ablation"]] == [unit["unit"] for unit in label["units"]]
     before = label["ablation"][0]["before"]

@@ -14,6 +14,7 @@ from rnnjax.analysis import SymbolModel, ablate, record, search_units, text_valu
 from rnnjax.analysis.ablation import step_clamped
 from rnnjax.analysis.gates import unit_statistics
 from rnnjax.analysis.unit_plots import plot_ranking, plot_text
+from tests.analysis.pairs import pairs
 from tests.cells_table import fast_jit
 
 QUOTE = 0  # the symbol that opens and closes
@@ -71,12 +72,6 @@ def found(model):
 def values(model):
     """Of all units over the text, by another way: one unroll."""
     return np.asarray(rnnjax.unroll(model.cell, model.params, model.cell.initial_state(), model.inputs[IDS])[1])
-
-
-def pairs(values, labels):
-    """The AUC, pair by pair."""
-    above, below = values[labels][:, None], values[~labels][None, :]
-    return ((above > below) + 0.5 * (above == below)).mean()
 
 
 def test_the_units_that_know_are_found_and_pass_the_control(found):

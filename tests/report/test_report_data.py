@@ -17,7 +17,6 @@ from rnnjax.analysis import trajectory
 from rnnjax.analysis.gates import LeafStatistics, UnitStatistics
 from rnnjax.analysis.labels import LABELS, default_labels, label_text
 from rnnjax.analysis.recording import leaves_of
-from rnnjax.analysis.search import auc
 from rnnjax.cli.analysis import RunText, read_text_of, symbol_model
 from rnnjax.cli.report import _at_a_line
 from rnnjax.engines.affine.program import Program
@@ -37,6 +36,7 @@ from rnnjax.report.site import COURSE
 from rnnjax.report.training import training_curves
 from rnnjax.report.writer import step_script
 from rnnjax.text.vocabulary import Vocabulary
+from tests.analysis.pairs import pairs
 from tests.lm.tiny_run import log_softmax, rnnjax
 from tests.report.runs import NASTY, TEXT, data_of, headings, make_full_run, make_site, values_of
 
@@ -137,7 +137,7 @@ def test_ranking_of_labels(written):
     half = SYMBOLS // 2
     for unit, direction, score, *_, error in rows:
         if unit.startswith("L2.c."):
-            exact = float(auc(direction * cells[half:, int(unit[5:])], vowel[half:]))
+            exact = pairs(direction * cells[half:, int(unit[5:])], vowel[half:])
             assert score == pytest.approx(exact, abs=error + 1e-4)
     best = {leaf["name"]: unpack(leaf["best"]) for leaf in data["leaves"]}
     winner, number = rows[0][0].rsplit(".", 1)
