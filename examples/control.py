@@ -1,59 +1,40 @@
 """A control loop: a network steers a cart that it sees badly, and learns by differentiating through the cart.
 
-python examples/control.py [PICTURE]        half a minute on two cores; draws where a file is named
-"""
+python examples/control.py [PICTURE]        half a minute on two cores"""
 
-import os, sys
+import functools, sys
+from matplotlib import pyplot as plt
 import jax, jax.numpy as jnp, numpy as np, optax, rnnjax
 
-STEPS, T, B = int(os.environ.get("STEPS", 400)), 120, 64
-model = rnnjax.topologies.ManyToMany(rnnjax.GRU(24), output_size=1, input_size=1)
+T, B, model = 120, 64, rnnjax.topologies.ManyToMany(rnnjax.GRU(24), output_size=1, input_size=1)
 
-def drive(decide, memory, carts, key):
-    """The places [T, B, 1] of carts and the forces on them, where decide(memory, seen) says the force."""
+def drive(decide, memory, key):  # places [T, B, 1] of new carts and forces on them; decide(memory, seen) says the force
+    keys = jax.random.split(key, 3)
+    place = jax.random.uniform(keys[0], (B, 1), minval=-2, maxval=2)
+    weight = jax.random.uniform(keys[1], (B, 1), minval=0.5, maxval=2)   # unseen, as the speed is
     def step(carry, noise):
         memory, place, speed = carry
-        memory, force = decide(memory, place + 0.1 * noise)              # speed and weight are unseen
-        speed = speed + 0.1 * jnp.clip(force, -3, 3) / carts["weight"]
-        place = place + 0.1 * speed
-        return (memory, place, speed), (place, force)
+        memory, force = decide(memory, place + 0.1 * noise)
+        speed = speed + 0.1 * jnp.clip(force, -3, 3) / weight
+        return (memory, place + 0.1 * speed, speed), (place + 0.1 * speed, force)
+    return jax.lax.scan(step, (memory, place, jnp.zeros((B, 1))), jax.random.normal(keys[2], (T, B, 1)))[1]
 
-    noise = jax.random.normal(key, (T, B, 1))
-    return jax.lax.scan(step, (memory, carts["place"], jnp.zeros((B, 1))), noise)[1]
-
-def steer(params, carts, key):
-    return drive(lambda memory, seen: model.step(params, memory, seen), model.start(params, (B,)), carts, key)
-
-def loss_fn(params, carts, *, key):
-    places, forces = steer(params, carts, key)
+def loss_fn(params, batch, *, key):                                      # no data: every key brings new carts
+    places, forces = drive(functools.partial(model.step, params), model.start(params, (B,)), key)
     return jnp.mean(places**2) + 0.01 * jnp.mean(forces**2)
 
-def new_carts(step):
-    rng = np.random.default_rng(step)
-    drawn = {"place": rng.uniform(-2, 2, (B, 1)), "weight": rng.uniform(0.5, 2, (B, 1))}
-    return {name: array.astype(np.float32) for name, array in drawn.items()}
-
-optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(5e-3, STEPS)))
-params, key = model.init(jax.random.key(0)), jax.random.key(1)
-fitted = rnnjax.fit.fit(loss_fn, params, optimizer, new_carts, steps=STEPS, key=key)
+optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(5e-3, 400)))
+params = rnnjax.fit.fit(loss_fn, model.init(jax.random.key(0)), optimizer, lambda step: np.zeros(1), steps=400).params
 
 def by_hand(memory, seen):                                               # place, and the smoothed change of place
-    last, change = memory
-    change = 0.7 * change + 0.3 * (seen - last) / 0.1
-    return (seen, change), -1.0 * seen - 1.0 * change
+    change = 0.7 * memory[1] + 0.3 * (seen - memory[0]) / 0.1
+    return (seen, change), -seen - change
 
-carts, key, nothing = new_carts(STEPS), jax.random.key(7), jnp.zeros((B, 1))
-learned, tuned = steer(fitted.params, carts, key)[0], drive(by_hand, (nothing, nothing), carts, key)[0]
-distance = [float(jnp.mean(places**2)) for places in (learned, tuned)]
-print("mean squared distance: learned {:.3f}, a rule by hand {:.3f}".format(*distance))
-
-if len(sys.argv) > 1:
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 2.5), sharey=True, layout="constrained")
-    for ax, places, title in zip(axes, (tuned, learned), ("a rule by hand", "the network")):
-        ax.plot(np.arange(T) * 0.1, np.asarray(places[:, :24, 0]), color="#0072b2", alpha=0.4, linewidth=0.9)
-        ax.set(title=f"{title}: 24 carts", xlabel="seconds")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("distance from the goal")
-    figure.savefig(sys.argv[1], dpi=110)
+tuned, _ = drive(by_hand, (jnp.zeros((B, 1)), jnp.zeros((B, 1))), jax.random.key(7))
+learned, _ = drive(functools.partial(model.step, params), model.start(params, (B,)), jax.random.key(7))
+print(f"mean squared distance: learned {jnp.mean(learned**2):.3f}, a rule by hand {jnp.mean(tuned**2):.3f}")
+figure, axes = plt.subplots(1, 2, figsize=(8, 2.5), sharey=True, layout="constrained")
+for ax, places, title in zip(axes, (tuned, learned), ("a rule by hand", "the network")):
+    ax.plot(np.arange(T) * 0.1, places[:, :24, 0], color="#0072b2", alpha=0.4, linewidth=0.9)
+    ax.set(title=f"{title}: 24 carts", xlabel="seconds", ylabel="distance from the goal")
+plt.savefig(sys.argv[1] if len(sys.argv) > 1 else "control.png", dpi=110)

@@ -1,8 +1,9 @@
 """From data to prediction: a load with a day, a week and noise in it, and the 96 hours that come next.
 
-python examples/forecast.py [PICTURE]        ten seconds on two cores; draws where a file is named
-"""
+python examples/forecast.py [PICTURE]        ten seconds on two cores"""
 
+import sys
+from matplotlib import pyplot as plt
 import jax, jax.numpy as jnp, numpy as np, optax, rnnjax
 
 hours = np.arange(2000)                                            # a day of 24, a week of 168 hours, and noise
@@ -26,23 +27,11 @@ def ahead(carry, _):                                               # feed the pr
     return (state, y), carry[1]
 _, forecast = jax.lax.scan(ahead, (state, ys[-1]), length=96)
 
-forecast, truth = np.asarray(forecast).ravel(), load[1840:1936]
-error, same_hour_last_week = (float(np.mean((guess - truth) ** 2)) for guess in (forecast, load[1672:1768]))
-print(f"squared error {error:.4f}; the same hour of last week {same_hour_last_week:.4f}; the noise alone 0.01")
+errors = [np.mean((guess - load[1840:1936]) ** 2) for guess in (np.ravel(forecast), load[1672:1768])]
+print("squared error {:.4f}; the same hour of last week {:.4f}; the noise alone 0.01".format(*errors))
 
-if __name__ == "__main__":
-    import sys
-
-    for picture in sys.argv[1:]:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        figure, ax = pyplot.subplots(figsize=(8, 2.4))
-        ax.plot(hours[1700:1936], load[1700:1936], color="0.6", linewidth=1, label="measured")
-        ax.plot(hours[1840:1936], forecast, color="C3", linewidth=1.5, label="forecast from hour 1840 on")
-        ax.set(xlabel="hour", ylabel="load")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
-        figure.savefig(picture, dpi=120, bbox_inches="tight")
+ax = plt.figure(figsize=(8, 2.6), layout="constrained").add_subplot(xlabel="hour", ylabel="load")
+ax.plot(hours[1700:1936], load[1700:1936], color="0.6", label="measured")
+ax.plot(hours[1840:1936], np.ravel(forecast), color="#d55e00", label="forecast from hour 1840 on")
+ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+plt.savefig(sys.argv[1] if len(sys.argv) > 1 else "forecast.png", dpi=120)
