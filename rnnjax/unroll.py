@@ -29,6 +29,7 @@ from rnnjax.engines.choice import make_job, no_such, registered
 from rnnjax.engines.placement import meet
 from rnnjax.engines.split import split_over_devices
 from rnnjax.engines.stacked import stackable, thread_stacked, worth_stacking
+from rnnjax.engines.wavefront import run_waves
 from rnnjax.kinds import public
 from rnnjax.network import Network, check_state, input_shape, leaves, start_state
 from rnnjax.promotion import as_wide
@@ -165,6 +166,10 @@ def run(
     """`unroll` below its checks: a cell by its implementation, a network part by part."""
     if isinstance(net, Network):
         options: Any = {"reverse": reverse, "key": key}
+        asked = {"implementation": implementation, "remat": remat}
+        found = None if implementation == "stacked" else run_waves(net, params, state, xs, controls, **options, **asked)
+        if found is not None:
+            return found
         stacks = implementation == "stacked" or (implementation is None and worth_stacking(net))
         if stacks and stackable(net):
             return thread_stacked(net, functools.partial(run, remat=remat), params, state, xs, controls, **options)

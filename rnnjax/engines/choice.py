@@ -139,6 +139,8 @@ class Engine:
         iterative: whether it comes as near as it was told to, so that rounding may differ with what is beside, or comes
             later in, a sequence; laws that hold to the bit are not asked of it.
         many: whether networks that `jax.vmap` maps run side by side, in little more time than one of them takes.
+        pieces: into how many pieces time is cut for a job and so many equal layers, which then run side by side, each
+            on a piece of its own; 1 for layer after layer. See `rnnjax.engines.wavefront`.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Engine:
     rank: Callable[[Job], float] = lambda job: -1
     iterative: bool = False
     many: bool = False
+    pieces: Callable[[Job, int], int] = lambda job, layers: 1
 
     def __post_init__(self) -> None:
         check_kinds(self)

@@ -29,7 +29,15 @@ import jax.numpy as jnp
 from rnnjax.engines.affine import cuda_kernels, cuda_matmuls, nvrtc
 from rnnjax.engines.affine.cuda_cell import cell_text
 from rnnjax.engines.affine.cuda_operands import Work, as_kept, joined, masks, networks, nothing, see
-from rnnjax.engines.affine.cuda_rules import Card, Facts, backward_tiles, forward_tiles, is_worth_it, unit_tiles
+from rnnjax.engines.affine.cuda_rules import (
+    Card,
+    Facts,
+    backward_tiles,
+    forward_tiles,
+    is_worth_it,
+    unit_tiles,
+    wave_pieces,
+)
 from rnnjax.engines.affine.cuda_sharding import by_rows
 from rnnjax.engines.affine.cuda_trial import passes_trial
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
@@ -99,6 +107,15 @@ class CudaLoops:
         """Of ``h``, what the update saw, the other leaves, and whether the run was given up."""
         seen, s, _ = kept.rest
         return Kept((1,), (None if seen is None else 1, None if s is None else 2, 0))
+
+    def pieces(self, plan: Plan, job: Job, layers: int) -> int:
+        """Where the blocks of all layers find room on the card at once, and time is long; see `wave_pieces`."""
+        card, rows, steps = self.card or _card(), math.prod(job.batch), job.steps
+        if isinstance(card, str) or not plan.summed:
+            return 1
+        masked = bool(job.valid), job.resets
+        work = _prepare(plan, card, 1, rows, str(job.param_dtype), str(job.dtype), *masked, _exact())
+        return 1 if isinstance(work, str) else wave_pieces(work.facts, card, layers, steps)
 
     def backward(self, plan: Plan, operands: Operands, kept: Kept, d_final: Any, d_ys: jax.Array) -> Cotangents:
         """One launch, and the matmuls after it."""
@@ -208,7 +225,7 @@ def _prepare(
         size = f"H = {H} with {text.gates} gates in {param_dtype}"
         return f"needs recurrent weights that fit into the processors of the GPU, got {size}"
     setting = cuda_kernels.Setting(text, dense, H, form, dtype, valid, resets, plan.reverse, card, networks)
-    return Work(program, text, setting, forward, backward, order)
+    return Work(program, text, setting, forward, backward, order, facts)
 
 
 def _work(loops: CudaLoops, plan: Plan, operands: Operands, rows: int | None = None) -> Work:

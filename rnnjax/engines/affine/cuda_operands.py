@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rnnjax.engines.affine import cuda_kernels, cuda_matmuls
 from rnnjax.engines.affine.cuda_cell import CellText
-from rnnjax.engines.affine.cuda_rules import Tiles
+from rnnjax.engines.affine.cuda_rules import Facts, Tiles
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Program
@@ -38,6 +38,7 @@ class Work:
     forward: Tiles
     backward: Tiles
     leaves: tuple[int, ...]  # of the state: h first
+    facts: Facts
 
     def own(self, operands: Operands) -> jax.Array:
         """The parameters of the update, ``[NP, H]``; of several networks ``[N, NP, H]``."""

@@ -122,6 +122,10 @@ class ManyLoops(Loops, Protocol):
         """Where what is kept has that axis: the same tree of integers."""
         ...
 
+    def pieces(self, plan: Plan, job: Job, layers: int) -> int:
+        """See `rnnjax.engines.choice.Engine`."""
+        ...
+
 
 def take_many(loops: Loops) -> TypeGuard[ManyLoops]:
     """Whether they are `ManyLoops`; reads none of their properties, which may look for a device."""

@@ -71,8 +71,13 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
             return f"needs remat to be None, True, an int or 'gates', got {job.remat!r}"
         return loops.fits(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype), job)
 
+    def pieces(job: Job, layers: int) -> int:
+        plan = plan_of(job.cell, job.input_size, job.param_dtype, job.dtype)
+        return loops.pieces(plan, job, layers) if take_many(loops) else 1
+
     ranked = rank if callable(rank) else lambda job: rank
-    return Engine(name, functools.partial(_unroll, loops), fits, ranked, many=take_many(loops))
+    run = functools.partial(_unroll, loops)
+    return Engine(name, run, fits, ranked, many=take_many(loops), pieces=pieces)
 
 
 @functools.lru_cache(maxsize=256)

@@ -135,3 +135,22 @@ def test_both_directions_share_a_launch():
     assert text.count("@__gpu$xla.gpu.ptx") == 2  # a layer each
     got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, xs, name) for name in (None, "scan"))
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-3, atol=1e-3), got, want)
+
+
+@pytest.mark.parametrize("steps", [1024, 1000])
+def test_the_layers_of_a_stack_share_launches(steps):
+    """In waves; what comes out is what comes out of the layers one after the other."""
+    net = rnnjax.Stack((rnnjax.LSTM(128),) * 3, residual=True)
+    params, xs = net.init(jax.random.key(0), 128), jax.random.normal(jax.random.key(1), (steps, 4, 128))
+    lengths = jnp.array([steps, 3, 0, 700])
+
+    def loss(params, xs, implementation):
+        _, ys = rnnjax.unroll(net, params, None, xs, lengths=lengths, implementation=implementation)
+        return jnp.mean(jnp.sin(ys))
+
+    text = jax.jit(loss, static_argnums=2).lower(params, xs, None).as_text()
+    assert text.count("@__gpu$xla.gpu.ptx") == 1  # in a loop over waves
+    with jax.default_matmul_precision("highest"):
+        got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, xs, name) for name in (None, "scan"))
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        assert jnp.linalg.norm(g - w) <= 1e-4 * jnp.linalg.norm(w)

@@ -1,0 +1,166 @@
+"""Equal layers of a stack side by side: kernels on the host against ``"scan"`` in float64, and when it is done."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.engines import choice
+from rnnjax.engines.affine.cuda import CudaLoops
+from rnnjax.engines.affine.cuda_rules import Card, Facts, wave_pieces
+from rnnjax.engines.affine.recurrence import affine_engine
+from rnnjax.engines.choice import Job
+from tests.engines.cuda import emulator
+
+H200 = Card(90, 132)
+BF16 = jnp.dtype("bfloat16")
+needs_compiler = pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler here")
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Registers the engine ``"emulated"`` on an emulated card, which cuts time into so many pieces."""
+
+    def register(pieces, launch=emulator.launch):
+        monkeypatch.setattr(choice, "_engines", choice.registered())
+        entry = affine_engine("emulated", CudaLoops(H200, launch), -1)
+        choice.register(dataclasses.replace(entry, pieces=lambda job, layers: pieces))
+        emulator.RUNS.clear()
+
+    return register
+
+
+def deep(cell, layers, **options):
+    return rnnjax.Stack((cell,) * layers, **options)
+
+
+CASES = {
+    # Two layers and seven steps in three pieces, from the last to the first; what the update saw is computed again.
+    "lengths": (deep(rnnjax.LSTM(6), 2), 3, dict(lengths=True, resets=True), dict(reverse=True, remat="gates")),
+    # Three layers with all that can stand between them, inputs wider than a layer, gates seen apart, pieces of a step.
+    "between": (deep(rnnjax.GRU(2), 3, residual=True, norm="rms", dropout=0.4), 7, dict(dropped=True), {}),
+    # A mask for every document; a state that is learned, to which resets go back; a last piece that is padded.
+    "learned": (
+        deep(rnnjax.LearnedState(rnnjax.Elman(5)), 3, dropout=0.4, locked=True, norm="layer"),
+        4,
+        dict(dropped=True, resets=True, learned=True),
+        {},
+    ),
+}
+
+
+def case(
+    net, implementation, dtype, *, lengths=False, resets=False, dropped=False, learned=False, reverse=False, remat=None
+):
+    """A function that gives values and the gradients of parameters, state and inputs, and its arguments."""
+    rng = np.random.default_rng(0)
+    flags = rng.random((7, 3)) < 0.4
+    given = dict(lengths=np.array([7, 4, 0]) if lengths else None, resets=flags if resets else None)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), net.init(jax.random.key(0), 3))
+    state = jax.tree.map(lambda s: rng.normal(size=s.shape), net.initial_state((3,)))
+    arrays = jax.tree.map(lambda a: a.astype(dtype), (params, state, rng.normal(size=(7, 3, 3))))
+
+    def loss(params, state, xs):
+        options = dict(implementation=implementation, remat=remat, reverse=reverse)
+        start, key = None if learned else state, jax.random.key(3) if dropped else None
+        final, ys = rnnjax.unroll(net, params, start, xs, key=key, **given, **options)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((final, ys))), (final, ys)
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), arrays
+
+
+def nothing(kernel, outs, args, aliases):
+    """In the place of a launch where nobody looks at numbers."""
+    return [jnp.zeros(out.shape, out.dtype) for out in outs]
+
+
+def equations(program, times=1):
+    """Those of a program and of those within, but not of operations that are opaque, and how often each comes."""
+    for equation in program.eqns:
+        yield equation, times
+        if equation.primitive.name != "rnnjax":
+            rounds = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+            for value in jax.tree.leaves(list(equation.params.values())):
+                if hasattr(getattr(value, "jaxpr", value), "eqns"):
+                    yield from equations(getattr(value, "jaxpr", value), rounds)
+
+
+def launches(program):
+    """How often it calls a kernel."""
+    calls = [(e.params["operation"], times) for e, times in equations(program) if e.primitive.name == "rnnjax"]
+    return sum(times for operation, times in calls if operation.platform is not None)
+
+
+def scans(program):
+    return [equation for equation, _ in equations(program) if equation.primitive.name == "scan"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(name, in_pieces, x64):
+    """A launch a wave, forward and backward."""
+    net, pieces, given, options = CASES[name]
+    in_pieces(pieces)
+    with jax.default_matmul_precision("highest"):
+        function, arrays = case(net, "emulated", np.float32, **given, **options)
+        waves = pieces + len(net.cells) - 1
+        assert launches(jax.make_jaxpr(function)(*arrays)) == 2 * waves
+        got = jax.jit(function)(*arrays)
+        function, arrays = case(net, "scan", np.float64, **given, reverse=options.get("reverse", False))
+        want = jax.jit(function)(*arrays)
+    got, want = jax.device_get((got, want))
+    for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        assert g.shape == w.shape
+        np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+    assert sorted(emulator.RUNS) == ["rnn_backward"] * waves + ["rnn_forward"] * waves
+
+
+def count_waves(net, steps=6, size=3, **options):
+    """Of a program of ``"emulated"``: launches of its forward pass."""
+    params = net.init(jax.random.key(0), size)
+    run = lambda params, xs: rnnjax.unroll(net, params, None, xs, implementation="emulated", **options)  # noqa: E731
+    return launches(jax.make_jaxpr(run)(params, jnp.ones((steps, 2, size))))
+
+
+def test_where_layers_follow_each_other(in_pieces):
+    """One launch a layer where they differ, where there is nothing to gain, or where it is asked for."""
+    in_pieces(3, nothing)
+    two = deep(rnnjax.LSTM(4), 2)
+    assert count_waves(two) == 4 and count_waves(deep(rnnjax.LSTM(4), 4)) == 6
+    assert count_waves(rnnjax.Stack((rnnjax.LSTM(4), rnnjax.LSTM(5)))) == 2
+    assert count_waves(rnnjax.Stack((rnnjax.LSTM(4), rnnjax.LSTM(4, forget_bias=0.0)))) == 2
+    assert count_waves(rnnjax.Stack((two, two))) == 8  # each of them for itself
+    assert count_waves(two, size=9) == 2
+    assert count_waves(two, remat=3) == 4  # of two pieces a layer, layer after layer
+    assert count_waves(two, steps=0) == 2
+    assert count_waves(deep(rnnjax.Bidirectional((rnnjax.LSTM(4),)).layers[0][0], 1)) == 1
+    in_pieces(1, nothing)
+    assert count_waves(two) == 2
+
+
+def test_weights_in_bfloat16_add_up_in_float32(in_pieces):
+    """Their gradients, from wave to wave."""
+    in_pieces(3, nothing)
+    function, arrays = case(deep(rnnjax.LSTM(4), 2), "emulated", BF16)
+    backward = scans(jax.make_jaxpr(function)(*arrays))[-1]
+    sums = [v.aval.dtype for v in backward.outvars if v.aval.shape in ((2, 4, 16), (2, 16))]
+    assert sums == [jnp.float32] * 3  # of w_ih, w_hh and b
+
+
+def test_the_rule():
+    """Small layers over long times; whatever it costs, no fewer blocks than find room."""
+
+    def pieces(size, layers, steps, rows=16, card=H200):
+        return wave_pieces(Facts(4, 4, 1, 0, size, rows, "bf16"), card, layers, steps)
+
+    assert pieces(256, 2, 1024) == 4 and pieces(256, 3, 1024) == 8 and pieces(128, 2, 4096) == 8
+    assert pieces(256, 2, 50) == pieces(256, 2, 1) == pieces(256, 2, 0) == 1
+    assert pieces(1024, 2, 1024) == pieces(2048, 3, 4096) == pieces(256, 3, 4096, rows=512) == 1
+    assert pieces(256, 2, 1024, card=Card(90, 16)) == 1 and pieces(3000, 2, 4096) == 1
+    engine = affine_engine("cuda on an H200", CudaLoops(H200), -1)
+    job = Job(rnnjax.LSTM(256), "gpu", steps=1024, input_size=256, dtype=BF16, param_dtype=BF16)
+    assert engine.pieces(job, 2) == 4 and engine.pieces(job._replace(steps=64), 2) == 1
+    assert engine.pieces(job._replace(cell=rnnjax.cells.IndRNN(256)), 2) == 1
