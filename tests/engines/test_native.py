@@ -17,7 +17,7 @@ import rnnjax
 from rnnjax.cell import param_shapes
 from rnnjax.engines import Job, choose, engine
 from rnnjax.engines.affine import native_build
-from rnnjax.engines.affine.native_text import functions_text, layout_of
+from rnnjax.engines.affine.native_text import functions_text, layout_of, places_text
 from rnnjax.testing.problems import fast_jit
 from tests.cells_table import CELLS, some_params
 from tests.engines.cuda.cells import POINTWISE, Custom
@@ -201,6 +201,48 @@ np.savez(sys.argv[1], *leaves)
         target.unlink()
     for one, two in zip(*found, strict=True):
         np.testing.assert_allclose(two, one, rtol=2e-5, atol=2e-5)
+
+
+PLACES = """
+#include <thread>
+extern "C" int together(int count, int *found) {  // threads that begin, one after the other, where the caller is
+  Places places;
+  int wrong = 0;
+  const int here = found[0] = places.settle();
+  for (int i = 1; i < count; i++)
+    std::thread([&] {
+      cpu_set_t before, one, after;
+      sched_getaffinity(0, sizeof before, &before);
+      CPU_ZERO(&one);
+      CPU_SET(here, &one);
+      sched_setaffinity(0, sizeof one, &one);
+      sched_setaffinity(0, sizeof before, &before);
+      found[i] = places.settle();
+      sched_getaffinity(0, sizeof after, &after);
+      wrong += !CPU_EQUAL(&before, &after);
+    }).join();
+  return wrong;
+}
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread runs")
+def test_threads_of_a_call_take_different_processors():
+    """And may run everywhere again afterwards; where there is one processor, they share it."""
+    ((_, library),) = native_build.libraries({"places": places_text() + PLACES}).values()
+    allowed = os.sched_getaffinity(0)
+    count = min(4, len(allowed))
+    found = (ctypes.c_int * count)()
+    assert library.together(count, found) == 0
+    assert len(set(found)) == count and set(found) <= allowed
+    one = min(allowed)
+    os.sched_setaffinity(0, {one})
+    try:
+        pair = (ctypes.c_int * 2)()
+        assert library.together(2, pair) == 0
+        assert list(pair) == [one, -1]
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 FUNCTIONS = """

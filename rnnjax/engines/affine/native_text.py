@@ -10,7 +10,7 @@ from rnnjax.engines.affine.emit_c import TRUTHS, Target, emit
 from rnnjax.engines.affine.program import Program
 from rnnjax.engines.affine.tracer import REAL
 
-__all__ = ["Layout", "cell_text", "functions_text", "handler_text", "layout_of", "loops_text"]
+__all__ = ["Layout", "cell_text", "functions_text", "handler_text", "layout_of", "loops_text", "places_text"]
 
 _VECTORS = Target("vf", "auto", "v_", "vset({})", "real", {"not": "~{0}"})
 _LONG = REAL - {"add", "sub", "mul", "neg", "max", "min", "abs", "sign", "div", "floor", "ceil", "is_finite"}
@@ -79,7 +79,12 @@ def loops_text(size: int) -> str:
 
 def handler_text() -> str:
     """What XLA calls."""
-    return f"#include <algorithm>\n{_source('abi.hpp')}{_source('handler.cpp')}"
+    return f"#include <algorithm>\n{_source('abi.hpp')}{places_text()}{_source('handler.cpp')}"
+
+
+def places_text() -> str:
+    """How threads find a processor of their own."""
+    return _source("places.hpp")
 
 
 def functions_text(size: int) -> str:

@@ -32,6 +32,7 @@ struct Shared {
   std::mutex lock;
   std::shared_ptr<Phase> phase;
   std::atomic<int64_t> begun{0};  // phases; negative when the call is over
+  Places places;
 };
 struct Team {
   ffi::ThreadPool &pool;
@@ -39,6 +40,7 @@ struct Team {
   ~Team() { if (shared) shared->begun.store(-1, std::memory_order_release); }
 };
 void help(Shared &shared) {
+  shared.places.settle();
   for (int64_t seen = 0, spins = 0;; spins++) {
     const int64_t begun = shared.begun.load(std::memory_order_acquire);
     if (begun < 0) return;
@@ -55,10 +57,14 @@ void parallel(void *pointer, int64_t threads, int64_t n, Job job, void *argument
   auto phase = std::make_shared<Phase>();
   phase->job = job, phase->argument = argument, phase->n = n;
   const bool first = !team.shared;
-  if (first) team.shared = std::make_shared<Shared>();
+  if (first) {
+    team.shared = std::make_shared<Shared>();
+    team.shared->places.settle();
+  }
   { std::lock_guard<std::mutex> guard(team.shared->lock); team.shared->phase = phase; }
   team.shared->begun.fetch_add(1, std::memory_order_release);
   for (int64_t i = 1; first && i < threads; i++) team.pool.Schedule([shared = team.shared] { help(*shared); });
+  if (first) team.shared->places.make_way();
   work(*phase);
   for (int64_t spins = 0; phase->done.load(std::memory_order_acquire) < n; spins++) pause(spins);
 }
