@@ -130,16 +130,15 @@ class Crew:
         """Workers prepare and tune; ends when all are idle."""
         end = None  # of the phase; it begins when the first worker has started
         while True:
-            for worker in [w for w in self.workers if w.step is None]:
-                end = time.monotonic() + self.quota if end is None else end
-                if time.monotonic() > end or self._seconds_left() <= 0:
-                    break
-                tuning = any(other.step == "tune" for other in self.workers)
-                rest = [pair for pair in worker.waiting if pair[0] == "tune"]
-                if rest and not tuning:
-                    self._give(worker, *min(rest, key=self._place))
-                elif self.queue and len(worker.waiting) < self.held:
-                    self._give(worker, "prepare", self.queue.popleft())
+            idle = [worker for worker in self.workers if worker.step is None]
+            end = time.monotonic() + self.quota if idle and end is None else end
+            if end is not None and time.monotonic() < end:
+                if not any(worker.step == "tune" for worker in self.workers) and self._seconds_left() > 0:
+                    self._give_next("tune", idle)
+                for worker in idle:
+                    ready = worker.step is None and len(worker.waiting) < self.held
+                    if ready and self.queue and self._seconds_left() > 0:
+                        self._give(worker, "prepare", self.queue.popleft())
             if not self._busy():
                 return
             self._listen()
@@ -147,15 +146,20 @@ class Crew:
     def _measure(self) -> None:
         """What is ready, one after the other, the most telling first."""
         while True:
-            ready = [(pair, worker) for worker in self.workers for pair in worker.waiting if pair[0] == "measure"]
-            if not ready:
-                return
-            (step, task), worker = min(ready, key=lambda entry: self._place(entry[0]))
             begin = time.monotonic()
-            self._give(worker, step, task)
+            if not self._give_next("measure", self.workers):
+                return
             while self._busy():
                 self._listen()
             self.measured.append(time.monotonic() - begin)
+
+    def _give_next(self, step: str, workers: list[_Worker]) -> bool:
+        """The most telling task that waits for this step at one of the workers."""
+        waiting = [(task, worker) for worker in workers for wanted, task in worker.waiting if wanted == step]
+        if waiting:
+            task, worker = min(waiting, key=lambda pair: self.order[pair[0]["name"]])
+            self._give(worker, step, task)
+        return bool(waiting)
 
     def _give(self, worker: _Worker, step: str, task: Task) -> None:
         worker.waiting = [pair for pair in worker.waiting if pair[1] is not task]
@@ -229,9 +233,6 @@ class Crew:
 
     def _unfinished(self) -> bool:
         return bool(self.queue) or any(worker.waiting for worker in self.workers)
-
-    def _place(self, pair: tuple[str, Task]) -> int:
-        return self.order[pair[1]["name"]]
 
     def _seconds_left(self) -> float:
         """Of the budget, without what measuring will take of what is ready or about to be."""

@@ -158,11 +158,12 @@ def wave_pieces(facts: Facts, card: Card, layers: int, steps: int) -> int:
     """Into how many pieces of time equal layers are cut that share launches; 1 where one after the other is faster.
 
     Layer after layer takes ``L T c_1`` microseconds, where ``c_N`` is the cost of a step of N networks, forward and
-    backward; C pieces take ``(C + L - 1) (T / C c_L + 100)``. This is an estimate: 100 microseconds stand for what a
-    wave has beside its steps, two launches, the filling of what blocks exchange, projections and gradients of less
-    rows at a time, in a loop of XLA, and no GPU has been asked yet. An LSTM of 256 units, B = 16, T = 1024, both
-    directions of which take 2.88 us a step in training where one takes 2.47: two layers by this 5.06 ms one after the
-    other, 3.5 to 4 in waves. Pieces that leave no step over are preferred, since others need masks.
+    backward; C pieces take ``(C + L - 1) (T / C (c_L + m) + 100)``. This is an estimate, and no GPU has been asked yet:
+    100 microseconds stand for what a wave has beside its steps, two launches, the filling of what blocks exchange,
+    projections and gradients of fewer rows at a time; m for what a wave keeps for the backward pass, which XLA's loop
+    copies into arrays of all waves and out again, at 3 TB/s. An LSTM of 256 units, B = 16, T = 1024, takes 2.47 us a
+    step in training, both directions of one 2.88: two layers one after the other 5.06 ms, by this 4.2 in waves.
+    Pieces that leave no step over are preferred, since others need masks.
 
     Args:
         facts: of one layer.
@@ -175,6 +176,9 @@ def wave_pieces(facts: Facts, card: Card, layers: int, steps: int) -> int:
     one, many = (sum(tiles.cost for tiles in found if tiles) for found in (alone, together))
     if None in alone or any(tiles is None or tiles.blocks > _room(card, tiles.cluster) for tiles in together):
         return 1
+
+    kept = facts.item_bytes * (facts.seen + 2) + 4 * facts.states  # bytes: what the update saw, h, x, other leaves
+    many += 4 * layers * facts.rows * facts.hidden_size * kept / 3e6
 
     def spent(pieces: int) -> float:
         length = _ceil(steps, pieces)

@@ -164,3 +164,44 @@ def test_the_rule():
     job = Job(rnnjax.LSTM(256), "gpu", steps=1024, input_size=256, dtype=BF16, param_dtype=BF16)
     assert engine.pieces(job, 2) == 4 and engine.pieces(job._replace(steps=64), 2) == 1
     assert engine.pieces(job._replace(cell=rnnjax.cells.IndRNN(256)), 2) == 1
+
+
+def _exported(function, *args):
+    leaves, tree = jax.tree.flatten(args)
+    program = jax.export.export(jax.jit(lambda *leaves: function(*tree.unflatten(leaves))))(*leaves)
+    return jax.export.deserialize(program.serialize()).call(*leaves)
+
+
+TRANSFORMED = {
+    # More rows, more networks, and XLA's loops in the place of kernels.
+    "batch": (lambda f, p, x: jax.jit(jax.vmap(jax.grad(f, (0, 1)), (None, 0)))(p, np.stack([x, 2 * x])), 8),
+    "networks": (
+        lambda f, p, x: jax.jit(jax.vmap(jax.grad(f), (0, None)))(jax.tree.map(lambda a: np.stack([a, -a]), p), x),
+        8,
+    ),
+    "forward": (lambda f, p, x: jax.jvp(lambda p: f(p, x), (p,), (p,))[1], 4),
+    "export": (_exported, 0),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "networks" else [pytest.mark.thorough]) for n in TRANSFORMED]
+)
+def test_waves_under_transformations(name, in_pieces):
+    transformed, kernels = TRANSFORMED[name]
+    in_pieces(3)
+    net = deep(rnnjax.GRU(4), 2)
+    params = jax.tree.map(np.asarray, net.init(jax.random.key(0), 3))
+    xs = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
+
+    def found(implementation):
+        def loss(params, xs):
+            return jnp.sum(jnp.sin(rnnjax.unroll(net, params, None, xs, implementation=implementation)[1]))
+
+        with jax.default_matmul_precision("highest"):
+            return transformed(loss, params, xs)
+
+    got, runs = found("emulated"), len(emulator.RUNS)
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=2e-5), got, found("scan"))
+    assert runs == kernels
