@@ -4,7 +4,10 @@ import os
 
 import pytest
 
+from rnnjax import cli
+from rnnjax.lm.options import ModelOptions
 from tests.pages import ROOT
+from tests.report.runs import make_full_run
 from tests.report.test_report_page import browser_path, until
 
 SITE = ROOT / "build" / "site"
@@ -119,6 +122,22 @@ def test_the_search_finds(browser):
         opened.page.goto((SITE / "search.html").as_uri() + "?q=gradient")
         opened.page.wait_for_selector("#search-results li a")
         assert opened.page.locator("#search-results li a").count() >= 2
+
+
+def test_the_page_of_a_run_leads_into_the_course(browser, tmp_path):
+    """Behind every "?" of a page that was told where the site is."""
+    run = make_full_run(tmp_path / "run", ModelOptions(embed=0, hidden=4))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["report", str(run), "--symbols", "300", "--shifts", "9", "--site", str(SITE)])
+    assert not caught.value.code
+    with Opened(browser, "index") as opened:
+        opened.page.goto((run / "report.html").as_uri())
+        opened.page.wait_for_selector("body[data-ready]")
+        links = opened.page.evaluate("[...document.querySelectorAll('.meaning a')].map(e => e.href)")
+        assert len(links) == 8
+        for link in links:
+            opened.page.goto(link, wait_until="domcontentloaded")
+            assert opened.page.evaluate("document.querySelector(location.hash)?.tagName") == "SECTION", link
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
