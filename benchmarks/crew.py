@@ -248,11 +248,14 @@ def _stop(worker: _Worker, patience: float = 0.0) -> str:
         process.wait(timeout=patience)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # with what it has started itself, an assembler say
-    code = process.wait()
     process.stdin.close()
     process.stdout.close()
     worker.log.seek(0)
     lines = worker.log.read().decode(errors="replace").strip().splitlines()
     worker.log.close()
+    try:
+        code = process.wait(timeout=10)
+    except subprocess.TimeoutExpired:  # within the driver, where no signal reaches it
+        return "it does not end"
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return how + (f": {lines[-1][:200]}" if lines else "")
