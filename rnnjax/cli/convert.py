@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,8 @@ __all__ = ["convert"]
 
 _KINDS = ("rnnjax", "torch", "keras", "flax")
 _KERAS = (".keras", ".h5")
-
-
-class _Move(NamedTuple):
-    """One line of the report: an array of the other framework, and ours that it is part of, or that it has."""
-
-    foreign: str
-    foreign_shape: tuple[int, ...]
-    ours: str
-    our_shape: tuple[int, ...]
+# Lines of the report: an array of the other framework and its shape, and ours that it is part of, or that it has.
+_Moves = list[tuple[str, ...]]
 
 
 def convert(
@@ -93,7 +86,7 @@ def convert(
         activation,
     )
     os.environ.setdefault("KERAS_BACKEND", "jax")  # the one backend that is here for sure
-    moves: dict[str, list[_Move]] = {}  # by the other framework
+    moves: dict[str, _Moves] = {}  # by the other framework
     try:
         with jax.enable_x64(True):  # float64 stays what it is
             if origin == "rnnjax":
@@ -114,15 +107,14 @@ def convert(
                     echo(f"    {module}")
             elif goal == "torch":
                 save_torch(target, cell, params)
-                moves["torch"] = _moves_to_torch(cell, params)
+                moves["torch"] = _moves(params, lambda own: to_torch(cell, own, as_numpy=True))
             else:
                 save_keras(target, cell, params)
-                moves["keras"] = _moves_of_keras(cell, params, None)
+                moves["keras"] = _moves_of_keras(cell, params, _names_of(layers_of("convert", cell, params)))
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
     for kind, found in moves.items():
-        rows = [(move.foreign, str([*move.foreign_shape]), move.ours, str([*move.our_shape])) for move in found]
-        echo_table((kind, "shape", "rnnjax", "shape"), rows)
+        echo_table((kind, "shape", "rnnjax", "shape"), found)
     echo(f"{target} ({goal})  {target.stat().st_size:,} bytes")
 
 
@@ -194,54 +186,53 @@ def _sources(
     return found
 
 
-def _moves_from_torch(path: pathlib.Path, params: Any, prefix: str | None, activation: Any) -> list[_Move]:
+def _moves_from_torch(path: pathlib.Path, params: Any, prefix: str | None, activation: Any) -> _Moves:
     arrays, _ = read_arrays(path.resolve(), where=f"convert: {path}")
     arrays = {
         name: array
         for name, array in arrays.items()
         if name.startswith(prefix or "") and jnp.issubdtype(array.dtype, jnp.floating)
     }
-    ours = named_arrays(params)
 
     def function(named: dict[str, Any]) -> dict[str, Any]:
         return named_arrays(from_torch(named, prefix=prefix, nonlinearity=activation)[1])
 
-    return [_Move(a, arrays[a].shape, b, ours[b].shape) for a, b in _sources(function, arrays)]
+    return [_move(a, arrays, b, named_arrays(params)) for a, b in _sources(function, arrays)]
 
 
-def _moves_to_torch(cell: Any, params: Any) -> list[_Move]:
-    ours, theirs = named_arrays(params), to_torch(cell, params, as_numpy=True)
-    structure: Any = jax.tree.structure(params)
+def _moves(params: Any, function: Callable[[Any], Mapping[str, Any]]) -> _Moves:
+    """Where our parameters go, by what ``function`` makes of them."""
+    ours, theirs, structure = named_arrays(params), function(params), jax.tree.structure(params)
 
-    def function(named: dict[str, Any]) -> dict[str, Any]:
-        return to_torch(cell, structure.unflatten(named.values()), as_numpy=True)
+    def of_named(named: dict[str, Any]) -> Mapping[str, Any]:
+        return function(structure.unflatten(named.values()))  # type: ignore[attr-defined]
 
-    return [_Move(b, theirs[b].shape, a, ours[a].shape) for a, b in _sources(function, ours)]
+    return [_move(b, theirs, a, ours) for a, b in _sources(of_named, ours)]
 
 
-def _moves_of_keras(cell: Any, params: Any, names: list[str] | None) -> list[_Move]:
+def _move(foreign: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> tuple[str, ...]:
+    return foreign, str([*theirs[foreign].shape]), name, str([*ours[name].shape])
+
+
+def _moves_of_keras(cell: Any, params: Any, names: list[str]) -> _Moves:
     """Which of ours a weight of Keras has, whatever the direction: its list of weights is a function of ours."""
-    if names is None:
-        layers = layers_of("convert", cell, params)
-        ends = ("/forward_layer", "/backward_layer")
-        names = [
-            f"layers[{depth}]{end}"
-            for depth, layer in enumerate(layers)
-            for end in (ends if len(layer) == 2 else ("",))
-        ]
     fields = [f"{name}/{field}" for name in names for field in ("kernel", "recurrent_kernel", "bias")]
-    ours, structure = named_arrays(params), jax.tree.structure(params)
+    return _moves(params, lambda own: dict(zip(fields, to_keras(cell, own), strict=True)))
 
-    def function(named: dict[str, Any]) -> dict[str, Any]:
-        return dict(zip(fields, to_keras(cell, structure.unflatten(named.values())), strict=True))  # type: ignore[attr-defined]
 
-    theirs = dict(zip(fields, to_keras(cell, params), strict=True))
-    return [_Move(b, theirs[b].shape, a, ours[a].shape) for a, b in _sources(function, ours)]
+def _names_of(layers: Iterable[Sequence[Any]], names: Sequence[str] | None = None) -> list[str]:
+    """One name a direction, for layers of one or two directions."""
+    ends = ("/forward_layer", "/backward_layer")
+    return [
+        f"{names[depth] if names else f'layers[{depth}]'}{end}"
+        for depth, directions in enumerate(layers)
+        for end in (ends if len(directions) == 2 else ("",))
+    ]
 
 
 def _names_in(path: pathlib.Path, chosen: list[str] | None) -> list[str]:
     """The layers of a Keras file that `from_keras` took, one name a direction."""
     read = read_model if path.name.endswith(".keras") else read_weights
-    found = {layer.name: layer for layer in read("convert", str(path))}
-    ends = ("/forward_layer", "/backward_layer")
-    return [f"{name}{end}" for name in chosen or found for end in (ends if len(found[name].directions) == 2 else ("",))]
+    found = {layer.name: layer.directions for layer in read("convert", str(path))}
+    names = chosen or list(found)
+    return _names_of([found[name] for name in names], names)

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from rnnjax.cli.live import progress_words
 from rnnjax.fit.printer import Printer, duration
-from rnnjax.lm.options import BudgetOptions
 from rnnjax.text.shown import shown
 
 __all__ = ["Display", "nats"]
@@ -28,10 +27,8 @@ def nats(loss: float | None) -> str:
 class Display(Printer):
     """Takes the rows of the metrics as they come; a context manager, so that the terminal is left clean."""
 
-    def __init__(self, console: Console, log: pathlib.Path, budget: BudgetOptions, steps_per_epoch: int) -> None:
+    def __init__(self, console: Console, log: pathlib.Path) -> None:
         super().__init__(console=console, log=log)
-        self.budget = budget
-        self.steps_per_epoch = steps_per_epoch
         self.baselines: dict[str, float] = {}
         self.best: tuple[float, int] = (math.inf, 0)
 
@@ -75,17 +72,6 @@ class Display(Printer):
             f"gradient {row['grad_norm']:.3f}  lr {row['lr']:.2e}  {row['symbols_per_second']:,.0f} characters/s"
             + (f"  {words}" if (words := progress_words(row)) else "")
         )
-
-    def progress(self) -> tuple[float, float]:
-        """The share of the budget that is used, and the seconds that are left."""
-        if not self.row:
-            return 0.0, math.nan
-        budget, seconds, step = self.budget, self.row["seconds"], self.row["step"]
-        if budget.minutes is not None:
-            return min(1.0, seconds / (60 * budget.minutes)), 60 * budget.minutes - seconds
-        total = budget.steps if budget.steps is not None else round((budget.epochs or 0) * self.steps_per_epoch)
-        symbols = self.row["symbols"] / max(step, 1)
-        return min(1.0, step / max(total, 1)), (total - step) * symbols / max(self.row["symbols_per_second"], 1e-9)
 
     def panel(self) -> Any:
         """What the terminal shows while the training goes on."""

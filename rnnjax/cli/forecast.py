@@ -251,7 +251,7 @@ def _run(
                 key=key_fit,
                 steps=options.steps,
                 batch_size=options.batch_size,
-                holdout=_holdout(series, options.windows * horizon),
+                holdout=min(options.windows * horizon, int(series.lengths.max()) // 2),
                 optimizer=OptimizerOptions(lr=options.lr),
                 folder=paths.root,
                 resume=resume,
@@ -280,8 +280,3 @@ def _run(
         )
     found = find_checkpoints(paths.checkpoints)
     remember(paths.root, [f"checkpoints/{one.path.name}" for one in found])
-
-
-def _holdout(series: Series, wanted: int) -> int:
-    """Values that are held out: as wanted, but at most half of the longest series."""
-    return min(wanted, int(series.lengths.max()) // 2)

@@ -35,13 +35,10 @@ from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import (
     Run,
-    check_layers,
-    compare_identity,
     make_model,
     open_run,
     own_text,
     read_config,
-    run_identity,
 )
 from rnnjax.lm.sample import default_prime, generate, stream_text
 from rnnjax.lm.session import Session
@@ -330,7 +327,8 @@ def info(run: RunArgument, trust_code: TrustCode = False, as_json: Json = False)
 
 def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
     """All that is known; what the files say of each other is compared, and code is run only where it is trusted."""
-    paths, config, provenance, vocabulary = read_config(run)
+    described = read_config(run)
+    paths, config, provenance, vocabulary = described
     saved = find_checkpoints(paths.checkpoints)
     model, losses, layers = None, {}, [f"{config.model.cell}, not run without --trust-code"]
     network = layers[0]
@@ -343,8 +341,7 @@ def _describe(run: pathlib.Path, trust_code: bool) -> dict[str, Any]:
     shapes: dict[str, Any] = {}
     for one in saved:
         with open_checkpoint(one.path) as stored:
-            compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, one.path)
-            check_layers(stored.shapes, config.model, one.path)
+            described.check(stored, one.path)
             shapes = {k.removeprefix("params."): v for k, v in stored.shapes.items() if k.startswith("params.")}
         losses[one.step] = stored.meta["val_loss"]
     if saved and model is not None:

@@ -23,11 +23,8 @@ def echo(line: str = "", *, err: bool = False) -> None:
 def echo_json(data: Any) -> None:
     """Prints JSON; what would steer a terminal is written as an escape of JSON, and what is no number as null."""
     text = json.dumps(plain(data), indent=1, ensure_ascii=False, allow_nan=False)
-    typer.echo(re.sub("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", _escape, text))
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+    steering = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    typer.echo(re.sub(steering, lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

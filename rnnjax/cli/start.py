@@ -36,11 +36,9 @@ from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
 from rnnjax.lm.run import (
     Run,
     RunPaths,
-    compare_identity,
     make_model,
     own_text,
     read_config,
-    run_identity,
     write_config,
 )
 from rnnjax.network import leaves
@@ -107,7 +105,8 @@ def begin(values: dict[str, Any], given: set[str], stack: contextlib.ExitStack) 
         corpus = crew().together(lambda: _text(config, origin, not values["no_cache"]))
     crew().compare("train", {"text (by its sha256)": corpus.sha256}, "give all of them the same files")
     paths = RunPaths(root)
-    provenance = _provenance(corpus) | provenance
+    known = {name: getattr(corpus, name) for name in ("sha256", "sources", "n_symbols", "n_bytes")}
+    provenance = known | ran_on() | provenance
     params: LMParams | None = None
     notes: tuple[str, ...] = ()
     if origin is not None:
@@ -136,9 +135,7 @@ def _text(config: RunConfig, origin: Run | None, cache: bool) -> Corpus:
 
 def _compare(config: RunConfig, code: str | None) -> None:
     """Raises unless all processes were given the same; the names of the files may differ, what they hold may not."""
-    options = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(config, group)).items()}
-    del options["paths"]
-    options = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    options = {f"--{name.replace('_', '-')}": value for name, value in config.flat().items() if name != "paths"}
     crew().compare("train", {**options, "file of the cell (by its sha256)": code}, "give all of them the same options")
 
 
@@ -184,18 +181,18 @@ def go_on(root: str, values: dict[str, Any], given: set[str], stack: contextlib.
 
     crew().by_lead(own)
     _require_shared(RunPaths(pathlib.Path(root)))
-    paths, old, provenance, vocabulary = read_config(root)
+    described = read_config(root)
+    paths, old, provenance, vocabulary = described
     if saved := find_checkpoints(paths.checkpoints):
-        with open_checkpoint(saved[-1].path) as stored_checkpoint:
-            identity = run_identity(old, provenance, vocabulary)
-            compare_identity(stored_checkpoint.meta, identity, paths.root, saved[-1].path)
+        with open_checkpoint(saved[-1].path) as checkpoint:
+            described.check(checkpoint, saved[-1].path)
     elif "init_from" in provenance:
         raise ValueError(
             f"--resume: {root} was to begin with the parameters of another run, and ended before they were saved; "
             "start it again with --init-from and --force."
         )
     check_code(old.model.cell, provenance.get("code"), root, values["trust_code"])
-    stored = {k: v for group in KINDS for k, v in dataclasses.asdict(getattr(old, group)).items()}
+    stored = old.flat()
     asked = {k: values[k] for k in given & stored.keys()}
     if "cell" in asked:
         asked["cell"] = absolute_cell(asked["cell"])
@@ -249,16 +246,12 @@ def _stretched(paths: RunPaths, old: RunConfig, new: RunConfig, corpus: Corpus) 
         budget, step = config.budget, found[-1].step
         if budget.minutes is not None:
             return ("The budget has changed: the schedule of the learning rate is stretched over the new one.",)
-        total = budget.steps or max(1, round((budget.epochs or 0) * per_epoch))
+        total = budget.updates(per_epoch) or 1
         rates.append(config.optimizer.learning_rate(Place(step / total, step // per_epoch, 0, step)))
     return (
         f"The budget has changed: the schedule is stretched over the new one, so the learning rate at step {step} is "
         f"{rates[1]:.2e}, where it was {rates[0]:.2e}.",
     )
-
-
-def _is_native(config: RunConfig) -> bool:
-    return all(compiles(leaf.cell) for leaf in leaves(make_model(config.model, 1).stack))
 
 
 def _with_devices(config: RunConfig, *, fixed: bool = True) -> RunConfig:
@@ -270,8 +263,9 @@ def _with_devices(config: RunConfig, *, fixed: bool = True) -> RunConfig:
     """
     train = config.train
     reuse_memory()
+    cells = [leaf.cell for leaf in leaves(make_model(config.model, 1).stack)]
     # The native loops use all cores of one device.
-    alone = train.border != "cut" or (not devices_are_set() and _is_native(config))
+    alone = train.border != "cut" or (not devices_are_set() and all(map(compiles, cells)))
     asked = 1 if not train.devices and alone else train.devices
     prepare_devices(asked, train.batch_size)
     if crew().count > 1:  # they have agreed on the devices already
@@ -312,8 +306,3 @@ def _fractions(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"--fractions: must be three numbers like 0.9,0.05,0.05, got {text!r}.") from error
-
-
-def _provenance(corpus: Corpus) -> dict[str, Any]:
-    facts = {name: getattr(corpus, name) for name in ("sha256", "sources", "n_symbols", "n_bytes")}
-    return facts | ran_on()

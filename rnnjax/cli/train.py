@@ -35,7 +35,6 @@ from rnnjax.lm.run import RunPaths, make_model
 from rnnjax.lm.train import FINAL_SYMBOLS, Outcome
 from rnnjax.lm.train import train as run_training
 from rnnjax.options import option
-from rnnjax.text import corpus as corpora
 from rnnjax.text.corpus import Corpus, TextOptions
 
 __all__ = ["train"]
@@ -145,13 +144,9 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
         return
     model = make_model(config.model, len(corpus.vocabulary))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
-    steps_per_epoch = 0
-    if started.batches is None:
-        streams = corpora.streams(corpus.train, config.train.batch_size)
-        steps_per_epoch = corpora.num_chunks(streams, config.train.chunk_len)
     saved = find_checkpoints(paths.checkpoints)
     so_far = best(saved) if saved else None
-    with Display(console, paths.log, config.budget, steps_per_epoch) as display:
+    with Display(console, paths.log) as display:
         if so_far is not None:
             display.best = so_far.val_loss, so_far.step
         display.say(_describe(config, corpus) if started.batches is None else describe_live(config, corpus))

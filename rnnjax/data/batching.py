@@ -203,8 +203,6 @@ def pad_sequences(
     """
     arrays = check_arrays("pad_sequences", "sequence", sequences)
     indices = np.arange(len(arrays)) if indices is None else _check_indices(indices, len(arrays))
-    if seq_len is not None and (isinstance(seq_len, bool) or not isinstance(seq_len, int | np.integer)):
-        raise TypeError(f"pad_sequences: seq_len must be an int, got {short(seq_len)}.")
     lengths = np.asarray([len(arrays[i]) if i >= 0 else 0 for i in indices], np.int32)
     longest = int(lengths.max(initial=0))
     seq_len = longest if seq_len is None else seq_len

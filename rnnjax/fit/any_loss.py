@@ -15,10 +15,10 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.checks import describe
-from rnnjax.fit.devices import on_one, place
+from rnnjax.fit.devices import on_one, over_rows, place
 from rnnjax.fit.feed import Feed
 from rnnjax.fit.progress import Place, Progress
-from rnnjax.fit.task import Interval, Task
+from rnnjax.fit.task import Task
 from rnnjax.online import Cut
 from rnnjax.online.across import AnyBorder, across, begin, check_border, chunk_steps
 from rnnjax.programs import kept
@@ -106,21 +106,6 @@ class FitTask(Task):
             np.uint32(step),
         )
         return found
-
-    def train_row(self, interval: Interval) -> dict[str, Any]:
-        return {
-            "kind": "train",
-            "step": interval.step,
-            "epoch": interval.epoch,
-            "progress": round(interval.progress, 6),
-            "loss": float(interval.losses.mean(dtype=np.float64)),
-            "grad_norm": float(interval.norms.mean(dtype=np.float64)),
-            "grad_norm_max": float(interval.norms.max()),
-            "lr": interval.rate,
-            **interval.metrics,
-            "seconds": round(interval.seconds, 3),
-            "steps_per_second": round(interval.steps_per_second, 2),
-        }
 
     def explosion(self, loss: float, progress: Progress) -> str:
         limit = self.limit
@@ -212,17 +197,14 @@ def _update(
     def on_part(carry: Carry, batch: Any, key: jax.Array, scale: Any) -> tuple[Carry, Info]:
         return gradient_step(whole, optimizer, carry, batch, key=key, axis_name=axis_name, scale=scale, where="fit")
 
-    key = jax.random.fold_in(key, step)
+    key, everywhere = jax.random.fold_in(key, step), PartitionSpec()
     if split is None:
         return on_part(carry, batch, key, scale)
-    everywhere = PartitionSpec()
-    return jax.shard_map(
-        on_part,
-        mesh=split.mesh,
-        in_specs=(split.carry, split.batch, everywhere, everywhere),
-        out_specs=(split.carry, everywhere),
-        check_vma=False,
-    )(carry, batch, key, scale)
+    specs = (split.carry, split.batch, everywhere, everywhere)
+    found: tuple[Carry, Info] = over_rows(split.mesh, on_part, specs, (split.carry, everywhere))(
+        carry, batch, key, scale
+    )
+    return found
 
 
 def _with_state(found: Any) -> tuple[Any, ...]:
@@ -240,7 +222,12 @@ def check_loss(loss_fn: Any) -> None:
     """Raises unless it is a function that takes a ``key``."""
     if not callable(loss_fn):
         raise TypeError(f"fit: loss_fn must be a function of (params, batch, *, key), got {describe(loss_fn)}.")
-    _check_key_argument(loss_fn)
+    try:
+        parameters = inspect.signature(loss_fn).parameters.values()
+    except (TypeError, ValueError):  # some callables tell nothing of themselves
+        return
+    if not any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise TypeError("fit: loss_fn must take a keyword argument key, random or not; write (params, batch, *, key).")
 
 
 def _check_metric(who: str, name: str, value: Any, taken: frozenset[str]) -> None:
@@ -248,15 +235,6 @@ def _check_metric(who: str, name: str, value: Any, taken: frozenset[str]) -> Non
         raise ValueError(f"fit: {who} must not call a metric {name!r}, which stands for something else; rename it.")
     if not isinstance(value, jax.Array | np.ndarray | np.generic | float | int) or np.shape(value) != ():
         raise ValueError(f"fit: the metric {name!r} of {who} must be one number, got {describe(value)}; take the mean.")
-
-
-def _check_key_argument(loss_fn: Callable[..., Any]) -> None:
-    try:
-        parameters = inspect.signature(loss_fn).parameters.values()
-    except (TypeError, ValueError):  # some callables tell nothing of themselves
-        return
-    if not any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise TypeError("fit: loss_fn must take a keyword argument key, random or not; write (params, batch, *, key).")
 
 
 def _array(leaf: Any) -> jax.Array:

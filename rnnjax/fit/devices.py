@@ -9,6 +9,7 @@ parameters.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ __all__ = [
     "choose_devices",
     "make_mesh",
     "on_one",
+    "over_rows",
     "own_rows",
     "place",
     "place_rows",
@@ -77,7 +79,8 @@ def choose_devices(asked: int, batch_size: int) -> int:
     if jax.process_count() > 1:
         return _all_devices(asked, batch_size, found)
     if not asked:
-        return _most(batch_size, found) if backend == "cpu" else _evenly(batch_size, found)
+        evenly = max(n for n in range(1, found + 1) if batch_size % n == 0)
+        return _most(batch_size, found) if backend == "cpu" else evenly
     if asked > found:
         raise ValueError(
             f"TrainOptions: devices must be at most {found}, which JAX has here ({backend}), got {asked}; take 0 for "
@@ -215,6 +218,13 @@ def place_rows(mesh: Mesh | None, rows: Any, batch_size: int) -> Any:
     )
 
 
+def over_rows(mesh: Mesh | None, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """The function on every device of the mesh, with its rows of what the specs split; without one, the function."""
+    if mesh is None:
+        return function
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
 def on_one(mesh: Mesh | None, tree: Any) -> Any:
     """Arrays that lie everywhere, on one device of this process."""
     if mesh is None:
@@ -222,10 +232,6 @@ def on_one(mesh: Mesh | None, tree: Any) -> Any:
     if mesh.is_multi_process:
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
     return jax.device_put(tree, mesh.devices.flat[0])
-
-
-def _evenly(batch_size: int, found: int) -> int:
-    return max(n for n in range(1, found + 1) if batch_size % n == 0)
 
 
 def _most(batch_size: int, limit: int) -> int:

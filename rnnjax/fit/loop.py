@@ -304,6 +304,11 @@ class Loop:
         with checkpoints.open_checkpoint(folder / chosen[0]) as stored:
             return placed(stored.tree(like, judged_prefix(stored.shapes)), like), chosen[1]
 
+    def done(self, reason: str, best_step: int, metrics: dict[str, float]) -> None:
+        """The row of the end."""
+        row = {"kind": "done", "step": self.progress.step, "best_step": best_step, "reason": reason}
+        self.record(row | metrics | {"seconds": round(self.seconds(), 3)})
+
     def record(self, row: dict[str, Any]) -> None:
         """Writes a row to the metrics and reports it."""
         self.append("metrics", json.dumps(plain(row)) + "\n")

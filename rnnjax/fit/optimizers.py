@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,11 @@ class OptimizerOptions:
         for name, bounds in _BOUNDS.items():
             object.__setattr__(self, name, check_real(where, name, getattr(self, name), **bounds))
 
+    @property
+    def norm_bound(self) -> float | None:
+        """The bound on the global norm of the gradient, None where there is none."""
+        return self.clip if self.clip and self.clip_by == "norm" else None
+
     def make_optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The optax chain; its learning rate is the hyperparameter ``learning_rate``, set by the caller.
 
@@ -102,7 +108,8 @@ class OptimizerOptions:
                 parts.append(optax.clip_by_global_norm(self.clip) if by_norm else optax.clip(self.clip))
             parts.append(OPTIMIZERS[self.optimizer]())
             if self.weight_decay:
-                parts.append(optax.add_decayed_weights(self.weight_decay, mask=_matrices))
+                matrices = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+                parts.append(optax.add_decayed_weights(self.weight_decay, mask=matrices))
             parts.append(optax.scale_by_learning_rate(learning_rate))
             return optax.chain(*parts)
 
@@ -127,7 +134,3 @@ class OptimizerOptions:
         if self.schedule == "plateau":
             return self.lr * self.decay**place.plateaus
         return self.lr
-
-
-def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

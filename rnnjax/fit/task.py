@@ -69,16 +69,28 @@ class Task(abc.ABC):
         """Update number ``step``, from 0; ``rate`` has been multiplied by ``scale`` (1 unless rolled back) already."""
 
     @abc.abstractmethod
-    def train_row(self, interval: Interval) -> dict[str, Any]:
-        """The line of metrics; ``loss`` and ``grad_norm_max`` must be there."""
-
-    @abc.abstractmethod
     def score(self, metrics: dict[str, float]) -> float:
         """What evaluations are compared by, the lower the better."""
 
     @abc.abstractmethod
     def eval_row(self, metrics: dict[str, float], progress: Progress, better: bool) -> dict[str, Any]:
         """The line of an evaluation, without its clock."""
+
+    def train_row(self, interval: Interval) -> dict[str, Any]:
+        """The line of metrics; ``loss`` and ``grad_norm_max`` must be there."""
+        return {
+            "kind": "train",
+            "step": interval.step,
+            "epoch": interval.epoch,
+            "progress": round(interval.progress, 6),
+            "loss": float(interval.losses.mean(dtype=np.float64)),
+            "grad_norm": float(interval.norms.mean(dtype=np.float64)),
+            "grad_norm_max": float(interval.norms.max()),
+            "lr": interval.rate,
+            **interval.metrics,
+            "seconds": round(interval.seconds, 3),
+            "steps_per_second": round(interval.steps_per_second, 2),
+        }
 
     def rate(self, place: Place) -> float | None:
         """The learning rate, where the task sets one."""

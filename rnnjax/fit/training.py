@@ -166,6 +166,7 @@ def fit(
     if mesh is not None and not isinstance(border, Cut):
         raise ValueError(f"fit: border={border!r:.60} goes with one device, got a mesh of {mesh.size}; leave it out.")
     random_key = jax.random.key(0) if key is None else key
+    name = repr(border) if isinstance(border, Lookback) else type(border).__name__
     task = FitTask(
         loss_fn=loss_fn,
         params=params,
@@ -188,7 +189,7 @@ def fit(
             "key": np.asarray(jax.random.key_data(random_key)).tolist(),
             "monitor": f"{mode} {monitor}",
             "batches": repr(batches) if isinstance(batches, ShuffledBatches) else getattr(batches, "identity", ""),
-            **({} if isinstance(border, Cut) else {"border": _name(border)}),
+            **({} if isinstance(border, Cut) else {"border": name}),
         },
     )
     root = None if folder is None else pathlib.Path(folder)
@@ -206,31 +207,17 @@ def fit(
         found, best_step = loop.best()
         rows = [row for row in loop.history if row["step"] == best_step]
         metrics = {k: v for k, v in rows[-1].items() if k not in EVAL_NAMES} if rows else {}
-        progress = loop.progress
-        loop.record(
-            {
-                "kind": "done",
-                "step": progress.step,
-                "best_step": best_step,
-                "reason": reason,
-                **metrics,
-                "seconds": round(loop.seconds(), 3),
-            }
-        )
+        loop.done(reason, best_step, metrics)
     return Outcome(
         params=found,
         reason=reason,
-        step=progress.step,
+        step=loop.progress.step,
         best_step=best_step,
         metrics=metrics,
         history=loop.history,
         seconds=loop.seconds(),
         state=loop.carry.state if isinstance(border, Cut) else loop.carry.state.state,
     )
-
-
-def _name(border: AnyBorder) -> str:
-    return repr(border) if isinstance(border, Lookback) else type(border).__name__
 
 
 def _steps(steps: int | None, epochs: float | None, minutes: float | None, batches: Any) -> int | None:

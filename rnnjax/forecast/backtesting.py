@@ -202,7 +202,6 @@ def surprise(model: Forecaster, params: Any, series: Any) -> list[np.ndarray]:
     Returns:
         N arrays float32 ``[T_n]``; NaN where a value is missing, and before the model has seen a season.
     """
-    check_kind("surprise", "model", model, Forecaster, "a Forecaster")
     check_kind("surprise", "params", params, ForecasterParams, "the params of fit's result")
     series = as_series("surprise", series)
     horizon = len(params.anchors) if model.direct else 1

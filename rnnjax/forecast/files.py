@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import datetime
+import functools
 import gzip
 import hashlib
 import io
@@ -14,7 +15,7 @@ import pathlib
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,14 +106,12 @@ def read_series(path: str | os.PathLike[str], columns: Columns) -> Source:
         table[columns.time], dates, more = parse_dates(table[columns.time], place)  # type: ignore[arg-type]
         notes += more
     series, ends = series_of_table({k: np.asarray(v) for k, v in table.items()}, columns, place)
-    ends = [one._replace(first=text.lines[one.first], last=text.lines[one.last], gap=_line(text, one)) for one in ends]
+    lines = text.lines
+    gaps = [None if end.gap is None else lines[end.gap] for end in ends]
+    ends = [Ends(lines[end.first], lines[end.last], gap, end.missing) for end, gap in zip(ends, gaps, strict=True)]
     digest = hashlib.sha256(raw).hexdigest()
     found = series, ends, columns, where, len(text.rows), _DELIMITERS[text.delimiter], dates, digest, tuple(notes)
     return Source(*found)
-
-
-def _line(text: _Text, end: Ends) -> int | None:
-    return None if end.gap is None else text.lines[end.gap]
 
 
 def _read(where: str, raw: bytes) -> _Text:
@@ -180,30 +179,24 @@ def _guessed(where: str, text: _Text, columns: Columns) -> Columns:
     return columns
 
 
-def _is_number(text: str) -> bool:
+def _parsed(parse: Callable[..., Any], *given: str) -> Any:
+    """What a parser makes of a text; None where it cannot."""
     try:
-        float(text.replace(",", "."))
+        return parse(*given)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def _is_number(text: str) -> bool:
+    return _parsed(float, text.replace(",", ".")) is not None
+
+
+_iso = functools.partial(_parsed, datetime.datetime.fromisoformat)
+_strptime = functools.partial(_parsed, datetime.datetime.strptime)
 
 
 def _is_date(text: str) -> bool:
     return not _is_number(text) and (_iso(text) is not None or any(_strptime(text, one) for one in _FORMATS))
-
-
-def _iso(text: str) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-
-
-def _strptime(text: str, form: str) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.strptime(text, form)
-    except ValueError:
-        return None
 
 
 def parse_dates(texts: Sequence[str], place: Callable[[int], str]) -> tuple[np.ndarray, str, list[str]]:
@@ -248,25 +241,24 @@ def _even(times: np.ndarray) -> bool:
     return bool(len(gaps)) and float(np.unique(gaps, return_counts=True)[1].max()) > 0.6 * (len(times) - 1)
 
 
-def _by_format(texts: Sequence[str], form: str, place: Callable[[int], str]) -> np.ndarray:
+def _all(
+    texts: Sequence[str], parse: Callable[[str], datetime.datetime | None], wanted: str, place: Callable[[int], str]
+) -> list[datetime.datetime]:
     found = []
     for row, text in enumerate(texts):
-        if (date := _strptime(text, form)) is None:
-            raise ValueError(
-                f"{place(row)}: times must be written as on the lines before, got {short(text)}; mend the line."
-            )
+        if (date := parse(text)) is None:
+            raise ValueError(f"{place(row)}: times must be {wanted}, got {short(text)}; mend the line.")
         found.append(date)
+    return found
+
+
+def _by_format(texts: Sequence[str], form: str, place: Callable[[int], str]) -> np.ndarray:
+    found = _all(texts, lambda text: _strptime(text, form), "written as on the lines before", place)
     return np.array(found, dtype="datetime64[s]")
 
 
 def _by_iso(texts: Sequence[str], place: Callable[[int], str]) -> tuple[np.ndarray, str, list[str]]:
-    found = []
-    for row, text in enumerate(texts):
-        if (date := _iso(text)) is None:
-            raise ValueError(
-                f"{place(row)}: times must be dates as {short(texts[0])}, got {short(text)}; mend the line."
-            )
-        found.append(date)
+    found = _all(texts, _iso, f"dates as {short(texts[0])}", place)
     offsets = [date.utcoffset() for date in found]
     for row, (before, now) in enumerate(itertools.pairwise(offsets), 1):
         if (before is None) != (now is None):

@@ -60,9 +60,7 @@ class Normal:
     (10.0, 0.5)
     """
 
-    @property
-    def size(self) -> int:
-        return 2
+    size = 2
 
     def distribution(self, raw: Any, location: Any, shift: Any, scale: Any) -> Located:
         location = location + raw[..., 0]
@@ -86,9 +84,7 @@ class StudentT:
     GluonTS).
     """
 
-    @property
-    def size(self) -> int:
-        return 3
+    size = 3
 
     def distribution(self, raw: Any, location: Any, shift: Any, scale: Any) -> Located:
         freedom = 2.0 + jax.nn.softplus(raw[..., 2])
@@ -121,11 +117,7 @@ class NegativeBinomial:
     The data must be counts, and the model scale by ``"mean_abs"``.
     """
 
-    counts = True
-
-    @property
-    def size(self) -> int:
-        return 2
+    counts, size = True, 2
 
     def distribution(self, raw: Any, location: Any, shift: Any, scale: Any) -> Counts:
         # softplus(log(expm1(x))) is x: a location of one gives the context's mean.

@@ -6,11 +6,12 @@ import dataclasses
 from typing import Any
 
 from rnnjax.cells import cell_from_name
-from rnnjax.checks import check_choice, check_flag, check_real, check_size
+from rnnjax.checks import check_choice, check_real
 from rnnjax.forecast.heads import Head, NegativeBinomial, Normal, Quantiles, StudentT
 from rnnjax.forecast.model import Forecaster
+from rnnjax.kinds import check_fields
 from rnnjax.networks import Stack
-from rnnjax.options import MAX_LAYERS, MAX_SIZE, option
+from rnnjax.options import MAX_LAYERS, MAX_SIZE, check_most, option
 
 __all__ = ["HEADS", "ForecastOptions", "make_forecaster"]
 
@@ -24,23 +25,7 @@ HEADS: dict[str, Head] = {
 
 @dataclasses.dataclass(frozen=True)
 class ForecastOptions:
-    """The model of a forecast and its training.
-
-    Attributes:
-        cell: a name, or ``file.py:Class``.
-        hidden: units of a layer.
-        layers: cells on top of each other.
-        head: a key of `HEADS`.
-        recursive: step by step, fed with its own draws; else all steps ahead at once.
-        context: steps of history that are read, 0 for two of the longest season.
-        scale: what values are divided by.
-        dropout: rate.
-        steps: updates.
-        batch_size: windows of an update.
-        lr: the peak learning rate.
-        samples: paths that are drawn, where any are.
-        windows: of the backtest.
-        seed: of everything random.
+    """The model of a forecast and its training; every field says what it is.
 
     Raises:
         ValueError: for a number out of range or an unknown name.
@@ -63,18 +48,11 @@ class ForecastOptions:
 
     def __post_init__(self) -> None:
         where = "ForecastOptions"
-        for name in ("hidden", "layers", "steps", "batch_size", "samples", "windows"):
-            object.__setattr__(self, name, check_size(where, name, getattr(self, name)))
-        for name, most in (("hidden", MAX_SIZE), ("layers", MAX_LAYERS)):
-            if getattr(self, name) > most:
-                raise ValueError(f"{where}: {name} must be at most {most}, got {getattr(self, name)}.")
-        for name in ("context", "seed"):
-            object.__setattr__(self, name, check_size(where, name, getattr(self, name), least=0))
+        check_fields(self, least={"context": 0, "seed": 0}, rates=("dropout",))
+        check_most(self, hidden=MAX_SIZE, layers=MAX_LAYERS)
         check_choice(where, "head", self.head, tuple(HEADS))
         check_choice(where, "scale", self.scale, ("mean_abs", "mean_std"))
-        check_flag(where, "recursive", self.recursive)
-        object.__setattr__(self, "dropout", check_real(where, "dropout", self.dropout, least=0.0, below=1.0))
-        object.__setattr__(self, "lr", check_real(where, "lr", self.lr, above=0.0))
+        check_real(where, "lr", self.lr, above=0.0)
 
 
 def make_forecaster(options: ForecastOptions, season: tuple[int, ...]) -> Forecaster:

@@ -97,7 +97,7 @@ def write_results(results: Results, paths: ForecastPaths, facts: Mapping[str, st
         odd = zip(results.odd.bits[n], results.odd.marked[n], strict=True)
         for time, value, (own, marked) in zip(results.times(n), series.values[n], odd, strict=False):
             surprise = "" if math.isnan(own) else f"{own:.2f}"
-            rows.append([name, time_text(time), _number(value), surprise, int(marked)])
+            rows.append([name, time_text(time), "" if math.isnan(value) else f"{value:.10g}", surprise, int(marked)])
     _write_csv(paths.surprise, ["series", "time", "value", "surprise", "marked"], rows)
     panels = [results.panel(n) for n in range(min(SHOWN, len(series)))]
     save_figure(forecast_figure(panels), paths.picture, dpi=130)
@@ -145,7 +145,3 @@ def _write_csv(path: pathlib.Path, head: list[str], rows: list[list[Any]]) -> No
     writer.writerow(head)
     writer.writerows(rows)
     write_atomic(path, text.getvalue().encode("utf-8"))
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.10g}"

@@ -65,8 +65,8 @@ def _draws(
     model: Forecaster, params: Any, series: Any, horizon: int, num_samples: int, key: jax.Array
 ) -> Iterator[np.ndarray]:
     """What `sample` returns, some series at a time."""
-    for number, window in _windows("sample", model, params, series, horizon, num_samples):
-        yield np.asarray(_paths(model, horizon, num_samples, params, window, jax.random.fold_in(key, number)))
+    for number, window, count in _windows("sample", model, params, series, horizon, num_samples):
+        yield np.asarray(_draw(model, horizon, num_samples, params, window, jax.random.fold_in(key, number)))[:count]
 
 
 @public
@@ -88,25 +88,20 @@ def quantiles(
     Raises:
         ValueError: as `sample` does, or for levels outside of (0, 1).
     """
-    levels = check_levels("quantiles", levels)
-    if not (model.direct and isinstance(model.head, Quantiles)):
-        horizon, num_samples = (
-            check_size("quantiles", name, size) for name, size in (("horizon", horizon), ("num_samples", num_samples))
-        )
-        # Of some series at a time: the paths of all might not fit into the memory.
-        draws = _draws(model, params, series, horizon, num_samples, key)
-        parts = [np.moveaxis(np.quantile(paths, levels, axis=1), 0, 1).astype(np.float32) for paths in draws]
-        return np.concatenate(parts)
-    found = [
-        np.asarray(_exact(model, horizon, levels, params, window))
-        for _, window in _windows("quantiles", model, params, series, check_size("quantiles", "horizon", horizon), 20)
-    ]
+    levels, horizon = check_levels("quantiles", levels), check_size("quantiles", "horizon", horizon)
+    if model.direct and isinstance(model.head, Quantiles):
+        ends = _windows("quantiles", model, params, series, horizon, 20)
+        found = [np.asarray(_levels(model, horizon, levels, params, window))[:count] for _, window, count in ends]
+    else:  # of some series at a time: the paths of all might not fit into the memory
+        draws = _draws(model, params, series, horizon, check_size("quantiles", "num_samples", num_samples), key)
+        found = [np.moveaxis(np.quantile(paths, levels, axis=1), 0, 1).astype(np.float32) for paths in draws]
     return np.concatenate(found)
 
 
-def _windows(where: str, model: Forecaster, params: Any, series: Any, horizon: int, num_samples: int) -> Any:
-    """The ends of the series in batches of one size, numbered."""
-    check_kind(where, "model", model, Forecaster, "a Forecaster")
+def _windows(
+    where: str, model: Forecaster, params: Any, series: Any, horizon: int, num_samples: int
+) -> Iterator[tuple[int, Window, int]]:
+    """The ends of the series in batches of one size, with their number and how many rows of each are asked for."""
     check_kind(where, "params", params, ForecasterParams, "the params of fit's result")
     series = as_series(where, series)
     check_horizon(where, model, params, series, horizon)
@@ -118,14 +113,7 @@ def _windows(where: str, model: Forecaster, params: Any, series: Any, horizon: i
         rows = np.arange(first, min(first + size, len(series)))
         padded = np.pad(rows, (0, size - len(rows)), mode="edge")  # one program for all
         window = frames.cut(padded.tolist(), series.lengths[padded].tolist(), model.reach, model.context_used, ahead)
-        yield number, _Rows(window, len(rows))
-
-
-class _Rows:
-    """A window of which only the first rows are asked for."""
-
-    def __init__(self, window: Window, count: int) -> None:
-        self.window, self.count = window, count
+        yield number, window, len(rows)
 
 
 def check_horizon(where: str, model: Forecaster, params: ForecasterParams, series: Series, horizon: int) -> None:
@@ -150,14 +138,6 @@ def check_features(where: str, params: ForecasterParams, frames: Frames) -> None
             f"{where}: series must have the {len(params.center)} features that the model was trained with, got "
             f"{features}; give the same covariates and dates."
         )
-
-
-def _paths(model: Forecaster, horizon: int, samples: int, params: Any, rows: _Rows, key: jax.Array) -> Any:
-    return _draw(model, horizon, samples, params, rows.window, key)[: rows.count]
-
-
-def _exact(model: Forecaster, horizon: int, levels: tuple[float, ...], params: Any, rows: _Rows) -> Any:
-    return _levels(model, horizon, levels, params, rows.window)[: rows.count]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.checks import check_kind, check_size
+from rnnjax.checks import check_size
 from rnnjax.fit import OptimizerOptions
 from rnnjax.fit import fit as run
 from rnnjax.fit.loop import Report
@@ -78,7 +78,6 @@ def fit(
         ValueError: for series that are too short to train on, or as `rnnjax.fit.fit` does.
         TypeError: for a table, or arguments of another kind.
     """
-    check_kind("fit", "model", model, Forecaster, "a Forecaster")
     series = as_series("fit", series)
     horizon = check_size("fit", "horizon", horizon)
     origins = check_size("fit", "origins", origins)
@@ -112,10 +111,13 @@ def fit(
         key_data,
         _identity(series, repr((model, options, horizon, origins, batch_size, ends.tolist()))),
     )
-    evaluate = None
+    evaluate: Callable[[Any], float] | None = None
     if kept.any():
-        windows = _held_out(model, frames, ends, kept, horizon)
-        evaluate = _Evaluation(model, windows)
+        windows, loss = jax.device_put(_held_out(model, frames, ends, kept, horizon)), jax.jit(model.loss)
+
+        def evaluate(params: Any) -> float:
+            return float(loss(params, windows))
+
     return run(
         model.loss,
         params,
@@ -154,7 +156,7 @@ def _holdout(series: Series, horizon: int, holdout: int | None) -> np.ndarray:
 
 def _with_statistics(params: ForecasterParams, frames: Frames, ends: np.ndarray, kept: int) -> ForecasterParams:
     """With mean and deviation of the features, of what is trained on."""
-    rows = np.concatenate([row[:end] for row, end in zip(frames.features, ends, strict=True)])  # type: ignore[attr-defined]
+    rows = np.concatenate([row[:end] for row, end in zip(frames.features, ends, strict=True)])
     spread = rows.std(axis=0)
     dtype = params.center.dtype
     return params._replace(
@@ -173,14 +175,3 @@ def _held_out(model: Forecaster, frames: Frames, ends: np.ndarray, kept: np.ndar
         places = [places[k] for k in np.linspace(0, len(places) - 1, EVAL_WINDOWS).astype(int)]
     rows, origins = zip(*places, strict=True)
     return frames.cut(rows, origins, model.reach, model.context_used, horizon)
-
-
-class _Evaluation:
-    """The loss of held-out windows."""
-
-    def __init__(self, model: Forecaster, windows: Window) -> None:
-        self.windows = jax.tree.map(jnp.asarray, windows)
-        self.loss = jax.jit(model.loss)
-
-    def __call__(self, params: Any) -> float:
-        return float(self.loss(params, self.windows))

@@ -26,7 +26,6 @@ class Window(NamedTuple):
     start: np.ndarray  # bool [Q, B]: the first step of its series
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Frames:
     """Series in the form that windows are cut from.
 
@@ -36,25 +35,17 @@ class Frames:
         horizon: steps behind the end for which there are features.
     """
 
-    series: Series
-    seasons: tuple[int, ...]
-    horizon: int
-
-    def __post_init__(self) -> None:
-        series = self.series
+    def __init__(self, series: Series, seasons: tuple[int, ...], horizon: int) -> None:
         for n, row in enumerate(series.values):
             _check_steps(n, row)
-        put = object.__setattr__
-        put(self, "mask", [np.isfinite(row) for row in series.values])
-        put(self, "filled", [np.nan_to_num(row).astype(np.float32) for row in series.values])
-        put(self, "features", [self._features(n) for n in range(len(series))])
-        observed = [np.zeros((len(row), 0), np.float32) for row in series.values]
-        if series.observed is not None:
-            observed = [
-                np.concatenate([np.nan_to_num(row), np.isfinite(row)], axis=1).astype(np.float32)
-                for row in series.observed
-            ]
-        put(self, "observed", observed)
+        self.series, self.seasons, self.horizon = series, seasons, horizon
+        self.mask = [np.isfinite(row) for row in series.values]
+        self.filled = [np.nan_to_num(row).astype(np.float32) for row in series.values]
+        self.features = [self._features(n) for n in range(len(series))]
+        observed = series.observed or [np.zeros((len(row), 0)) for row in series.values]
+        self.observed = [
+            np.concatenate([np.nan_to_num(row), np.isfinite(row)], axis=1).astype(np.float32) for row in observed
+        ]
 
     def _features(self, n: int) -> np.ndarray:
         """``[T_n + horizon, K]``."""
@@ -77,8 +68,8 @@ class Frames:
         """What parameters depend on: numbers of features, of observed covariates, and of categories."""
         static = self.series.static
         return {
-            "features": self.features[0].shape[1],  # type: ignore[attr-defined]
-            "observed": self.observed[0].shape[1],  # type: ignore[attr-defined]
+            "features": self.features[0].shape[1],
+            "observed": self.observed[0].shape[1],
             "categories": tuple(int(column.max()) + 1 for column in static.T),
         }
 
@@ -90,14 +81,14 @@ class Frames:
         P, Q, B = before + context + ahead, context + ahead, len(rows)
         values, mask = np.zeros((P, B), np.float32), np.zeros((P, B), bool)
         start = np.zeros((Q, B), bool)
-        features = np.zeros((Q, B, self.features[0].shape[1]), np.float32)  # type: ignore[attr-defined]
-        observed = np.zeros((Q, B, self.observed[0].shape[1]), np.float32)  # type: ignore[attr-defined]
+        features = np.zeros((Q, B, self.features[0].shape[1]), np.float32)
+        observed = np.zeros((Q, B, self.observed[0].shape[1]), np.float32)
         for b, (n, origin) in enumerate(zip(rows, origins, strict=True)):
             first = origin - before - context
-            _copy(values[:, b], self.filled[n], first, origin + ahead)  # type: ignore[attr-defined]
-            _copy(mask[:, b], self.mask[n], first, origin + ahead)  # type: ignore[attr-defined]
-            _copy(features[:, b], self.features[n], origin - context, origin + ahead)  # type: ignore[attr-defined]
-            seen = self.observed[n][:origin]  # type: ignore[attr-defined]
+            _copy(values[:, b], self.filled[n], first, origin + ahead)
+            _copy(mask[:, b], self.mask[n], first, origin + ahead)
+            _copy(features[:, b], self.features[n], origin - context, origin + ahead)
+            seen = self.observed[n][:origin]
             _copy(observed[:, b], seen, origin - context - 1, origin + ahead - 1)
             if context >= origin:
                 start[context - origin, b] = True

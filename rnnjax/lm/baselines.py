@@ -117,8 +117,6 @@ def witten_bell(
 
     It is trained on the last ones of `train`, and tried on the first ones of `valid`, so that its memory is bounded.
     """
-    train = check_ids("witten_bell", train, vocab_size, "train")
-    valid = check_ids("witten_bell", valid, vocab_size, "valid")
     check_size("witten_bell", "max_symbols", max_symbols)
     return float(-witten_bell_log_probs(train[-max_symbols:], valid[:max_symbols], vocab_size, order).mean())
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks.stack import StackState
 from rnnjax.text.windows import windows
 
-__all__ = ["Evaluation", "evaluate", "evaluate_windows", "symbol_losses"]
+__all__ = ["Evaluation", "evaluate", "evaluate_windows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,25 +91,22 @@ def evaluate(
     >>> result.count, result.loss < 2
     (4, True)
     """
+    length = len(ids) if np.ndim(ids) else 0
+    if limit is not None and np.ndim(ids) == 1:  # what lies beyond is not read
+        ids = ids[: check_size("evaluate", "limit", limit) + 1]
+    ids, predictions = _check(model, ids, streams=streams, window=window)
+    warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, length)
+    rows = streams if mesh is None else -(-streams // mesh.size) * mesh.size  # with some that do not count
+    state = devices.place(mesh, model.initial_state((rows,)), devices.CARRY.state)
     total, count = 0.0, 0
-    for losses, counted in _carried(model, params, ids, streams, window, warmup, starts, limit, mesh):
-        total += float(losses.sum(where=counted, dtype=np.float64))
+    cut: dict[str, Any] = {"streams": streams, "window": window, "warmup": warmup, "starts": starts}
+    for at, counted, resets in windows(0, predictions, **cut, where="evaluate"):
+        if rows > streams:
+            at, resets = (np.pad(a, ((0, 0), (0, rows - streams)), "edge") for a in (at, resets))
+        state, losses = _score(model, params, state, ids, at, resets, mesh)
+        total += float(losses[:, :streams].sum(where=counted, dtype=np.float64))
         count += int(counted.sum())
     return Evaluation(total / count, count)
-
-
-@public
-def symbol_losses(
-    model: LanguageModel,
-    params: LMParams,
-    ids: np.ndarray,
-    *,
-    window: int = 256,
-    starts: np.ndarray | None = None,
-) -> Iterator[np.ndarray]:
-    """What `evaluate` with one stream takes the mean of, in blocks: nats of the symbols `ids[1:]`, in order."""
-    for losses, counted in _carried(model, params, ids, 1, window, 0, starts, None):
-        yield losses[counted]
 
 
 @public
@@ -136,35 +132,6 @@ def evaluate_windows(
         _, losses = _score(model, params, fresh, ids, at, np.zeros(at.shape, bool))
         total += float(losses.sum(where=counted, dtype=np.float64))
     return Evaluation(total / predictions, predictions)
-
-
-def _carried(
-    model: LanguageModel,
-    params: LMParams,
-    ids: np.ndarray,
-    streams: int,
-    window: int,
-    warmup: int,
-    starts: np.ndarray | None,
-    limit: int | None,
-    mesh: Mesh | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Losses `[T, B]` window by window, and which of them count."""
-    length = len(ids) if np.ndim(ids) else 0
-    if limit is not None and np.ndim(ids) == 1:  # what lies beyond is not read
-        ids = ids[: check_size("evaluate", "limit", limit) + 1]
-    ids, predictions = _check(model, ids, streams=streams, window=window)
-    warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, length)
-    rows = streams if mesh is None else -(-streams // mesh.size) * mesh.size  # with some that do not count
-    state = model.initial_state((rows,))
-    if mesh is not None:
-        state = devices.place(mesh, state, devices.CARRY.state)
-    cut: dict[str, Any] = {"streams": streams, "window": window, "warmup": warmup, "starts": starts}
-    for at, counted, resets in windows(0, predictions, **cut, where="evaluate"):
-        if rows > streams:
-            at, resets = (np.pad(a, ((0, 0), (0, rows - streams)), "edge") for a in (at, resets))
-        state, losses = _score(model, params, state, ids, at, resets, mesh)
-        yield losses[:, :streams], counted
 
 
 def _score(
@@ -198,15 +165,9 @@ def _losses(
         inputs, targets, resets = window
         return model.map_logits(params, state, inputs, _nats, targets, resets=resets)
 
-    if mesh is None:
-        return run(params, state, inputs, targets, resets)
-    found: tuple[StackState, jax.Array] = jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), devices.CARRY.state, *(devices.CHUNK,) * 3),
-        out_specs=(devices.CARRY.state, devices.CHUNK),
-        check_vma=False,
-    )(params, state, inputs, targets, resets)
+    rows = (devices.CARRY.state, *(devices.CHUNK,) * 3)
+    split = devices.over_rows(mesh, run, (PartitionSpec(), *rows), rows[:2])
+    found: tuple[StackState, jax.Array] = split(params, state, inputs, targets, resets)
     return found
 
 

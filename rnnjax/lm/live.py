@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.lm.batches import Validation
+from rnnjax.lm.batches import Batches, Validation
 from rnnjax.text.corpus import Chunk, Corpus
 from rnnjax.text.live import LiveText, Stretch
 from rnnjax.text.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ SEGMENT = 64  # chunks
 HELD_OUT = 20
 
 
-class LiveBatches:
+class LiveBatches(Batches):
     """The batches of a text that is read once.
 
     Args:
@@ -37,7 +37,7 @@ class LiveBatches:
         valid: to evaluate on instead of a reservoir, for which nothing is held out then.
     """
 
-    steps_per_epoch: int | None = None
+    steps_per_epoch = None
     documents = True  # each row begins one at least
 
     def __init__(

@@ -9,8 +9,9 @@ import rnnjax
 from rnnjax.cells import CELLS
 from rnnjax.checks import check_choice, check_flag, check_real, check_size, short
 from rnnjax.fit.optimizers import OptimizerOptions
+from rnnjax.kinds import check_fields
 from rnnjax.online.names import BORDER_NAMES, check_border_name
-from rnnjax.options import MAX_LAYERS, MAX_SIZE, option
+from rnnjax.options import MAX_LAYERS, MAX_SIZE, check_most, option
 from rnnjax.text.corpus import TextOptions
 
 __all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "StreamOptions", "TrainOptions"]
@@ -19,17 +20,8 @@ __all__ = ["KINDS", "RESUMABLE", "BudgetOptions", "ModelOptions", "RunConfig", "
 RESUMABLE = frozenset(
     "steps epochs minutes evals eval_symbols patience sample_length log_every baselines devices valid".split()
 )
-# Of later versions, with what makes no other run.
-_LATER = {
-    "border": "cut",
-    "embed_dropout": -1.0,
-    "locked": False,
-    "weight_dropout": 0.0,
-    "ar": 0.0,
-    "tar": 0.0,
-    "average": 0.0,
-    "average_after": 0,
-}
+# Of later versions, whose defaults make no other run.
+_LATER = frozenset("border embed_dropout locked weight_dropout ar tar average average_after".split())
 _STREAM = {"stream", "valid", "vocabulary_symbols"}
 NEW_OPTIONS = frozenset({"devices", "baselines", *_LATER, *_STREAM})  # that folders of older versions lack
 MAX_COUNTED = 1_000_000_000  # symbols of a stream, which wait in memory until they are counted
@@ -41,17 +33,14 @@ MAX_BUDGET = {"epochs": 1e9, "minutes": 1e7}
 class ModelOptions:
     """Which network.
 
+    Every field says what it is; besides:
+
     Attributes:
-        cell: name of a cell, see `rnnjax.cells.cell_from_name`.
-        layers: L.
-        hidden: H of every layer.
         embed: size of the symbol embedding; 0 for one-hot inputs; -1 picks: H where tied, else 128 up to 256 symbols
             and 256 above. One-hot inputs learn much slower: a vector of norm 1 through a Glorot matrix hardly moves
             a gate at first.
-        tie: whether the output uses the embedding's weights.
-        dropout, embed_dropout, locked, weight_dropout, ar, tar: see `LanguageModel`; an ``embed_dropout`` of -1 is the
-            same as ``dropout``.
-        dtype: of the matmuls, ``float32`` or ``bfloat16``.
+        tie, dropout, embed_dropout, locked, weight_dropout, ar, tar: see `LanguageModel`; an ``embed_dropout`` of -1 is
+            the same as ``dropout``.
     """
 
     cell: str = option(
@@ -74,20 +63,12 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         where = "ModelOptions"
-        for name, least, most in (("layers", 1, MAX_LAYERS), ("hidden", 1, MAX_SIZE), ("embed", -1, MAX_SIZE)):
-            size = check_size(where, name, getattr(self, name), least=least)
-            if size > most:
-                raise ValueError(f"{where}: {name} must be at most {most:,}, got {size:,}.")
-            object.__setattr__(self, name, size)
-        object.__setattr__(self, "tie", check_flag(where, "tie", self.tie))
-        object.__setattr__(self, "locked", check_flag(where, "locked", self.locked))
-        for name in ("dropout", "weight_dropout", "embed_dropout"):
-            lowest = -1.0 if name == "embed_dropout" else 0.0
-            object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=lowest, below=1.0))
+        check_fields(self, least={"embed": -1}, rates=("dropout", "weight_dropout"))
+        check_most(self, layers=MAX_LAYERS, hidden=MAX_SIZE, embed=MAX_SIZE)
+        for name, least, below in (("embed_dropout", -1.0, 1.0), ("ar", 0.0, None), ("tar", 0.0, None)):
+            check_real(where, name, getattr(self, name), least=least, below=below)
         if -1 < self.embed_dropout < 0:
             raise ValueError(f"{where}: embed_dropout must be -1 or lie in [0, 1), got {self.embed_dropout:g}.")
-        for name in ("ar", "tar"):
-            object.__setattr__(self, name, check_real(where, name, getattr(self, name), least=0.0))
         check_choice(where, "dtype", self.dtype, ("float32", "bfloat16"))
         if not isinstance(self.cell, str):
             raise TypeError(f"{where}: cell must be the name of a cell, got {short(self.cell)}.")
@@ -97,17 +78,16 @@ class ModelOptions:
 class TrainOptions:
     """How the text is fed, and how often things are looked at.
 
+    Every field says what it is; besides:
+
     Attributes:
-        batch_size: B, parallel streams of text.
-        chunk_len: T, symbols between updates, and as far as gradients reach.
         border: what becomes of gradients beyond the chunk, see `rnnjax.online`; on one device with ``"uoro"``.
-        seed: of initialisation, dropout and samples.
         log_every: updates between lines of metrics; explosions are looked for as often.
         evals: evaluations, each with a checkpoint and a sample, spread evenly over the budget.
         eval_symbols: at most so many symbols of the validation text are used while training (the last evaluation
             takes up to 10 million of them); 0 for all.
         patience: stop after so many evaluations without a new best; 0 never stops early.
-        sample_length: symbols of the sample at each evaluation; 0 for none.
+        sample_length: 0 for none.
         baselines: whether losses of simple models are computed beside the training; None: for a text that is not long.
         devices: that the batch is split over, see `rnnjax.fit.devices`; 0 for a number that fits. A run's folder holds
             the number that was taken (1 where it is older than this option), so that it goes on as it began.
@@ -135,11 +115,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         where = "TrainOptions"
-        for field in dataclasses.fields(self):
-            if field.name not in ("baselines", "border"):
-                least = 1 if field.name in ("batch_size", "chunk_len", "log_every", "evals") else 0
-                size = check_size(where, field.name, getattr(self, field.name), least=least)
-                object.__setattr__(self, field.name, size)
+        check_fields(self, least=dict.fromkeys(("seed", "eval_symbols", "patience", "sample_length", "devices"), 0))
         if self.baselines is not None:
             object.__setattr__(self, "baselines", check_flag(where, "baselines", self.baselines))
         object.__setattr__(self, "border", check_border_name(where, self.border))
@@ -181,9 +157,12 @@ class BudgetOptions:
             value = check_size("BudgetOptions", name, value)
         else:
             value = check_real("BudgetOptions", name, value, above=0.0)
-            if value > MAX_BUDGET[name]:
-                raise ValueError(f"BudgetOptions: {name} must be at most {MAX_BUDGET[name]:,.0f}, got {value:g}.")
+            check_most(self, **{name: MAX_BUDGET[name]})
         object.__setattr__(self, name, value)
+
+    def updates(self, steps_per_epoch: int) -> int | None:
+        """The budget in updates, None where it is the clock's."""
+        return self.steps if self.epochs is None else max(1, round(self.epochs * steps_per_epoch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,14 +183,10 @@ class StreamOptions:
     )
 
     def __post_init__(self) -> None:
-        where = "StreamOptions"
-        object.__setattr__(self, "stream", check_flag(where, "stream", self.stream))
-        size = check_size(where, "vocabulary_symbols", self.vocabulary_symbols)
-        if size > MAX_COUNTED:
-            raise ValueError(f"{where}: vocabulary_symbols must be at most {MAX_COUNTED:,}, got {size:,}.")
-        object.__setattr__(self, "vocabulary_symbols", size)
+        check_fields(self)
+        check_most(self, vocabulary_symbols=MAX_COUNTED)
         if self.valid is not None and (not isinstance(self.valid, str) or "\0" in self.valid):
-            raise TypeError(f"{where}: valid must be the name of a file, got {short(self.valid)}.")
+            raise TypeError(f"StreamOptions: valid must be the name of a file, got {short(self.valid)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +203,10 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain dicts; `from_json` is the inverse."""
         return {"rnnjax": rnnjax.__version__, **dataclasses.asdict(self)}
+
+    def flat(self) -> dict[str, Any]:
+        """All options by name, whatever their group."""
+        return {name: value for group in KINDS for name, value in dataclasses.asdict(getattr(self, group)).items()}
 
     @classmethod
     def from_json(cls, data: Any) -> RunConfig:
@@ -253,14 +232,11 @@ class RunConfig:
 
         The names of the files are none of them: a text may be moved, and what it holds is compared.
         """
-        found = {
-            group: {
-                k: v
-                for k, v in dataclasses.asdict(getattr(self, group)).items()
-                if k not in RESUMABLE and (k not in _LATER or v != _LATER[k])
-            }
-            for group in KINDS
-        }
+        found: dict[str, Any] = {}
+        for group, kind in KINDS.items():
+            values, fields = dataclasses.asdict(getattr(self, group)), dataclasses.fields(kind)
+            usual = {field.name for field in fields if field.name in _LATER and values[field.name] == field.default}
+            found[group] = {k: v for k, v in values.items() if k not in RESUMABLE | usual}
         del found["text"]["paths"]
         if not self.stream.stream:  # as in folders from before there were streams
             del found["stream"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 from rnnjax.averaging import judged_prefix
 from rnnjax.cells import cell_from_name
 from rnnjax.files import CheckpointError, digest, read_json, write_json
-from rnnjax.fit.checkpoint import Checkpoint, best, find_checkpoints, open_checkpoint
+from rnnjax.fit.checkpoint import Checkpoint, Stored, best, find_checkpoints, open_checkpoint
 from rnnjax.fit.folder import Paths, aside_of, check_code
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.lm.options import ModelOptions, RunConfig
@@ -22,10 +21,9 @@ from rnnjax.text.corpus import TextOptions
 from rnnjax.text.vocabulary import Vocabulary
 
 __all__ = [
+    "Described",
     "Run",
     "RunPaths",
-    "check_layers",
-    "compare_identity",
     "grown",
     "make_model",
     "open_run",
@@ -53,6 +51,33 @@ class RunPaths(Paths):
 
 # Of the commands of these names.
 PICTURES = ("gradflow.png", "lyapunov.png", "fixedpoints.png", "report.html")
+
+
+class Described(NamedTuple):
+    """What lies in the folder of a run beside its checkpoints."""
+
+    paths: RunPaths
+    config: RunConfig
+    provenance: dict[str, Any]  # sha256 and description of the text, versions, device
+    vocabulary: Vocabulary
+
+    def check(self, stored: Stored, path: pathlib.Path) -> None:
+        """Refuses a checkpoint of another training, before anything of it is made.
+
+        Raises:
+            CheckpointError: if it was written with other options, text or symbols beside it, or has other layers.
+        """
+        files = {"vocabulary": "vocabulary.json"}
+        for key, value in run_identity(self.config, self.provenance, self.vocabulary).items():
+            if stored.meta.get(key) != value:
+                raise CheckpointError(
+                    f"run: {self.paths.root / files.get(key, 'config.json')} and {path} do not belong together: the "
+                    f"{key} are not those of the training; restore the file."
+                )
+        start, layers = "params.stack.layers[", self.config.model.layers
+        found = {name.removeprefix(start).partition("]")[0] for name in stored.shapes if name.startswith(start)}
+        if found and len(found) != layers:
+            raise CheckpointError(f"run: {path} holds {len(found)} layers, where the options say {layers:,}.")
 
 
 class Run(NamedTuple):
@@ -99,7 +124,7 @@ def write_config(paths: RunPaths, config: RunConfig, provenance: dict[str, Any])
     write_json(paths.config, {"options": config.to_json(), "provenance": provenance})
 
 
-def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict[str, Any], Vocabulary]:
+def read_config(root: str | os.PathLike[str]) -> Described:
     """The options, the provenance and the symbols of a run.
 
     Raises:
@@ -124,7 +149,7 @@ def read_config(root: str | os.PathLike[str]) -> tuple[RunPaths, RunConfig, dict
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(f"run: the files of {str(root)!r} are damaged: {error}") from error
-    return paths, config, provenance, vocabulary
+    return Described(paths, config, provenance, vocabulary)
 
 
 def _aside(paths: RunPaths) -> str:
@@ -140,25 +165,6 @@ def run_identity(config: RunConfig, provenance: dict[str, Any], vocabulary: Voca
         "vocabulary": digest(vocabulary.to_json()),
         "code": provenance.get("code"),
     }
-
-
-def compare_identity(meta: dict[str, Any], identity: dict[str, Any], root: pathlib.Path, path: pathlib.Path) -> None:
-    """Raises the CheckpointError of a checkpoint that was written with other options, text or symbols beside it."""
-    names = {"options": "config.json", "text": "config.json", "code": "config.json", "vocabulary": "vocabulary.json"}
-    for key, value in identity.items():
-        if meta.get(key) != value:
-            raise CheckpointError(
-                f"run: {root / names[key]} and {path} do not belong together: the {key} are not those of the "
-                "training; restore the file."
-            )
-
-
-def check_layers(shapes: Mapping[str, Any], options: ModelOptions, path: pathlib.Path) -> None:
-    """Refuses a checkpoint of fewer or more layers than the options say, before any of them is made."""
-    start = "params.stack.layers["
-    found = {name.removeprefix(start).partition("]")[0] for name in shapes if name.startswith(start)}
-    if found and len(found) != options.layers:
-        raise CheckpointError(f"run: {path} holds {len(found)} layers, where the options say {options.layers:,}.")
 
 
 def own_text(config: RunConfig, where: str) -> TextOptions:
@@ -192,15 +198,15 @@ def open_run(root: str | os.PathLike[str], *, checkpoint: str = "best", trust_co
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"run: checkpoint must be 'best' or 'last', got {checkpoint!r}.")
-    paths, config, provenance, vocabulary = read_config(root)
-    chosen = _choose(paths, checkpoint)
+    described = read_config(root)
+    chosen = _choose(described.paths, checkpoint)
     try:
-        return _open(paths, config, provenance, vocabulary, chosen, trust_code)
+        return _open(described, chosen, trust_code)
     except CheckpointError:
         if chosen.path.exists():
             raise
         # A training that goes on has written a newer one and removed this meanwhile.
-        return _open(paths, config, provenance, vocabulary, _choose(paths, checkpoint), trust_code)
+        return _open(described, _choose(described.paths, checkpoint), trust_code)
 
 
 def _choose(paths: RunPaths, checkpoint: str) -> Checkpoint:
@@ -212,21 +218,14 @@ def _choose(paths: RunPaths, checkpoint: str) -> Checkpoint:
     return found[-1] if checkpoint == "last" else best(found)
 
 
-def _open(
-    paths: RunPaths,
-    config: RunConfig,
-    provenance: dict[str, Any],
-    vocabulary: Vocabulary,
-    chosen: Checkpoint,
-    trust_code: bool,
-) -> Run:
+def _open(described: Described, chosen: Checkpoint, trust_code: bool) -> Run:
+    paths, config, provenance, vocabulary = described
     with open_checkpoint(chosen.path) as stored:
-        compare_identity(stored.meta, run_identity(config, provenance, vocabulary), paths.root, chosen.path)
+        described.check(stored, chosen.path)
         check_code(config.model.cell, provenance.get("code"), paths.root, trust_code)
-        check_layers(stored.shapes, config.model, chosen.path)
         model = make_model(config.model, len(vocabulary))
         params = stored.tree(jax.eval_shape(model.init, jax.random.key(0)), judged_prefix(stored.shapes))
         meta = stored.meta
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         raise CheckpointError(f"run: the parameters in {chosen.path} are not finite; remove that file.")
-    return Run(paths, config, provenance, vocabulary, model, jax.device_put(params), meta)
+    return Run(*described, model, jax.device_put(params), meta)

@@ -18,7 +18,7 @@ from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks.stack import StackState
 from rnnjax.text.vocabulary import StreamDecoder, Vocabulary
 
-__all__ = ["default_prime", "draw_block", "generate", "read_block", "stream_text"]
+__all__ = ["default_prime", "draw_block", "generate", "read_block", "sampler_settings", "stream_text"]
 
 _PRIME_CHUNK = 256
 
@@ -68,7 +68,7 @@ def generate(
     """
     if greedy:
         temperature = 0.0
-    numbers = check_settings("sample", temperature, top_k, top_p)
+    settings = sampler_settings(model, temperature, top_k, top_p, banned)
     for name, size in (("length", length), ("count", count), ("block", block)):
         check_size("sample", name, size)
     check_size("sample", "first", first, least=0)
@@ -80,12 +80,18 @@ def generate(
             f"sample: the prime must be ids from 0 to {model.vocab_size - 1}, got ids from {np.min(prime_ids)} "
             f"to {np.max(prime_ids)}; encode it with the model's vocabulary."
         )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+    return _blocks(model, params, np.asarray(prime_ids), keys, length, block, settings)
+
+
+def sampler_settings(
+    model: LanguageModel, temperature: float, top_k: int, top_p: float, banned: int | None
+) -> tuple[Any, ...]:
+    """What `draw_block` draws by; raises the ValueError of a number out of range."""
     ids = symbol_ids("sample", "banned", banned, model.vocab_size)
     if len(ids) == model.vocab_size:
         raise ValueError(f"sample: a symbol must be left to draw, got all {len(ids)} of them banned.")
-    settings = (*numbers, ids)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
-    return _blocks(model, params, np.asarray(prime_ids), keys, length, block, settings)
+    return (*check_settings("sample", temperature, top_k, top_p), ids)
 
 
 def _blocks(
@@ -107,7 +113,7 @@ def _blocks(
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), state)
     symbols = jnp.full((count,), int(prime_ids[-1]), jnp.int32)
     for done in range(0, length, block):
-        state, symbols, drawn = draw_block(model, params, state, symbols, keys, done, block, *settings)
+        state, symbols, drawn = draw_block(model, params, state, symbols, keys, done, block, settings)
         yield np.asarray(drawn)[:, : length - done]
 
 
@@ -119,7 +125,7 @@ def read_block(
     return model.map_logits(params, state, symbols, lambda logits: (), resets=resets)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def draw_block(
     model: LanguageModel,
     params: LMParams,
@@ -128,12 +134,10 @@ def draw_block(
     keys: jax.Array,
     done: jax.Array,
     block: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    banned: tuple[int, ...],
+    settings: tuple[Any, ...],
 ) -> tuple[StackState, jax.Array, jax.Array]:
     """The next `block` symbols of each sample, `[count, block]`; `symbols [count]` are the latest."""
+    temperature, top_k, top_p, banned = settings
 
     def step(carry: tuple[StackState, jax.Array], t: jax.Array) -> tuple[tuple[StackState, jax.Array], jax.Array]:
         state, symbols = carry

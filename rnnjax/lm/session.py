@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.decoding.adjust import check_settings, symbol_ids
 from rnnjax.lm.model import LanguageModel, LMParams
-from rnnjax.lm.sample import default_prime, draw_block, read_block
+from rnnjax.lm.sample import default_prime, draw_block, read_block, sampler_settings
 from rnnjax.text.vocabulary import StreamDecoder, Vocabulary
 
 __all__ = ["Session"]
@@ -46,8 +45,7 @@ class Session:
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> None:
-        banned = symbol_ids("sample", "banned", vocabulary.unknown, model.vocab_size)
-        self._settings = (*check_settings("sample", temperature, top_k, top_p), banned)
+        self._settings = sampler_settings(model, temperature, top_k, top_p, vocabulary.unknown)
         self._model, self._params, self._vocabulary, self._keys = model, params, vocabulary, key[None]
         self._state = model.initial_state((1,))
         self._last = int(default_prime(vocabulary)[0])  # the latest symbol, which the state has not read yet
@@ -55,17 +53,20 @@ class Session:
 
     def read(self, ids: np.ndarray) -> None:
         """Reads symbols."""
-        self._feed([self._last, *map(int, ids[:-1])] if len(ids) else [])
-        self._last = int(ids[-1]) if len(ids) else self._last
+        *symbols, self._last = self._last, *map(int, ids)
+        for size in _SIZES:
+            while len(symbols) >= size:
+                piece, symbols = np.array(symbols[:size], np.int32)[:, None], symbols[size:]
+                resets = np.zeros(piece.shape, bool)
+                self._state = read_block(self._model, self._params, self._state, piece, resets)
 
     def write(self, length: int, stop: str = "") -> Iterator[str]:
         """Up to ``length`` symbols, up to and without the first ``stop``, which counts as written all the same."""
         decoder, waiting = StreamDecoder(self._vocabulary), ""
         while length > 0:
-            before = self._state, self._last
             state, last, block = draw_block(
-                self._model, self._params, before[0], jnp.array([self._last]), self._keys, self._drawn, _BLOCK,
-                *self._settings,
+                self._model, self._params, self._state, jnp.array([self._last]), self._keys, self._drawn, _BLOCK,
+                self._settings,
             )  # fmt: skip
             self._drawn += _BLOCK
             ids = np.asarray(block)[0, :length]
@@ -91,10 +92,3 @@ class Session:
         rest = waiting + decoder.flush()
         if rest:
             yield rest
-
-    def _feed(self, symbols: list[int]) -> None:
-        for size in _SIZES:
-            while len(symbols) >= size:
-                piece, symbols = symbols[:size], symbols[size:]
-                ids = np.array(piece, np.int32)[:, None]
-                self._state = read_block(self._model, self._params, self._state, ids, np.zeros(ids.shape, bool))

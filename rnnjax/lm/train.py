@@ -98,16 +98,10 @@ def _update(
         )
 
     key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step)
-    if mesh is None:
-        return on_part(carry, chunk, rate, key)
     everywhere, specs = PartitionSpec(), devices.carry_specs(border)
-    return jax.shard_map(
-        on_part,
-        mesh=mesh,
-        in_specs=(specs, devices.CHUNK, everywhere, everywhere),
-        out_specs=(specs, everywhere),
-        check_vma=False,
-    )(carry, chunk, rate, key)
+    split = devices.over_rows(mesh, on_part, (specs, devices.CHUNK, everywhere, everywhere), (specs, everywhere))
+    found: tuple[Carry, Info] = split(carry, chunk, rate, key)
+    return found
 
 
 def train(
@@ -143,13 +137,11 @@ def train(
     options, budget = config.train, config.budget
     batches = CorpusBatches(corpus, options.batch_size, options.chunk_len) if batches is None else batches
     task = _text_task(config, paths, corpus, batches, code, params)
-    steps = budget.steps
-    if budget.epochs is not None:
-        if task.steps_per_epoch is None:
-            raise ValueError("train: epochs must be those of a text that ends, got a stream; give steps or minutes.")
-        steps = max(1, round(budget.epochs * task.steps_per_epoch))
-        if steps >= 2**31:
-            raise ValueError(f"train: epochs must come to fewer than {2**31:,} updates, got {steps:,}; take fewer.")
+    if budget.epochs is not None and task.steps_per_epoch is None:
+        raise ValueError("train: epochs must be those of a text that ends, got a stream; give steps or minutes.")
+    steps = budget.updates(task.steps_per_epoch or 1)
+    if steps is not None and steps >= 2**31:
+        raise ValueError(f"train: epochs must come to fewer than {2**31:,} updates, got {steps:,}; take fewer.")
     plan = Plan(steps, budget.minutes, options.evals, options.patience, options.log_every, on_time=False)
     batches.until(should_stop)
     loop = Loop(task, plan, paths.root, report)
@@ -163,8 +155,7 @@ def train(
             task.loss(params, ids, starts, FINAL_SYMBOLS) if len(ids) > 1 else math.nan
             for ids, starts in (batches.validation(), (corpus.test, corpus.test_starts))
         )
-        row = {"kind": "done", "step": loop.progress.step, "best_step": best_step, "reason": reason}
-        loop.record({**row, "val_loss": valid, "test_loss": test, "seconds": round(loop.seconds(), 3)})
+        loop.done(reason, best_step, {"val_loss": valid, "test_loss": test})
         return Outcome(reason, loop.progress, best_step, valid, test)
 
 
@@ -266,19 +257,12 @@ class _Text(Task):
         return carry, info
 
     def train_row(self, interval: Interval) -> dict[str, Any]:
-        optimizer, norms = self.config.optimizer, interval.norms
-        clips = optimizer.clip if optimizer.clip and optimizer.clip_by == "norm" else math.inf
-        return {
-            "kind": "train",
-            "step": interval.step,
-            "epoch": interval.epoch,
+        row, bound = super().train_row(interval), self.config.optimizer.norm_bound or math.inf
+        del row["steps_per_second"]
+        row["loss"] = row.pop("nats")  # without the penalties
+        return row | {
             "symbols": interval.step * self.symbols,
-            "loss": interval.metrics["nats"],
-            "grad_norm": float(norms.mean(dtype=np.float64)),
-            "grad_norm_max": float(norms.max()),
-            "clip_rate": float((norms > clips).mean()),
-            "lr": interval.rate,
-            "seconds": round(interval.seconds, 3),
+            "clip_rate": float((interval.norms > bound).mean()),
             "symbols_per_second": round(interval.steps_per_second * self.symbols, 1),
             **self.batches.facts(),
         }

@@ -112,7 +112,7 @@ def collect_run(
     reading: dict[str, Any] = {"streams": options.streams, "starts": text.starts}
     advance(STEPS[0])
     expected, shown = predictions(run.model, run.params, text.ids, text.starts)
-    curves, samples = read_curves(run), run.paths.samples
+    curves, samples, bound = read_curves(run), run.paths.samples, run.config.optimizer.norm_bound
     data: dict[str, Any] = {
         "name": name,
         "facts": facts(run, curves),
@@ -122,7 +122,7 @@ def collect_run(
             "symbols": [run.vocabulary.symbols[k] for k in shown.tolist()],
         },
         **expected,
-        "training": curves | {"baselines": read_baselines(run.paths.baselines), "clip": _clip(run)},
+        "training": {**curves, "baselines": read_baselines(run.paths.baselines), "clip": bound},
         "samples": read_samples(samples.read_text("utf-8", "replace") if samples.is_file() else ""),
     }
     advance(STEPS[1])
@@ -227,8 +227,3 @@ def _leaf_data(statistics: UnitStatistics, found: Mapping[str, LabelSearch]) -> 
         result.append(entry)
         start = stop
     return result
-
-
-def _clip(run: Run) -> float | None:
-    options = run.config.optimizer
-    return options.clip if options.clip and options.clip_by == "norm" else None

@@ -133,7 +133,8 @@ def _scores(data: dict[str, Any], address: str) -> str:
     head = "".join(f'<th title="{_TITLES[name][1]}">{_TITLES[name][0]}</th>' for name in names)
     lines = []
     for who, row in data["scores"].items():
-        cells = "".join(f"<td>{_number(row.get(name))}</td>" for name in names)
+        values = (row.get(name) for name in names)
+        cells = "".join(f"<td>{'-' if value is None else f'{value:.3f}'}</td>" for value in values)
         lines.append(f'<tr class="{"own" if who == "model" else ""}"><td>{html.escape(who)}</td>{cells}</tr>')
     words = "".join(f"<dt>{_TITLES[name][0]}</dt><dd>{_TITLES[name][2]}</dd>" for name in names)
     return (
@@ -229,12 +230,8 @@ def _training(paths: ForecastPaths) -> str:
     if len(train) < 2:
         return '<p class="hint">Too short to draw.</p>'
     losses = [loss for _, loss in train + held]
-    _, y = _scales(2, min(losses), max(losses))
     last = max(step for step, _ in train + held)
-
-    def x(step: float) -> float:
-        return round(_LEFT + (_WIDTH - _LEFT - 8) * step / last, 1)
-
+    x, y = _scales(last + 1, min(losses), max(losses))
     parts = [_axes([f"step {step}" for step in (0, last // 2, last)], x, y, min(losses), max(losses), last / 2)]
     for points, name in ((train, "past"), (held, "said")):
         if points:
@@ -291,7 +288,3 @@ def _figure(name: str, label: str, parts: Sequence[str]) -> str:
         f'<h3>{html.escape(name)}</h3><div class="fan-box"><svg class="fan" viewBox="0 0 {_WIDTH} {_HEIGHT + _BELOW}" '
         f'role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg></div>'
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

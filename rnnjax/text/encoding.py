@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from rnnjax.text.documents import DocumentFinder
 from rnnjax.text.vocabulary import Vocabulary
 
-__all__ = ["FileSink", "MemorySink", "Piece", "Sink", "encode", "opened", "part_of", "part_starts"]
+__all__ = ["Piece", "Sink", "encode", "opened", "part_of", "part_starts"]
 
 ALIGN = 64  # bytes, of where the document starts begin in a file
 
@@ -26,39 +27,11 @@ class Piece(NamedTuple):
     stop: int
 
 
-class Sink(Protocol):
-    """Where ids and document starts go as they come."""
+class Sink:
+    """Where ids and document starts go as they come: a file, or bytes in memory, as `io.BytesIO` has them.
 
-    def put(self, at: int, ids: np.ndarray) -> None:
-        """Ids from position `at` on."""
-
-    def put_starts(self, starts: np.ndarray) -> None:
-        """The next document starts, int64."""
-
-
-class MemorySink:
-    """Arrays in memory: `ids [n]` of a dtype, and `starts`."""
-
-    def __init__(self, count: int, dtype: np.dtype) -> None:
-        self.ids = np.empty(count, dtype)
-        self._starts: list[np.ndarray] = []
-
-    def put(self, at: int, ids: np.ndarray) -> None:
-        """Ids from position `at` on."""
-        self.ids[at : at + len(ids)] = ids
-
-    def put_starts(self, starts: np.ndarray) -> None:
-        """The next document starts, int64."""
-        self._starts.append(starts)
-
-    @property
-    def starts(self) -> np.ndarray:
-        """All of them."""
-        return np.concatenate(self._starts) if self._starts else np.zeros(0, np.int64)
-
-
-class FileSink:
-    """A file: ids, then, at the next multiple of `ALIGN`, the document starts, which wait in a file of their own."""
+    First the ids, then, at the next multiple of `ALIGN`, the document starts, which wait in a file of their own.
+    """
 
     def __init__(self, file: IO[bytes], count: int, dtype: np.dtype) -> None:
         self._file, self._dtype = file, dtype.newbyteorder("<")
@@ -95,21 +68,25 @@ class FileSink:
 def opened(
     file: IO[bytes], count: int, dtype: np.dtype, num_starts: int | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The ids and the document starts in a file that `FileSink` wrote, mapped into memory and not read.
+    """The ids and the document starts in a file that `Sink` wrote, mapped into memory and not read.
 
     Args:
-        file: may be closed afterwards.
+        file: may be closed afterwards; one in memory is not, as the arrays lie in it.
         count: of ids.
         dtype: of them.
         num_starts: of document starts, or None.
     """
-    ids = np.asarray(np.memmap(file, dtype, "r", 0, (count,)))
+
+    def array(dtype: np.dtype, place: int, size: int) -> np.ndarray:
+        if isinstance(file, io.BytesIO):
+            return np.frombuffer(file.getbuffer(), dtype, size, place)
+        return np.asarray(np.memmap(file, dtype, "r", place, (size,)))
+
+    ids = array(dtype, 0, count)
     if num_starts is None:
         return ids, None
-    if not num_starts:
-        return ids, np.zeros(0, np.int64)
     place = -(-count * dtype.itemsize // ALIGN) * ALIGN
-    return ids, np.asarray(np.memmap(file, np.dtype("<i8"), "r", place, (num_starts,)))
+    return ids, array(np.dtype("<i8"), place, num_starts) if num_starts else np.zeros(0, np.int64)
 
 
 def encode(

@@ -127,7 +127,8 @@ class LiveText:
                 self._size -= len(block)
                 self._changed.notify_all()
             self._encode(block)
-        ids, starts = (np.concatenate([*arrays]) for arrays in zip(*self._parts)) if self._parts else _nothing()
+        nothing = Stretch(np.zeros(0, np.int32), np.zeros(0, bool))
+        ids, starts = (np.concatenate([*arrays]) for arrays in zip(*(self._parts or [nothing])))
         self._parts = [Stretch(ids[count:], starts[count:])]
         self._ready = len(ids[count:])
         return Stretch(ids[:count], starts[:count])
@@ -202,7 +203,3 @@ class LiveText:
             self._size += len(block)
             self.symbols_read += len(block)
             self._changed.notify_all()
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(0, np.int32), np.zeros(0, bool)

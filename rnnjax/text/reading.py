@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from rnnjax.files import digest
 from rnnjax.text.counting import Counts, count_symbols
-from rnnjax.text.encoding import FileSink, MemorySink, Piece, Sink, encode, opened
+from rnnjax.text.encoding import Piece, Sink, encode, opened
 from rnnjax.text.sources import Source, Tally, read_symbols, signature
 from rnnjax.text.stored import IDS_VERSION, Stored, TextCache, cache_folder, text_name
 from rnnjax.text.vocabulary import UNKNOWN, Vocabulary
@@ -97,7 +98,7 @@ def read_ids(
     def read(tally: Tally) -> Iterator[Sequence[str]]:
         return read_symbols(sources, recipe.level, encoding=recipe.encoding, separator=separator, tally=tally)
 
-    tally = Tally(_counter("counting", total, report))
+    tally = Tally(_stage("counting", report), total)
     counts = count_symbols(read(tally))
     asked = vocabulary
     if vocabulary is None:
@@ -113,28 +114,24 @@ def read_ids(
         )
     del counts
     symbols, unknown = vocabulary, "replace" if recipe.unknown == "add" else recipe.unknown
-    again = Tally(_counter("encoding", total, report))
-    documents: list[int | None] = []
 
     def fill(sink: Sink) -> dict[str, Any]:
         marks = recipe.separator
         if marks is not None and recipe.level == "byte":
             marks = marks.encode("utf-8").decode("latin-1")
-        pieces = cut(facts.count)
-        documents.append(encode(read(again), symbols, unknown, facts.count, pieces, marks, sink))
+        again = Tally(_stage("encoding", report), total)
+        documents = encode(read(again), symbols, unknown, facts.count, cut(facts.count), marks, sink)
         if again.sha256 != tally.sha256:
             raise ValueError(
                 f"load_corpus: the text must not change while it is read, got a change in {described}; copy it first."
             )
-        found = {**dataclasses.asdict(facts), "documents": documents[-1]}
+        found = dataclasses.asdict(facts) | {"documents": documents}
         return {"facts": found, "vocabulary": symbols.to_json()}
 
     dtype = vocabulary.dtype
     if facts.count * dtype.itemsize <= IN_MEMORY:
-        sink = MemorySink(facts.count, dtype)
-        fill(sink)
-        starts = sink.starts if recipe.separator is not None else None
-        return sink.ids, starts, dataclasses.replace(facts, documents=documents[-1]), vocabulary
+        kept = _unnamed(io.BytesIO(), facts.count, dtype, fill, recipe.separator is not None)
+        return *_taken(kept), vocabulary
     notes = []
     stored = None
     if cache is not None:
@@ -152,9 +149,9 @@ def read_ids(
             if error.errno is None:  # no room: one sentence already
                 raise
             notes.append(f"The ids are in a temporary file, as {cache.folder} cannot be written: {error.strerror}.")
-            again = Tally(_counter("encoding", total, report))
     if stored is None:
-        stored = _temporary(facts.count, dtype, fill, recipe.separator is not None)
+        with tempfile.TemporaryFile(prefix="rnnjax-ids-") as file:  # which is there as long as its arrays
+            stored = _unnamed(file, facts.count, dtype, fill, recipe.separator is not None)
     ids, starts, facts = _taken(stored)
     return ids, starts, dataclasses.replace(facts, notes=tuple(notes)), vocabulary
 
@@ -183,13 +180,13 @@ def _read_facts(data: dict[str, Any]) -> Facts:
     return Facts(**{k: v for k, v in data["facts"].items() if k != "notes"})
 
 
-def _temporary(count: int, dtype: np.dtype, fill: Callable[[Sink], dict[str, Any]], documents: bool) -> Stored:
-    """The same in a file without a name, which is there as long as its arrays."""
-    with tempfile.TemporaryFile(prefix="rnnjax-ids-") as file:
-        sink = FileSink(file, count, dtype)
-        found = fill(sink)
-        sink.finish()
-        return Stored(*opened(file, count, dtype, sink.num_starts if documents else None), found)
+def _unnamed(
+    file: IO[bytes], count: int, dtype: np.dtype, fill: Callable[[Sink], dict[str, Any]], documents: bool
+) -> Stored:
+    sink = Sink(file, count, dtype)
+    found = fill(sink)
+    sink.finish()
+    return Stored(*opened(file, count, dtype, sink.num_starts if documents else None), found)
 
 
 def _key(known: tuple[list[list[Any]], int, int], recipe: Recipe, vocabulary: Vocabulary | None) -> str:
@@ -248,14 +245,3 @@ def _stage(stage: str, report: Callable[[Reading], None] | None) -> Callable[[in
             report(Reading(stage, done, total, time.monotonic() - start[0]))
 
     return progress
-
-
-def _counter(stage: str, total: int, report: Callable[[Reading], None] | None) -> Callable[[int], None]:
-    """Takes what has been done since it was called last."""
-    progress, done = _stage(stage, report), [0]
-
-    def saw(count: int) -> None:
-        done[0] += count
-        progress(done[0], total)
-
-    return saw

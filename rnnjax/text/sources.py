@@ -64,13 +64,19 @@ class Tally:
     """The SHA-256 and the number of the bytes that went by.
 
     Args:
-        saw: is told of bytes of files as they are read, before they are decompressed.
+        progress: is told of bytes of files as they are read, before they are decompressed: what is done, and ``total``.
+        total: of all files.
     """
 
-    def __init__(self, saw: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, progress: Callable[[int, int], None] = lambda done, total: None, total: int = 0) -> None:
         self._hash = hashlib.sha256()
-        self.n_bytes = 0
-        self.saw = saw
+        self.n_bytes = self._done = 0
+        self._progress, self._total = progress, total
+
+    def saw(self, count: int) -> None:
+        """Bytes of a file that have been read."""
+        self._done += count
+        self._progress(self._done, self._total)
 
     def update(self, data: bytes) -> None:
         """Takes the next bytes in."""
@@ -254,17 +260,13 @@ def _gathered(blocks: Iterable[str]) -> Iterator[str]:
         yield "".join(waiting)
 
 
-def _is_run(config: pathlib.Path) -> bool:
-    return (config.parent / "vocabulary.json").is_file() and (config.parent / "checkpoints").is_dir()
-
-
 def _list_directory(directory: pathlib.Path, glob: str) -> list[Source]:
     closed: list[OSError] = []
     # What training runs wrote is no text: a run that lies in the folder of its own text could not be resumed.
     runs = {
-        config.parent.relative_to(directory)
-        for folder, _, files in os.walk(directory, onerror=closed.append)
-        if "config.json" in files and _is_run(config := pathlib.Path(folder, "config.json"))
+        pathlib.Path(folder).relative_to(directory)
+        for folder, folders, files in os.walk(directory, onerror=closed.append)
+        if {"config.json", "vocabulary.json"} <= {*files} and "checkpoints" in folders
     }
     if closed:  # `rglob` passes them over
         more = f", nor can {len(closed) - 1} other folders" if len(closed) > 1 else ""

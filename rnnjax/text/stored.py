@@ -28,7 +28,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from rnnjax.files import CheckpointError, digest, open_regular, read_json, sync_folder, write_json
-from rnnjax.text.encoding import ALIGN, FileSink, opened
+from rnnjax.text.encoding import ALIGN, Sink, opened
 
 __all__ = ["IDS_VERSION", "Stored", "TextCache", "cache_folder", "text_name"]
 
@@ -147,7 +147,7 @@ class TextCache:
         return found.hexdigest()
 
     def write(
-        self, name: str, count: int, dtype: np.dtype, fill: Callable[[FileSink], dict[str, Any]], documents: bool
+        self, name: str, count: int, dtype: np.dtype, fill: Callable[[Sink], dict[str, Any]], documents: bool
     ) -> Stored:
         """Makes a file under a name.
 
@@ -166,7 +166,7 @@ class TextCache:
         path = self.folder / f"{name}.ids"
         try:
             with os.fdopen(handle, "w+b") as file:
-                sink = FileSink(file, count, dtype)
+                sink = Sink(file, count, dtype)
                 found = fill(sink)
                 sink.finish()
                 os.fsync(file.fileno())

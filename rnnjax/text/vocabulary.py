@@ -27,7 +27,6 @@ __all__ = [
     "HasItems",
     "StreamDecoder",
     "Vocabulary",
-    "check_level",
     "check_unknown",
     "code_points",
     "tokenize",
@@ -77,7 +76,8 @@ class Vocabulary:
     unknown: int | None = None
 
     def __post_init__(self) -> None:
-        check_level(self.level)
+        if self.level not in LEVELS:
+            raise ValueError(f"level: must be one of {', '.join(LEVELS)}, got {self.level!r}; use one of them.")
         if len(set(self.symbols)) != len(self.symbols):
             raise ValueError("Vocabulary: symbols must be distinct, got a repeated one; remove the repetition.")
         if self.level == "byte" and self.symbols != _BYTES:
@@ -292,12 +292,6 @@ def check_unknown(unknown: str) -> None:
     """Raises the ValueError of a treatment of unknown symbols that does not exist."""
     if unknown not in ("replace", "skip", "error"):
         raise ValueError(f"unknown: must be 'replace', 'skip' or 'error', got {unknown!r}; use one of them.")
-
-
-def check_level(level: str) -> None:
-    """Raises the ValueError of a level that does not exist."""
-    if level not in LEVELS:
-        raise ValueError(f"level: must be one of {', '.join(LEVELS)}, got {level!r}; use one of them.")
 
 
 def code_points(text: str) -> np.ndarray:

@@ -245,14 +245,14 @@ def _load(folder, path, die, barrier):
     reading.IN_MEMORY, stored._IN_DOUBT = 0, -(10**18)
     sources._BLOCK_BYTES = 50
     if die:
-        original = stored.FileSink.put
+        original = stored.Sink.put
 
         def put(sink, at, ids):
             original(sink, at, ids)
             if at > 100:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        stored.FileSink.put = put
+        stored.Sink.put = put
     barrier.wait()
     corpus = load_corpus(TextOptions((str(path),)))
     os._exit(0 if corpus.notes and int(corpus.train.sum(dtype=np.int64)) > 0 else 3)

@@ -1,15 +1,16 @@
 """Tiny runs with everything a page shows, and what stands in a page."""
 
+import base64
 import json
 import pathlib
 import re
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rnnjax.lm.options import ModelOptions
-from rnnjax.report.packing import unpack
 from tests.lm import tiny_run
 
 # What would end a script or become an element, were it not escaped; and enough of everything for labels to vary.
@@ -55,6 +56,13 @@ def make_site(folder: pathlib.Path) -> pathlib.Path:
         sections = "".join(f'<section id="{anchor}"></section>' for anchor in anchors)
         (folder / "course" / f"{name}.html").write_text(f"<title>{name}</title>{sections}", encoding="utf-8")
     return folder
+
+
+def unpack(packed: str) -> np.ndarray:
+    """The flat array in a page, little-endian behind the short name of its dtype."""
+    name, _, data = packed.partition(":")
+    dtype = {"u8": "|u1", "u16": "<u2", "u32": "<u4", "f32": "<f4"}[name]
+    return np.frombuffer(zlib.decompress(base64.b64decode(data)), dtype)
 
 
 def data_of(page: pathlib.Path, index: int = 0) -> dict[str, Any]:

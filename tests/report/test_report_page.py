@@ -12,8 +12,7 @@ import pytest
 
 from rnnjax import cli
 from rnnjax.lm.options import ModelOptions
-from rnnjax.report.packing import unpack
-from tests.report.runs import data_of, headings, make_full_run, make_site, values_of
+from tests.report.runs import data_of, headings, make_full_run, make_site, unpack, values_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MINUS = "\N{MINUS SIGN}"
@@ -147,9 +146,7 @@ def test_it_shows_the_text_as_text(two, pages):
     shown = two.page.evaluate("[...document.querySelectorAll('#reader span')].map(e => e.textContent)")
     assert shown == [{"\n": "↵"}.get(symbol, symbol) for symbol in symbols] and "<img src=x" in "".join(shown)
     assert two.page.locator("img, b, script[src], link").count() == 0
-    assert two.text("#facts").startswith(
-        "validation loss\n2.250 nats\n3.246 bits a symbol, of the validation text"
-    )
+    assert two.text("#facts").startswith("validation loss\n2.250 nats\n3.246 bits a symbol, of the validation text")
     assert "loss in this page" in two.text("#facts")
     assert two.page.locator("h2:visible").count() == two.page.locator("#nav a").count() == 9
 
