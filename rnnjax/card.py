@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.cell import AffineCell, Cell, LinearCell, leaf_names
+from rnnjax.cell import AffineCell, Cell, LinearCell, leaf_names, named_leaves
 from rnnjax.checks import check_real, check_size, short
 from rnnjax.engines import Job
 from rnnjax.engines.affine.program import Refusal
@@ -20,6 +20,7 @@ from rnnjax.engines.choice import registered
 from rnnjax.equations import Operations, count_operations, equations
 from rnnjax.network import Network, input_shape
 from rnnjax.online import EProp, SnAp1
+from rnnjax.traced import observe
 
 __all__ = ["Card", "Gate", "card"]
 
@@ -135,18 +136,18 @@ def card(
     x = jax.ShapeDtypeStruct(input_shape(cell, size), jnp.float32)
     closed, (_, y) = jax.make_jaxpr(cell.step, return_shape=True)(params, state, x)
     operations = count_operations(closed.jaxpr)
-    shapes = {jax.tree_util.keystr(path).lstrip("."): leaf.shape for path, leaf in _leaves(params)}
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params).items()}
     num_state = sum(leaf.size for leaf in jax.tree.leaves(state))
     num_params = sum(math.prod(shape) for shape in shapes.values())
     step_bytes = _BYTES * (num_params + rows * (x.size + 2 * num_state + y.size))
     states = leaf_names(state)
     lines = equations(closed.jaxpr, [*shapes, *states, "x"], [*(f"{name}'" for name in states), "y"], states)
-    kind = jacobian_class(cell)
+    kind, job = jacobian_class(cell), Job(cell, jax.default_backend(), input_size=size)
     return Card(
         name=type(cell).__name__,
         sizes={"input": size, "hidden": cell.hidden_size, "state": num_state},
         equations=tuple(lines),
-        gates=_gates(closed.jaxpr),
+        gates=_gates(cell, params, state, x),
         recurrent_blocks=cell.num_gates if isinstance(cell, AffineCell) else 0,
         jacobian=kind,
         parameters=shapes,
@@ -154,7 +155,7 @@ def card(
         step_bytes=step_bytes,
         batch_size=rows,
         floor=_floor(rows * (operations.matmul + operations.pointwise), step_bytes, peak_flops, peak_bytes),
-        engines={entry.name: entry.fits(Job(cell, jax.default_backend(), input_size=size)) for entry in _entries()},
+        engines={entry.name: entry.fits(job) for entry in registered().entries},
         borders=_borders(cell, kind),
     )
 
@@ -204,35 +205,28 @@ def _pattern(cell: Any, state: Any) -> str:
     return "dense"
 
 
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return list(jax.tree_util.tree_leaves_with_path(tree))
+def _gates(cell: Any, params: Any, state: Any, x: Any) -> tuple[Gate, ...]:
+    spoken, found = {"logistic": "sigmoid", "tanh": "tanh", "exp": "exp"}, []
 
+    def look(params: Any, state: Any, x: jax.Array) -> None:
+        for name, seen in observe(cell.step, params, state, x)[1].items():
+            if seen.made_by in spoken:
+                found.append(Gate(name, spoken[seen.made_by]))
 
-def _entries() -> Any:
-    return registered().entries
-
-
-def _gates(jaxpr: Any) -> tuple[Gate, ...]:
-    made = {v: e.primitive.name for e in jaxpr.eqns for v in e.outvars}
-    for equation in jaxpr.eqns:  # jax.nn.sigmoid and its kind are calls
-        name = str(equation.params.get("name", ""))
-        if equation.primitive.name in ("jit", "pjit") and name in ("sigmoid", "logistic"):
-            made[equation.outvars[0]] = "logistic"
-    spoken = {"logistic": "sigmoid", "tanh": "tanh", "exp": "exp"}
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "name" and (kind := spoken.get(made.get(equation.invars[0], ""))):
-            found.append(Gate(equation.params["name"], kind))
+    jax.eval_shape(look, params, state, x)  # nothing is computed
     return tuple(found)
 
 
 def _floor(flops: int, step_bytes: int, peak_flops: float | None, peak_bytes: float | None) -> Any:
-    limits = []
-    for name, amount, peak in (("arithmetic", flops, peak_flops), ("memory", step_bytes, peak_bytes)):
-        if peak is not None:
-            key = "peak_flops" if name == "arithmetic" else "peak_bytes"
-            limits.append((amount / check_real("card", key, peak, above=0.0), name))
-    return max(limits) if limits else None
+    limits = [
+        (amount / check_real("card", key, peak, above=0.0), name)
+        for name, amount, key, peak in (
+            ("arithmetic", flops, "peak_flops", peak_flops),
+            ("memory", step_bytes, "peak_bytes", peak_bytes),
+        )
+        if peak is not None
+    ]
+    return max(limits, default=None)
 
 
 def _borders(cell: Any, kind: str) -> dict[str, str]:

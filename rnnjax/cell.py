@@ -170,25 +170,18 @@ def check_step(cell: Any, params: Any, state: Any, x: Any, by: str = "step") -> 
     """
     if isinstance(cell, type) or not hasattr(cell, "init"):
         raise TypeError(f"{by}: cell must be a cell, an instance, got {describe(cell)}.")
-    where = f"{type(cell).__name__}.step"
+    where, order = f"{type(cell).__name__}.step", "the order is step(params, state, x)"
     for name, tree in (("params", params), ("state", state)):
         if tree is None or hasattr(tree, "shape") or isinstance(tree, str | int | float):
-            raise TypeError(
-                f"{where}: {name} must be a tree of arrays, got {describe(tree)}; the order is step(params, state, x)."
-            )
+            raise TypeError(f"{where}: {name} must be a tree of arrays, got {describe(tree)}; {order}.")
     if hasattr(cell, "num_gates") and not (hasattr(params, "w_ih") and hasattr(state, "h")):
         names = f"{type(params).__name__} and {type(state).__name__}"
-        raise TypeError(
-            f"{where}: params and state must be what init and initial_state make, got {names}; "
-            "the order is step(params, state, x)."
-        )
+        raise TypeError(f"{where}: params and state must be what init and initial_state make, got {names}; {order}.")
     if hasattr(state, "w_ih") and not hasattr(params, "w_ih"):
         raise TypeError(f"{where}: params come before the state, got them the other way round; step(params, state, x).")
     if not hasattr(x, "shape"):
         if isinstance(x, tuple) and hasattr(x, "_fields"):
-            raise TypeError(
-                f"{where}: x must be an array, got a {type(x).__name__}; the order is step(params, state, x)."
-            )
+            raise TypeError(f"{where}: x must be an array, got a {type(x).__name__}; {order}.")
         try:
             x = jnp.asarray(x)
         except (TypeError, ValueError, OverflowError):

@@ -51,14 +51,14 @@ def describe(x: Any) -> str:
     return f"{name}[{','.join(map(str, x.shape))}]"
 
 
-def short(x: Any) -> str:
+def short(x: Any, most: int = 80) -> str:
     """``repr`` on one line, cut where it would fill the sentence; of arrays their shapes."""
     if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, type):
         return describe(x)
     if isinstance(x, tuple | list | Mapping) and any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(x)):
         x = jax.tree.map(lambda leaf: _Shown(describe(leaf)), x)
     text = " ".join(repr(x).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class _Shown(str):
@@ -160,14 +160,8 @@ def check_real(
     except (TypeError, ValueError):
         raise TypeError(f"{where}: {name} must be a number, got {describe(value)}.") from None
     low, high = above if least is None else least, below if most is None else most
-    outside = (
-        not math.isfinite(number)
-        or (least is not None and number < least)
-        or (above is not None and number <= above)
-        or (most is not None and number > most)
-        or (below is not None and number >= below)
-    )
-    if outside:
+    lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
+    if not math.isfinite(number) or not lowest <= number <= highest or number in (above, below):
         if low is not None and high is not None:
             closed = f"{'[' if above is None else '('}{low:g}, {high:g}{']' if below is None else ')'}"
             bounds = f"lie in {closed}"
@@ -334,8 +328,8 @@ def check_dtype(where: str, dtype: Any, name: str = "dtype") -> None:
         raise TypeError(f"{where}: {name} must be a floating dtype such as jnp.float32, got {short(dtype)}.")
 
 
-def check_kind(where: str, name: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Raises TypeError unless ``value`` is an instance of ``kind``, for a class in its place with a hint.
+def check_kind(where: str, name: str, value: Any, kind: Any, wanted: str) -> Any:
+    """The value; raises TypeError unless it is an instance of ``kind``, for a class in its place with a hint.
 
     Args:
         where: the beginning of the sentence.
@@ -348,6 +342,7 @@ def check_kind(where: str, name: str, value: Any, kind: type | tuple[type, ...],
         raise TypeError(f"{where}: {name} must be {wanted}, got the class {value.__name__}; make an instance of it.")
     if not isinstance(value, kind):
         raise TypeError(f"{where}: {name} must be {wanted}, got {describe(value)}.")
+    return value
 
 
 def check_choice(where: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:

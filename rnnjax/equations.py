@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
+from rnnjax.traced import inner_jaxprs, names_within
+
 __all__ = ["count_operations", "equations"]
 
 _ATOM, _POWER, _TIMES, _MATMUL, _PLUS = 5, 4, 3, 2, 1  # how tightly an expression holds together
@@ -54,7 +56,7 @@ def equations(jaxpr: Any, inputs: Sequence[str], outputs: Sequence[str], taken: 
     ['y = tanh(a * (b + 1))']
     """
     known: dict[Any, _Text] = {v: _Text(name) for v, name in zip(jaxpr.invars, inputs, strict=True)}
-    state = _Writer([], set(inputs), set(taken), {*inputs, *_names(jaxpr)})
+    state = _Writer([], set(inputs), set(taken), {*inputs, *names_within(jaxpr)})
     _read(jaxpr, known, state)
     for v, name in zip(jaxpr.outvars, outputs, strict=True):
         found = _value(v, known)
@@ -82,16 +84,6 @@ class _Writer(NamedTuple):
         while f"t{n}" in self.used | self.reserved:
             n += 1
         return self.line(f"t{n}", expression)
-
-
-def _names(jaxpr: Any) -> list[str]:
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "name":
-            found.append(equation.params["name"])
-        elif (inner := _inner(equation.params)) is not None:
-            found += _names(getattr(inner, "jaxpr", inner))
-    return found
 
 
 def _value(v: Any, known: dict[Any, _Text]) -> _Text:
@@ -131,8 +123,8 @@ def _read(jaxpr: Any, known: dict[Any, _Text], writer: _Writer) -> None:
 def _expression(equation: Any, args: list[_Text], writer: _Writer) -> list[_Text]:
     kind, parameters = equation.primitive.name, equation.params
     if kind in _CALLS:
-        inner = _inner(parameters)
-        called = str(parameters.get("name") or _called(parameters))
+        inner = next(iter(inner_jaxprs(parameters)), None)
+        called = str(parameters.get("name") or _called(parameters, inner))
         if called in _FUNCTIONS or inner is None:
             words = [a.text for a in args]
             if called == "logaddexp" and words[-1] == "0":
@@ -176,19 +168,11 @@ def _expression(equation: Any, args: list[_Text], writer: _Writer) -> list[_Text
     return [_Text(f"{name}({', '.join(a.text for a in args)})")] * len(equation.outvars)
 
 
-def _called(parameters: Any) -> str:
-    inner = _inner(parameters)
+def _called(parameters: Any, inner: Any) -> str:
     own = getattr(parameters.get("jvp_jaxpr_fun", None), "__name__", "")
     jaxpr = getattr(inner, "jaxpr", inner)
     info = getattr(jaxpr, "debug_info", None)
     return own or str(getattr(info, "func_name", ""))
-
-
-def _inner(parameters: Any) -> Any:
-    for key in ("call_jaxpr", "jaxpr", "fun_jaxpr"):
-        if key in parameters:
-            return parameters[key]
-    return None
 
 
 class Operations(NamedTuple):
@@ -209,7 +193,7 @@ def count_operations(jaxpr: Any) -> Operations:
     total = [0, 0, 0]
     for equation in jaxpr.eqns:
         kind, parameters = equation.primitive.name, equation.params
-        inner = _inner(parameters) if kind in _CALLS else None
+        inner = next(iter(inner_jaxprs(parameters)), None) if kind in _CALLS else None
         if inner is not None:
             found = count_operations(getattr(inner, "jaxpr", inner))
             total = [a + b for a, b in zip(total, found, strict=True)]

@@ -38,6 +38,7 @@ __all__ = ["cell_class", "check_fields", "check_kinds", "public"]
 
 Kind = TypeVar("Kind", bound=type[Any])
 Function = TypeVar("Function", bound=Callable[..., Any])
+Check = Callable[[str, str, Any], Any]  # (where, name, value) -> the value in one form
 
 
 @typing.dataclass_transform(frozen_default=True)
@@ -152,6 +153,10 @@ def _check_call(where: str, name: str, value: Any) -> Any:
         )
     if not callable(value):
         raise TypeError(f"{where}: {name} must be an initialiser such as Glorot(), got {describe(value)}.")
+    return _hashable(where, name, value)
+
+
+def _hashable(where: str, name: str, value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
@@ -214,7 +219,7 @@ def public(function: Any = None, *, but: Sequence[str] = ()) -> Any:
         p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     where = function.__qualname__.rpartition("<locals>.")[2]
-    checks: dict[str, Callable[[str, str, Any], Any]] = {}
+    checks: dict[str, Check] = {}
 
     def prepare() -> None:
         # At the first call, as annotations may name what is defined further down.
@@ -252,17 +257,15 @@ def _hints(function: Any) -> dict[str, Any]:
     return found
 
 
-def _check_of(name: str, annotation: Any) -> Callable[[str, str, Any], Any] | None:
+def _check_of(name: str, annotation: Any) -> Check | None:
     """The check of one argument; None where any value will do."""
-    if annotation == str | bytes:
-        return lambda where, name, value: _instance(where, name, value, (str, bytes), "a string or bytes")
-    if annotation == str | os.PathLike[str]:
-        return lambda where, name, value: _instance(where, name, value, (str, os.PathLike), "a path")
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        members = [m for m in typing.get_args(annotation) if m is not type(None)]
-        optional = len(members) < len(typing.get_args(annotation))
-        check = _check_of(name, members[0]) if len(members) == 1 else None
-        if check is None or not optional:
+    if annotation in _BY_ANNOTATION:
+        return _BY_ANNOTATION[annotation]
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType) or origin is typing.Union:
+        some = [m for m in members if m is not type(None)]
+        check = _check_of(name, some[0]) if len(some) == 1 else None
+        if check is None or len(some) == len(members):
             return check
         return lambda where, name, value: None if value is None else check(where, name, value)
     if name == "key" and annotation in (jax.Array, Any):
@@ -271,34 +274,21 @@ def _check_of(name: str, annotation: Any) -> Callable[[str, str, Any], Any] | No
         return lambda where, name, value: check_key(where, value, name, several=True)
     if annotation is Any:
         return _BY_NAME.get(name)
-    if annotation is int:
-        return lambda where, name, value: check_size(where, name, value, least=-(2**31))
-    if annotation is float:
-        return _number
-    if annotation is bool:
-        return check_flag
-    if annotation is str:
-        return lambda where, name, value: _instance(where, name, value, str, "a string")
     if annotation in (jax.Array, np.ndarray):
         return _array
-    origin = typing.get_origin(annotation)
     if origin is typing.Literal:
-        choices = typing.get_args(annotation)
-        return lambda where, name, value: check_choice(where, name, value, choices)
-    if origin is Callable or annotation is Callable:
-        return _function
-    if origin is tuple:
-        return lambda where, name, value: _instance(where, name, value, (tuple, list), "a tuple")
-    if origin in (Sequence, Iterable):
-        return _several
-    if origin is Mapping or origin is dict:
-        return lambda where, name, value: _instance(where, name, value, Mapping, "a mapping")
+        return lambda where, name, value: check_choice(where, name, value, members)
+    if origin in _BY_ORIGIN or annotation is Callable:
+        return _BY_ORIGIN[origin or annotation]
     if isinstance(annotation, type) and getattr(annotation, "_is_protocol", False):
         return _cell if "step" in dir(annotation) else _function if "__call__" in vars(annotation) else None
     if isinstance(annotation, type) and annotation is not object:
-        wanted = f"{'an' if annotation.__name__[0] in 'AEIOU' else 'a'} {annotation.__name__}"
-        return lambda where, name, value: _instance(where, name, value, annotation, wanted)
+        return _instance(annotation, f"{'an' if annotation.__name__[0] in 'AEIOU' else 'a'} {annotation.__name__}")
     return None
+
+
+def _instance(kind: Any, wanted: str) -> Check:
+    return lambda where, name, value: check_kind(where, name, value, kind, wanted)
 
 
 def _number(where: str, name: str, value: Any) -> Any:
@@ -311,11 +301,6 @@ def _number(where: str, name: str, value: Any) -> Any:
         if number is not None and not np.isfinite(number):
             return number
     return check_real(where, name, value, traced=True)
-
-
-def _instance(where: str, name: str, value: Any, kind: Any, wanted: str) -> Any:
-    check_kind(where, name, value, kind, wanted)
-    return value
 
 
 def _function(where: str, name: str, value: Any) -> Any:
@@ -356,11 +341,7 @@ def _cell(where: str, name: str, value: Any) -> Any:
         raise TypeError(f"{where}: {name} must be an instance, got the class {value.__name__}; make one.")
     if not callable(getattr(value, "init", None)):
         raise TypeError(f"{where}: {name} must be a cell, or a network of cells, got {describe(value)}.")
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(f"{where}: {name} must be hashable, got {describe(value)}; use a frozen dataclass.") from None
-    return value
+    return _hashable(where, name, value)
 
 
 def _tree(where: str, name: str, value: Any) -> Any:
@@ -379,7 +360,23 @@ def _tree(where: str, name: str, value: Any) -> Any:
     return value
 
 
-_BY_NAME: dict[str, Callable[[str, str, Any], Any]] = {
+_BY_ANNOTATION: dict[Any, Check] = {
+    int: lambda where, name, value: check_size(where, name, value, least=-(2**31)),
+    float: _number,
+    bool: check_flag,
+    str: _instance(str, "a string"),
+    str | bytes: _instance((str, bytes), "a string or bytes"),
+    str | os.PathLike[str]: _instance((str, os.PathLike), "a path"),
+}
+_BY_ORIGIN: dict[Any, Check] = {
+    Callable: _function,
+    tuple: _instance((tuple, list), "a tuple"),
+    Sequence: _several,
+    Iterable: _several,
+    Mapping: _instance(Mapping, "a mapping"),
+    dict: _instance(Mapping, "a mapping"),
+}
+_BY_NAME: dict[str, Check] = {
     "cell": _cell,
     "net": _cell,
     "params": _tree,

@@ -20,6 +20,7 @@ from rnnjax.kinds import public
 
 __all__ = [
     "NO_CONTROLS",
+    "Around",
     "Controls",
     "Leaf",
     "Network",
@@ -158,6 +159,39 @@ def network_step(net: Any, params: Params, state: State, x: jax.Array) -> tuple[
 def network_initial_state(net: Any, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:
     """The initial states of all parts; a class takes it over by ``initial_state = network_initial_state``."""
     return net.join([cell.initial_state(batch_shape, dtype) for _, cell, _ in net.parts(None)])
+
+
+class Around:
+    """What stands around one cell, ``self.cell``: its size, parameters and state are those of the cell.
+
+    A network of one part takes it for a base, and writes `Network.thread`; who has parameters of its own writes `init`
+    and `parts` as well.
+    """
+
+    cell: Any
+
+    @property
+    def hidden_size(self) -> int:
+        """That of the cell inside."""
+        size: int = self.cell.hidden_size
+        return size
+
+    @public
+    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Any:
+        """New parameters of the cell inside."""
+        return self.cell.init(key, input_size, dtype)
+
+    def parts(self, tree: Any) -> tuple[tuple[str, Any, Any], ...]:
+        """The cell inside, whose parameters and state are those of the whole."""
+        return (("cell", self.cell, tree),)
+
+    def join(self, parts: Sequence[Any]) -> State:
+        """The state of the cell inside."""
+        (state,) = parts
+        return state
+
+    step = network_step
+    initial_state = network_initial_state
 
 
 def start_state(net: Any, params: Params, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:

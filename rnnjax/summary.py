@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rnnjax.cell import named_leaves
 from rnnjax.checks import describe
 
 __all__ = ["Summary", "summary", "title"]
@@ -82,8 +83,7 @@ def summary(cell: Any, params: Any) -> Summary:
     if isinstance(cell, type) or not callable(getattr(cell, "init", None)):
         raise TypeError(f"summary: cell must be a cell, a network or a model, an instance, got {describe(cell)}.")
     rows = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path).lstrip(".")
+    for name, leaf in named_leaves(params).items():
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise TypeError(f"summary: params must hold arrays, got {describe(leaf)} as {name or 'params'}.")
         count = int(np.prod(leaf.shape, dtype=np.int64))

@@ -24,7 +24,7 @@ from jax.extend.core import Literal
 
 from rnnjax.checks import describe
 
-__all__ = ["Hold", "Named", "name_values", "observe"]
+__all__ = ["Hold", "Named", "inner_jaxprs", "name_values", "names_within", "observe"]
 
 Hold = Mapping[str, Callable[[jax.Array], jax.Array]]
 
@@ -134,10 +134,10 @@ def _equation(equation: Any, args: list[_Made], hold: Hold, found: dict[str, Nam
         return [_named(parameters["name"], args[0], hold, found) if constant else args[0]]
     if hasattr(operation := parameters.get("operation"), "portable"):  # an engine's, which may be opaque to JAX
         closed = jax.make_jaxpr(lambda *a: jax.tree.leaves(operation.portable(*a)))(*(a.value for a in args))
-        if _names(closed.jaxpr):
+        if names_within(closed.jaxpr):
             return _run(closed.jaxpr, closed.consts, args, hold, found)
-    inside = _inner(parameters)
-    names = [name for jaxpr in inside for name in _names(jaxpr)]
+    inside = inner_jaxprs(parameters)
+    names = [name for jaxpr in inside for name in names_within(jaxpr)]
     if kind in _CALLS or (names and kind in _DERIVATIVES):
         inner = inside[0]
         return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), args, hold, found)
@@ -194,18 +194,18 @@ def _scan(parameters: Any, args: list[_Made], hold: Hold, found: dict[str, Named
     return list(map(_Made, [*carry, *ys]))
 
 
-def _inner(parameters: Any) -> list[Any]:
+def inner_jaxprs(parameters: Any) -> list[Any]:
     """The jaxprs among the parameters of an equation."""
     parts = [p for value in parameters.values() for p in (value if isinstance(value, tuple | list) else (value,))]
     return [part for part in parts if hasattr(part, "jaxpr") or hasattr(part, "eqns")]
 
 
-def _names(jaxpr: Any) -> list[str]:
+def names_within(jaxpr: Any) -> list[str]:
     """All names that are given somewhere within."""
     found: list[str] = []
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive.name == "name":
             found.append(equation.params["name"])
-        for inner in _inner(equation.params):
-            found += _names(inner)
+        for inner in inner_jaxprs(equation.params):
+            found += names_within(inner)
     return found

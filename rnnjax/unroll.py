@@ -110,7 +110,7 @@ def unroll(
     batch = _batch_of(net, xs) if state is None else check_state("unroll", net, state)
     _check_arrays(net, params, xs, batch)
     if lengths is not None:
-        lengths = _check_lengths(lengths, xs.shape[0], batch)
+        lengths = check_ints("unroll", "lengths", lengths, low=0, high=xs.shape[0], shape=batch)
     if valid is not None:
         valid = check_resets("unroll", valid, xs.shape[: 1 + len(batch)], name="valid")
     if resets is not None:
@@ -191,14 +191,12 @@ class _Visit:
     remat: Any
 
     def __call__(self, net, params, state, xs, controls, *, reverse, key):
-        options = {"implementation": self.implementation, "remat": self.remat}
-        return run(net, params, state, xs, controls, reverse=reverse, key=key, **options)
+        return run(net, params, state, xs, controls, reverse=reverse, key=key, **vars(self))
 
     def both(self, cell, there, back, xs, *, reverse):
         if isinstance(cell, Network) or there[2].noise is not None:
             return None
-        options = {"implementation": self.implementation, "remat": self.remat}
-        return run_both(cell, there, back, xs, reverse=reverse, **options)
+        return run_both(cell, there, back, xs, reverse=reverse, **vars(self))
 
 
 def _check_net(net):
@@ -250,48 +248,40 @@ def _check_arrays(net, params, xs, batch):
     if not jnp.issubdtype(xs.dtype, jnp.floating):
         raise TypeError(f"unroll: xs must be of a floating dtype, got {describe(xs)}; one-hot encode or embed symbols.")
     size = xs.shape[-1] if xs.ndim else 0
-    if xs.shape[1:] == (*batch, *input_shape(net, size)) and _fits(params, _params_of(net, size)):
+    if xs.shape[1:] == (*batch, *input_shape(net, size)) and _fits(net, params, size):
         return
     size, source = input_size_of(net, named_leaves(params))  # something is wrong; from here on it has to be found
     _check_params(net, params, size if source else xs.shape[-1] if xs.ndim else 1)
     own = input_shape(net, size if source else (xs.shape or (1,))[-1])
     if xs.shape[1:] != (*batch, *own):
         axes = ", ".join(["T", *map(str, batch), *map(str, own[:-1]), "I"])
+        turned = len(batch) == 1 and xs.ndim > 1 and (xs.shape[0], *xs.shape[2:]) == (*batch, *own)
+        slip = "; time comes first, so pass jnp.swapaxes(xs, 0, 1)" if turned else ""
         known = f" with I = {size} (from params{'' if source.startswith('[') else '.'}{source})" if source else ""
         raise ValueError(
-            f"unroll: xs must have shape [{axes}]{known} and the batch axes of the state, got "
-            f"{describe(xs)}{_batch_first(xs, batch, own)}."
+            f"unroll: xs must have shape [{axes}]{known} and the batch axes of the state, got {describe(xs)}{slip}."
         )
 
 
-def _batch_first(xs, batch, own):
-    """The commonest slip, as the end of a sentence."""
-    turned = len(batch) == 1 and xs.ndim > 1 and (xs.shape[0], *xs.shape[2:]) == (*batch, *own)
-    return "; time comes first, so pass jnp.swapaxes(xs, 0, 1)" if turned else ""
-
-
-def _fits(params, expected):
-    if expected is None:
-        return True
-    structure, shapes = expected
-    leaves = jax.tree.leaves(params)
-    return jax.tree.structure(params) == structure and all(
-        np.shape(got) == want for got, want in zip(leaves, shapes, strict=True)
+def _fits(net, params, size):
+    expected = _params_of(net, size)
+    return expected is None or (
+        jax.tree.structure(params) == expected[0]
+        and all(np.shape(got) == want for got, want in zip(jax.tree.leaves(params), expected[1], strict=True))
     )
 
 
 def _check_params(net, params, size):
-    expected = _params_of(net, size)
-    if _fits(params, expected):
+    if _fits(net, params, size):
         return
-    name, structure = type(net).__name__, expected[0]
+    name, (structure, shapes) = type(net).__name__, _params_of(net, size)
     if jax.tree.structure(params) != structure:
         kind = type(jax.tree.unflatten(structure, [0] * structure.num_leaves)).__name__
         raise ValueError(
             f"unroll: params must be what the init of this {name} makes, got {type(params).__name__} with "
             f"{len(jax.tree.leaves(params))} arrays, not {kind} with {structure.num_leaves}."
         )
-    for (path, got), want in zip(jax.tree_util.tree_leaves_with_path(params), expected[1], strict=True):
+    for (path, got), want in zip(jax.tree_util.tree_leaves_with_path(params), shapes, strict=True):
         if jnp.shape(got) != want:
             raise ValueError(
                 f"unroll: params{jax.tree_util.keystr(path)} must have shape {list(want)} for this {name}, got "
@@ -333,10 +323,3 @@ def _check_remat(remat):
     if number < 1:
         raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {number}.")
     return number
-
-
-def _check_lengths(lengths, length, batch):
-    array = check_ints("unroll", "lengths", lengths, low=0, high=length)
-    if array.shape != batch:
-        raise ValueError(f"unroll: lengths must have the batch shape {list(batch)}, got {describe(array)}.")
-    return array

@@ -132,26 +132,26 @@ def loss_parts(where: str, found: Any, old: Any) -> tuple[jax.Array, tuple[Any, 
     """What a loss returned, as ``(loss, (state, metrics))``."""
     wanted = "(loss, state) or (loss, state, metrics)"
     if not isinstance(found, tuple) or len(found) not in (2, 3):
-        got = f"{len(found)} things" if isinstance(found, tuple) else f"{_short(found)} alone"
+        got = f"{len(found)} things" if isinstance(found, tuple) else f"{short(found, 200)} alone"
         raise ValueError(f"{where}: loss_fn must return {wanted}, got {got}.")
     loss, new = found[:2]
     leaves = jax.tree.leaves(loss)
     if not (len(leaves) == 1 and leaves[0] is loss and _is_number(loss)):
-        turned = len(jax.tree.leaves(new)) == 1 and _is_number(new) and _short(loss) == _short(old)
+        turned = len(jax.tree.leaves(new)) == 1 and _is_number(new) and short(loss, 200) == short(old, 200)
         hint = "return the loss before the state" if turned else "take a mean of floats"
-        raise ValueError(f"{where}: loss_fn must return one number as its loss, got {_short(loss)}; {hint}.")
+        raise ValueError(f"{where}: loss_fn must return one number as its loss, got {short(loss, 200)}; {hint}.")
     metrics = found[2] if len(found) == 3 else {}
     if not isinstance(metrics, dict):
-        raise TypeError(f"{where}: loss_fn must return {wanted} with a dict of metrics, got {_short(metrics)}.")
+        raise TypeError(f"{where}: loss_fn must return {wanted} with a dict of metrics, got {short(metrics, 200)}.")
     for name, value in metrics.items():
         if not isinstance(value, jax.Array | np.ndarray | np.generic | float | int) or jnp.shape(value) != ():
             raise ValueError(
-                f"{where}: the metric {name!r} of loss_fn must be one number, got {_short(value)}; take the mean."
+                f"{where}: the metric {name!r} of loss_fn must be one number, got {short(value, 200)}; take the mean."
             )
     if _kind(new) != _kind(old):
         raise ValueError(
-            f"{where}: loss_fn must return a state with the shapes and dtypes of the one it takes, {_short(old)}, got "
-            f"{_short(new)}."
+            f"{where}: loss_fn must return a state with the shapes and dtypes of the one it takes, "
+            f"{short(old, 200)}, got {short(new, 200)}."
         )
     return jnp.asarray(loss), (new, {name: jnp.asarray(value) for name, value in metrics.items()})
 
@@ -168,12 +168,6 @@ def _kind(tree: Any) -> Any:
 
 def _dtype(leaf: Any) -> Any:
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-
-
-def _short(tree: Any) -> str:
-    """A tree with a word in the place of each array, of bounded length."""
-    text = str(jax.tree.map(describe, tree)).replace("'", "")
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def check_arrays(where: str, **trees: Any) -> None:
@@ -210,6 +204,6 @@ def check_opt_state(where: str, optimizer: optax.GradientTransformation, params:
     wanted = jax.eval_shape(optimizer.init, params)
     if _kind(wanted) != _kind(opt_state):
         raise ValueError(
-            f"{where}: opt_state must be that of this optimizer and these parameters, {_short(wanted)}, got "
-            f"{_short(opt_state)}; pass optimizer.init(params), or what the last call returned."
+            f"{where}: opt_state must be that of this optimizer and these parameters, {short(wanted, 200)}, got "
+            f"{short(opt_state, 200)}; pass optimizer.init(params), or what the last call returned."
         )

@@ -21,8 +21,7 @@ from rnnjax.cells import (
     MinimalRNN,
     PeepholeLSTM,
 )
-from rnnjax.cells.elman import ElmanParams
-from rnnjax.cells.leaky import leaky_noise
+from rnnjax.cells.elman import ElmanParams, leaky_noise
 from rnnjax.cells.lstm import LSTMParams
 from rnnjax.initializers import Chrono
 from tests.cells_table import (

@@ -11,9 +11,8 @@ import rnnjax
 from rnnjax import forecast
 from rnnjax.analysis.gradient_flow import gradient_flow
 from rnnjax.analysis.lyapunov import _log_diagonals, lyapunov_spectrum
-from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import OneHot, SymbolModel
-from rnnjax.analysis.text_flow import symbol_gradient_flow
+from rnnjax.analysis.text_flow import as_inputs, symbol_gradient_flow
 from rnnjax.forecast import sampling
 from rnnjax.lm import baselines
 from rnnjax.lm import model as models

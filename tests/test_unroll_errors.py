@@ -52,7 +52,7 @@ CASES = {
         "unroll: xs must be of a floating dtype, got i32[5,2,3]; one-hot encode or embed symbols.",
     ),
     "params_of_a_relative": (
-        {"params": rnnjax.cells.lstm_variants.PeepholeLSTMParams(*PARAMS, *[jnp.zeros(4)] * 3)},
+        {"params": rnnjax.cells.lstm.PeepholeLSTMParams(*PARAMS, *[jnp.zeros(4)] * 3)},
         ValueError,
         "unroll: params must be what the init of this LSTM makes, got PeepholeLSTMParams with 6 arrays, "
         "not LSTMParams with 3.",
@@ -133,7 +133,7 @@ CASES = {
     "lengths_shape": (
         {"lengths": jnp.array([1, 2, 3])},
         ValueError,
-        "unroll: lengths must have the batch shape [2], got i32[3].",
+        "unroll: lengths must have shape [2], got i32[3].",
     ),
     "resets_floating": (
         {"resets": jnp.zeros((5, 2))},

@@ -1,6 +1,9 @@
-"""Gradient by lag and Lyapunov exponents of a model of symbols, along pieces of a text."""
+"""Gradient by lag of a model of symbols, along pieces of a text, and that model as a network that reads the symbols."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +13,17 @@ import optax
 from rnnjax.analysis.flat import state_size
 from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
 from rnnjax.analysis.lyapunov import LyapunovSpectrum, lyapunov_spectrum
-from rnnjax.analysis.reader import as_inputs
-from rnnjax.analysis.recording import SymbolModel
+from rnnjax.analysis.recording import OneHot, SymbolModel
 from rnnjax.kinds import public
-from rnnjax.network import start_state
+from rnnjax.network import Around, Visit, start_state
 
-__all__ = ["symbol_gradient_flow", "symbol_lyapunov", "text_pieces"]
+__all__ = [
+    "Reader",
+    "as_inputs",
+    "symbol_gradient_flow",
+    "symbol_lyapunov",
+    "text_pieces",
+]
 
 
 @public
@@ -70,3 +78,38 @@ def symbol_lyapunov(model: SymbolModel, pieces: np.ndarray, *, count: int, warmu
     cell, inputs = as_inputs(model, pieces)
     state, count = start_state(model.cell, model.params, (pieces.shape[1],)), min(count, state_size(model.cell))
     return lyapunov_spectrum(cell, model.params, state, inputs, num_exponents=count, warmup=warmup)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader(Around):
+    """A cell whose inputs are symbols ``[*batch, 1]``; the one-hot vectors of all steps would be V numbers a symbol."""
+
+    cell: Any
+    table: OneHot
+
+    def init(self, key: jax.Array, input_size: int = 1, dtype: Any = jnp.float32) -> Any:
+        """The parameters of the cell inside."""
+        del input_size
+        return self.cell.init(key, self.table.size, dtype)
+
+    def thread(
+        self, visit: Visit, params: Any, state: Any, xs: jax.Array, controls: Any, *, reverse: bool, key: Any
+    ) -> tuple[Any, jax.Array]:
+        """Through the table, then the cell inside; see `rnnjax.Network`."""
+        return visit(self.cell, params, state, self.table[xs[..., 0]], controls, reverse=reverse, key=key)
+
+
+def as_inputs(model: SymbolModel, symbols: np.ndarray) -> tuple[Any, jax.Array]:
+    """The cell and inputs ``[..., I]`` with which the model reads symbols ``[...]``, step by step in little memory.
+
+    >>> import rnnjax
+    >>> cell = rnnjax.GRU(4)
+    >>> model = SymbolModel(cell, cell.init(jax.random.key(0), 3), OneHot(3), jnp.ones((4, 3)), jnp.zeros(3))
+    >>> reader, xs = as_inputs(model, np.array([2, 0, 1]))
+    >>> _, y = reader.step(model.params, reader.initial_state(), xs[0])
+    >>> bool((y == cell.step(model.params, cell.initial_state(), jnp.array([0.0, 0.0, 1.0]))[1]).all())
+    True
+    """
+    if isinstance(model.inputs, OneHot):
+        return Reader(model.cell, model.inputs), jnp.asarray(symbols)[..., None]
+    return model.cell, model.inputs[symbols]

@@ -2,24 +2,15 @@
 
 from rnnjax.cells.conv_lstm import ConvLSTM
 from rnnjax.cells.diagonal import DiagonalGRU, DiagonalLSTM
-from rnnjax.cells.elman import Elman
-from rnnjax.cells.gru import GRU
-from rnnjax.cells.gru_reset_before import GRUResetBefore
+from rnnjax.cells.elman import Elman, IndRNN, LeakyRNN, MinimalRNN
+from rnnjax.cells.gru import GRU, MGU, GRUResetBefore
 from rnnjax.cells.highway import RecurrentHighway
-from rnnjax.cells.indrnn import IndRNN
 from rnnjax.cells.layernorm import LayerNormGRU, LayerNormLSTM
-from rnnjax.cells.leaky import LeakyRNN
-from rnnjax.cells.lru import LRU
-from rnnjax.cells.lstm import LSTM
-from rnnjax.cells.lstm_variants import CoupledLSTM, PeepholeLSTM
-from rnnjax.cells.mgu import MGU
-from rnnjax.cells.minimal import MinGRU, MinLSTM
-from rnnjax.cells.minimal_rnn import MinimalRNN
+from rnnjax.cells.linear import LRU, SRU, MinGRU, MinLSTM
+from rnnjax.cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM, ProjectedLSTM
 from rnnjax.cells.multiplicative import MILSTM, MIRNN
-from rnnjax.cells.projected_lstm import ProjectedLSTM
 from rnnjax.cells.registry import CELLS, cell_from_name, describable
 from rnnjax.cells.slstm import SLSTM
-from rnnjax.cells.sru import SRU
 
 __all__ = [
     "CELLS",
@@ -50,3 +41,33 @@ __all__ = [
     "cell_from_name",
     "describable",
 ]
+
+CELLS.update(
+    conv_lstm=ConvLSTM,
+    coupled_lstm=CoupledLSTM,
+    diagonal_gru=DiagonalGRU,
+    diagonal_lstm=DiagonalLSTM,
+    elman=Elman,
+    gru=GRU,
+    gru_reset_before=GRUResetBefore,
+    highway=RecurrentHighway,
+    indrnn=IndRNN,
+    layernorm_gru=LayerNormGRU,
+    layernorm_lstm=LayerNormLSTM,
+    leaky=LeakyRNN,
+    lru=LRU,
+    lstm=LSTM,
+    mgu=MGU,
+    mi_lstm=MILSTM,
+    mi_rnn=MIRNN,
+    min_gru=MinGRU,
+    min_lstm=MinLSTM,
+    minimal_rnn=MinimalRNN,
+    peephole_lstm=PeepholeLSTM,
+    projected_lstm=ProjectedLSTM,
+    slstm=SLSTM,
+    sru=SRU,
+)
+for _kind in CELLS.values():
+    if isinstance(_kind, type):
+        describable(_kind)

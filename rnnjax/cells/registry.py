@@ -11,25 +11,6 @@ from typing import Any, TypeVar
 
 from rnnjax import initializers
 from rnnjax.cell import Cell
-from rnnjax.cells.conv_lstm import ConvLSTM
-from rnnjax.cells.diagonal import DiagonalGRU, DiagonalLSTM
-from rnnjax.cells.elman import Elman
-from rnnjax.cells.gru import GRU
-from rnnjax.cells.gru_reset_before import GRUResetBefore
-from rnnjax.cells.highway import RecurrentHighway
-from rnnjax.cells.indrnn import IndRNN
-from rnnjax.cells.layernorm import LayerNormGRU, LayerNormLSTM
-from rnnjax.cells.leaky import LeakyRNN
-from rnnjax.cells.lru import LRU
-from rnnjax.cells.lstm import LSTM
-from rnnjax.cells.lstm_variants import CoupledLSTM, PeepholeLSTM
-from rnnjax.cells.mgu import MGU
-from rnnjax.cells.minimal import MinGRU, MinLSTM
-from rnnjax.cells.minimal_rnn import MinimalRNN
-from rnnjax.cells.multiplicative import MILSTM, MIRNN
-from rnnjax.cells.projected_lstm import ProjectedLSTM
-from rnnjax.cells.slstm import SLSTM
-from rnnjax.cells.sru import SRU
 from rnnjax.checks import did_you_mean, short
 from rnnjax.kinds import public
 from rnnjax.user_code import load_module, user_line
@@ -38,39 +19,13 @@ __all__ = ["CELLS", "absolute_cell", "cell_file", "cell_from_name", "cell_from_r
 
 Kind = TypeVar("Kind", bound=type)
 
-CELLS: dict[str, Callable[..., Cell]] = {
-    "conv_lstm": ConvLSTM,
-    "coupled_lstm": CoupledLSTM,
-    "diagonal_gru": DiagonalGRU,
-    "diagonal_lstm": DiagonalLSTM,
-    "elman": Elman,
-    "gru": GRU,
-    "gru_reset_before": GRUResetBefore,
-    "highway": RecurrentHighway,
-    "indrnn": IndRNN,
-    "layernorm_gru": LayerNormGRU,
-    "layernorm_lstm": LayerNormLSTM,
-    "leaky": LeakyRNN,
-    "lru": LRU,
-    "lstm": LSTM,
-    "mgu": MGU,
-    "mi_lstm": MILSTM,
-    "mi_rnn": MIRNN,
-    "min_gru": MinGRU,
-    "min_lstm": MinLSTM,
-    "minimal_rnn": MinimalRNN,
-    "peephole_lstm": PeepholeLSTM,
-    "projected_lstm": ProjectedLSTM,
-    "slstm": SLSTM,
-    "sru": SRU,
-}
+CELLS: dict[str, Callable[..., Cell]] = {}  # by name, as the room fills it
 _INITIALIZERS: dict[str, Any] = {
     name: kind
     for name in initializers.__all__
     if isinstance(kind := getattr(initializers, name), type) and dataclasses.is_dataclass(kind)
 }
-# Cells and networks by the name of their class; what is made of cells is added above, by `describable`.
-_DESCRIBABLE: dict[str, Any] = {kind.__name__: kind for kind in CELLS.values() if isinstance(kind, type)}
+_DESCRIBABLE: dict[str, Any] = {}  # cells and what is made of them, by the name of the class; see `describable`
 
 
 def cell_from_name(spec: str, hidden_size: int) -> Cell:

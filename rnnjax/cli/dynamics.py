@@ -14,9 +14,8 @@ from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import flatten_state, state_size
 from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
-from rnnjax.analysis.reader import as_inputs
 from rnnjax.analysis.recording import OneHot, SymbolModel
-from rnnjax.analysis.text_flow import symbol_gradient_flow, symbol_lyapunov, text_pieces
+from rnnjax.analysis.text_flow import as_inputs, symbol_gradient_flow, symbol_lyapunov, text_pieces
 from rnnjax.cli.analysis import TextArgument, read_text_of, symbol_model
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table

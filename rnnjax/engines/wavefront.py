@@ -24,8 +24,7 @@ from rnnjax.cell import cast_like, compute_dtype
 from rnnjax.engines.choice import Engine, choose, make_job
 from rnnjax.network import Controls, Network, part_controls
 from rnnjax.networks.masks import dropout, scale_kept
-from rnnjax.networks.norms import normalize
-from rnnjax.networks.stack import Stack, StackParams, StackState
+from rnnjax.networks.stack import Stack, StackParams, StackState, normalize
 from rnnjax.networks.start import LearnedState
 from rnnjax.promotion import promoting
 

@@ -10,14 +10,12 @@ from typing import Any
 from rnnjax.arrays import write_arrays
 from rnnjax.extras import require
 from rnnjax.files import write_atomic
-from rnnjax.interop._common import layers_of
+from rnnjax.interop._common import join_layers, layers_of
 from rnnjax.interop.flax_linen import to_flax
 from rnnjax.interop.keras import to_keras_layer
 from rnnjax.interop.torch import to_torch
 from rnnjax.kinds import public
 from rnnjax.network import input_shape
-from rnnjax.networks import Bidirectional
-from rnnjax.networks.bidirectional import BidirectionalParams, Directions
 
 __all__ = ["save_flax", "save_keras", "save_torch"]
 
@@ -73,14 +71,11 @@ def save_keras(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     keras = require("keras", "keras", where)
     model = keras.Sequential()
     for layer in layers_of(where, cell, params):
-        inner, p = layer[0]
-        if len(layer) == 2:
-            inner = Bidirectional((tuple(c for c, _ in layer),), merge=cell.merge)
-            p = BidirectionalParams((Directions(*(p for _, p in layer)),))
-        first = p.layers[0].forward if len(layer) == 2 else p
+        first, p = layer[0]
         if not model.layers:
-            model.add(keras.Input((None, *input_shape(layer[0][0], first.w_ih.shape[-2]))))
-        model.add(to_keras_layer(inner, p, return_sequences=True, dtype=str(first.w_ih.dtype)))
+            model.add(keras.Input((None, *input_shape(first, p.w_ih.shape[-2]))))
+        alone = join_layers([layer], getattr(cell, "merge", "concat"))
+        model.add(to_keras_layer(*alone, return_sequences=True, dtype=str(p.w_ih.dtype)))
     # Keras looks at the ending of the name.
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=ending)
     os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cells import GRU, LSTM, MGU, ConvLSTM, Elman
-from rnnjax.interop._common import built, check_params, check_shape, counterpart, refuse, reorder_gates
-from rnnjax.interop._flax import check_options, elman_activation, fold_residual, image_sizes, shift_forget
+from rnnjax.interop._common import (
+    built,
+    check_options,
+    check_params,
+    check_shape,
+    counterpart,
+    elman_activation,
+    fold_residual,
+    image_sizes,
+    refuse,
+    reorder_gates,
+    shift_forget,
+)
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
 
@@ -67,10 +79,8 @@ def from_flax(
     if name == "ConvLSTMCell":
         return _from_conv_lstm(where, module, tree, spatial_shape)
     names = _GATES[name]
-    inputs = [_part(where, tree, "i" + gate) for gate in names]
-    states = [_part(where, tree, "h" + gate) for gate in names]
-    kernels = [_leaf(where, part, "i" + gate, "kernel") for part, gate in zip(inputs, names)]
-    recurrent = [_leaf(where, part, "h" + gate, "kernel") for part, gate in zip(states, names)]
+    read = functools.partial(_read, where, tree)
+    kernels, recurrent = ([read(side + gate, "kernel") for gate in names] for side in "ih")
     size = recurrent[0].shape[-1]
     input_size = kernels[0].shape[0]
     for gate, kernel, w in zip(names, kernels, recurrent):
@@ -81,15 +91,15 @@ def from_flax(
         check_shape(where, f"params['h{names[0]}']['kernel']", recurrent[0], (module.features,) * 2, "module.features")
     # Of a gate's two layers one has the bias; the candidate of GRU and MGU has two.
     side = "h" if name.endswith("LSTMCell") else "i"
-    biases = [_leaf(where, part, side + gate, "bias") for part, gate in zip(states if side == "h" else inputs, names)]
+    biases = [read(side + gate, "bias") for gate in names]
     w_ih, w_hh, b = (jnp.concatenate(leaves, axis=-1) for leaves in (kernels, recurrent, biases))
     if name == "SimpleCell":
         return built(Elman(size, activation=elman_activation(module)), w_ih, fold_residual(module, w_hh), b)
     if name == "GRUCell":
-        return built(GRU(size), w_ih, w_hh, b, jnp.asarray(_leaf(where, states[-1], "hn", "bias")))
+        return built(GRU(size), w_ih, w_hh, b, jnp.asarray(read("hn", "bias")))
     if name == "MGUCell":
-        resets = "bias" in states[-1] if isinstance(module, str) else module.reset_gate
-        b_hn = jnp.asarray(_leaf(where, states[-1], "hn", "bias")) if resets else None
+        resets = "bias" in tree["hn"] if isinstance(module, str) else module.reset_gate
+        b_hn = jnp.asarray(read("hn", "bias")) if resets else None
         return built(MGU(size, reset_gate=resets), w_ih, w_hh, b, b_hn)
     return built(LSTM(size), w_ih, w_hh, b)
 
@@ -252,8 +262,7 @@ def _name_of(where: str, module: Any) -> str:
 
 
 def _from_conv_lstm(where: str, module: Any, tree: Any, spatial_shape: Any) -> tuple[Any, Any]:
-    parts = [_part(where, tree, key) for key in ("ih", "hh")]
-    w_ih, w_hh = (_leaf(where, part, key, "kernel") for part, key in zip(parts, ("ih", "hh")))
+    w_ih, w_hh = (_read(where, tree, key, "kernel") for key in ("ih", "hh"))
     if not isinstance(module, str):
         check_options(where, module, w_ih.dtype)
         axes = len(module.kernel_size)
@@ -266,19 +275,15 @@ def _from_conv_lstm(where: str, module: Any, tree: Any, spatial_shape: Any) -> t
     size = w_hh.shape[-1] // 4
     check_shape(where, "params['hh']['kernel']", w_hh, (*w_ih.shape[:-2], size, 4 * size), "from its own last axis")
     cell = image_sizes(where, spatial_shape, tuple(w_ih.shape[:-2]), size)
-    bias = sum((part.get("bias", 0) for part in parts), jnp.zeros((4 * size,), w_ih.dtype))
+    bias = sum((tree[key].get("bias", 0) for key in ("ih", "hh")), jnp.zeros((4 * size,), w_ih.dtype))
     w_ih, w_hh, b = (reorder_gates(jnp.asarray(leaf), _SWAP_FG) for leaf in (w_ih, w_hh, bias))
     return built(cell, w_ih, w_hh, shift_forget(b, 1.0))
 
 
-def _part(where: str, tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _read(where: str, tree: Mapping[str, Any], name: str, leaf: str) -> jax.Array:
     part = tree.get(name)
     if not isinstance(part, Mapping):
         raise ValueError(f"{where}: params must hold {name!r}, got {sorted(tree)}; take the params of this cell alone.")
-    return part
-
-
-def _leaf(where: str, part: Mapping[str, Any], name: str, leaf: str) -> jax.Array:
     if leaf not in part:
         raise ValueError(f"{where}: params[{name!r}] must hold {leaf!r}, got {sorted(part)}; take params of this cell.")
     return part[leaf]

@@ -10,8 +10,7 @@ import numpy as np
 
 from rnnjax.cells import GRU, LSTM, Elman
 from rnnjax.checks import short
-from rnnjax.interop._common import built, counterpart, refuse
-from rnnjax.interop._flax import check_options, elman_activation, fold_residual
+from rnnjax.interop._common import built, check_options, counterpart, elman_activation, fold_residual, refuse
 from rnnjax.interop._hosts import check_host_cell, make_params
 from rnnjax.kinds import public
 

@@ -12,8 +12,16 @@ import jax.numpy as jnp
 from rnnjax.cells import LSTM, ConvLSTM, Elman, GRUResetBefore
 from rnnjax.checks import check_kind, short
 from rnnjax.extras import require
-from rnnjax.interop._common import built, check_params, check_shape, is_of, refuse, reorder_gates
-from rnnjax.interop._flax import image_sizes, shift_forget
+from rnnjax.interop._common import (
+    built,
+    check_params,
+    check_shape,
+    image_sizes,
+    is_of,
+    refuse,
+    reorder_gates,
+    shift_forget,
+)
 from rnnjax.interop._hosts import check_host_cell
 from rnnjax.kinds import public
 

@@ -48,6 +48,7 @@ __all__ = ["from_keras", "to_keras", "to_keras_layer"]
 _KINDS: dict[type, str] = {Elman: "SimpleRNN", LSTM: "LSTM", GRU: "GRU", GRUResetBefore: "GRU", ConvLSTM: "ConvLSTM"}
 _PLAIN = {"padding": "same", "data_format": "channels_last", "strides": 1, "dilation_rate": 1}  # of a ConvLSTM here
 _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}  # of Keras, and what they are here
+_MODES = {merge: mode for mode, merge in _MERGES.items()}
 _SWAP = (1, 0, 2)  # r, z, n to z, r, h, and back
 
 
@@ -119,11 +120,6 @@ def from_keras(
         layers.append(tuple(_convert(where, layer.name, d, backward, told, spatial_shape) for d, backward in pair))
     merged: Any = next(iter(merges), "concat")
     return join_layers(layers, merged if bare else _MERGES[merged])
-
-
-def _mode(merge: str) -> str:
-    """What Keras calls a merge of ours."""
-    return next(mode for mode, ours in _MERGES.items() if ours == merge)
 
 
 def _choose(where: str, found: list[Found], name: str | Sequence[str] | None) -> list[Found]:
@@ -354,7 +350,7 @@ def to_keras_layer(cell: Any, params: Any, *, use_bias: bool = True, **options: 
     layer = made[0]
     if len(layers[0]) == 2:
         outer = {key: options[key] for key in ("name",) if key in options}
-        layer = keras.layers.Bidirectional(made[0], _mode(cell.merge), backward_layer=made[1], **outer)
+        layer = keras.layers.Bidirectional(made[0], _MODES[cell.merge], backward_layer=made[1], **outer)
     first, own_params = layers[0][0]
     layer.build((None, None, *input_shape(first, own_params.w_ih.shape[-2])))
     layer.set_weights([np.asarray(w) for w in weights])

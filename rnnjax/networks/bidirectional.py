@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from rnnjax.cell import Cell
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import Controls, Visit, network_initial_state, part_controls
-from rnnjax.networks.masks import check_rate, dropout
+from rnnjax.networks.masks import dropout
 from rnnjax.networks.stack import check_layers
+from rnnjax.promotion import as_wide
 
 __all__ = ["Bidirectional", "BidirectionalParams", "BidirectionalState", "Directions"]
 
@@ -84,8 +85,7 @@ class Bidirectional:
     def __post_init__(self) -> None:
         if not isinstance(self.layers, tuple | list):
             raise TypeError(f"Bidirectional: layers must be a tuple of cells or pairs of cells, got {self.layers!r}.")
-        check_rate("Bidirectional", "dropout", self.dropout)
-        check_fields(self)
+        check_fields(self, rates=("dropout",))
         pairs = [tuple(layer) if isinstance(layer, tuple | list) else (layer, layer) for layer in self.layers]
         if not pairs:
             raise ValueError("Bidirectional: layers must hold at least one layer, got none.")
@@ -134,9 +134,7 @@ class Bidirectional:
 
     def parts(self, tree: Any) -> tuple[tuple[str, Cell, Any], ...]:
         """Both directions of every layer: ``0.forward``, ``0.backward``, ``1.forward``, ..."""
-        if tree is not None:
-            check_layers("Bidirectional", len(self.layers), tree)
-        layers = ((None, None),) * len(self.layers) if tree is None else tree.layers
+        layers = check_layers("Bidirectional", len(self.layers), tree, nothing=(None, None))
         return tuple(
             (f"{depth}.{way}", cell, part)
             for depth, (cells, parts) in enumerate(zip(self.layers, layers, strict=True))
@@ -194,7 +192,7 @@ def _ends(controls: Controls, reverse: bool) -> jax.Array | None:
         flags, valid = jnp.flip(flags, 0), None if valid is None else jnp.flip(valid, 0)
     ends = jnp.concatenate([flags[1:], jnp.zeros_like(flags[:1])])
     if valid is not None and controls.lengths is None:  # there may be gaps: a step ends where the next valid one begins
-        time = jnp.arange(len(flags)).reshape(-1, *(1,) * (flags.ndim - 1))
+        time = as_wide(jnp.arange(len(flags)), flags.ndim)
         following = jax.lax.cummin(jnp.where(valid, time, len(flags)), axis=0, reverse=True)
         following = jnp.concatenate([following[1:], jnp.full_like(following[:1], len(flags))])
         found = jnp.take_along_axis(flags, jnp.minimum(following, len(flags) - 1), axis=0)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rnnjax.cell import check_resets, compute_dtype
 from rnnjax.checks import check_ints, check_real, describe, is_traced
 from rnnjax.kinds import public
+from rnnjax.promotion import as_wide
 
 __all__ = [
     "activation_regularization",
@@ -119,12 +120,12 @@ def locked_mask(
     if resets is None or not length:
         return jax.random.bernoulli(key, 1 - rate, (1, *shape[1:]))
     masks = jax.random.bernoulli(key, 1 - rate, shape)  # that of the step where a sequence begins holds for all of it
-    time = jnp.arange(length).reshape(-1, *(1,) * (resets.ndim - 1))
+    time = as_wide(jnp.arange(length), resets.ndim)
     if reverse:
         begin = jax.lax.cummin(jnp.where(resets, time, length - 1), axis=0, reverse=True)
     else:
         begin = jax.lax.cummax(jnp.where(resets, time, 0), axis=0)
-    return jnp.take_along_axis(masks, begin.reshape(begin.shape + (1,) * (masks.ndim - begin.ndim)), axis=0)
+    return jnp.take_along_axis(masks, as_wide(begin, masks.ndim), axis=0)
 
 
 @public
@@ -248,8 +249,7 @@ def activation_regularization(
         ys = jnp.where(valid, ys, jnp.zeros((), ys.dtype))  # before the difference, which would spread a NaN
         valid = valid[1:]  # a step's predecessor is valid if the step is
     if resets is not None:
-        resets = _check_resets(where, resets, ys, "ys")
-        joined = ~resets[1:].reshape(resets[1:].shape + (1,) * (ys.ndim - resets.ndim))
+        joined = ~as_wide(_check_resets(where, resets, ys, "ys")[1:], ys.ndim)
         valid = joined if valid is None else valid & joined
     dtype = compute_dtype(ys.dtype)
     return _mean_square(ys[1:].astype(dtype) - ys[:-1].astype(dtype), valid)
@@ -269,8 +269,7 @@ def _valid(where: str, ys: jax.Array, lengths: jax.Array | None) -> jax.Array | 
     lengths = check_ints(where, "lengths", lengths, low=0, high=ys.shape[0])
     if lengths.shape != ys.shape[1 : 1 + lengths.ndim]:
         raise ValueError(f"{where}: lengths must have the batch shape of ys = {describe(ys)}, got {describe(lengths)}.")
-    time = jnp.arange(ys.shape[0]).reshape(-1, *(1,) * (ys.ndim - 1))
-    return time < lengths.reshape((1, *lengths.shape) + (1,) * (ys.ndim - 1 - lengths.ndim))
+    return as_wide(jnp.arange(ys.shape[0]), ys.ndim) < as_wide(lengths[None], ys.ndim)
 
 
 def _mean_square(ys: jax.Array, valid: jax.Array | None) -> jax.Array:

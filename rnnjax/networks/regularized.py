@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,16 +20,16 @@ from rnnjax.cell import (
     widen,
 )
 from rnnjax.checks import check_kind
-from rnnjax.kinds import check_fields, public
-from rnnjax.network import Controls, Network, Visit, leaves, network_initial_state, network_step, walk
-from rnnjax.networks.masks import check_rate, drop_connect, dropout, locked_mask, scale_kept
+from rnnjax.kinds import check_fields
+from rnnjax.network import Around, Controls, Network, Visit, leaves, walk
+from rnnjax.networks.masks import drop_connect, dropout, locked_mask, scale_kept
 from rnnjax.traced import name_values
 
 __all__ = ["Regularized", "RegularizedCell"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Regularized:
+class Regularized(Around):
     r"""A cell or network with masks on its way through time; without a key it is what is inside, to the last bit.
 
         w_hh'  = w_hh * m_w / (1 - weight_dropout)                  m_w: once a call
@@ -96,9 +96,7 @@ class Regularized:
 
     def __post_init__(self) -> None:
         check_kind("Regularized", "cell", self.cell, Cell, "a cell")
-        for rate in dataclasses.fields(self)[1:-1]:
-            check_rate("Regularized", rate.name, getattr(self, rate.name))
-        check_fields(self)
+        check_fields(self, rates=[field.name for field in dataclasses.fields(self)[1:-1]])
         for path, cell, state in leaves(self.cell, jax.eval_shape(self.cell.initial_state)):
             where = f" (cell {path})" if path else ""
             for option, field in (("recurrent_dropout", "h"), ("zoneout_h", "h"), ("zoneout_c", "c")):
@@ -120,27 +118,8 @@ class Regularized:
             )
 
     @property
-    def hidden_size(self) -> int:
-        """That of the cell inside."""
-        return self.cell.hidden_size
-
-    @property
     def _stepwise(self) -> bool:
         return bool(self.recurrent_dropout or self.zoneout_h or self.zoneout_c)
-
-    @public
-    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Any:
-        """New parameters of the cell inside."""
-        return self.cell.init(key, input_size, dtype)
-
-    def parts(self, tree: Any) -> tuple[tuple[str, Cell, Any], ...]:
-        """The cell inside, whose parameters and state are those of the whole."""
-        return (("cell", self.cell, tree),)
-
-    def join(self, parts: Sequence[Any]) -> Any:
-        """The state of the cell inside."""
-        (state,) = parts
-        return state
 
     def thread(
         self,
@@ -184,9 +163,6 @@ class Regularized:
         noise = None if key is None else rates.draw(key, xs.shape[0], state, controls.restarts, reverse)
         return visit(rates, params, state, xs, controls._replace(noise=noise), reverse=reverse, key=None)
 
-    step = network_step
-    initial_state = network_initial_state
-
 
 def _inside(net: Any) -> Iterator[Regularized]:
     if isinstance(net, Regularized):
@@ -210,26 +186,13 @@ class Masks(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RegularizedCell:
+class RegularizedCell(Around):
     """What `Regularized` makes of each cell: a cell whose step takes the masks as its noise."""
 
     cell: Cell
     recurrent_dropout: float
     zoneout_h: float
     zoneout_c: float
-
-    @property
-    def hidden_size(self) -> int:
-        """That of the cell inside."""
-        return self.cell.hidden_size
-
-    def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> Any:
-        """New parameters of the cell inside."""
-        return self.cell.init(key, input_size, dtype)
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
-        """That of the cell inside."""
-        return self.cell.initial_state(batch_shape, dtype)
 
     def draw(self, key: jax.Array, length: int, state: Any, resets: jax.Array | None, reverse: bool) -> Masks:
         """The masks of all steps."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell
-from rnnjax.checks import short
+from rnnjax.checks import check_choice, check_kind, short
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import (
     Controls,
@@ -21,10 +21,18 @@ from rnnjax.network import (
     output_shape,
     part_controls,
 )
-from rnnjax.networks.masks import check_rate, dropout
-from rnnjax.networks.norms import check_norm, init_norm, normalize
+from rnnjax.networks.masks import dropout
+from rnnjax.promotion import compute_dtype, promoting
 
-__all__ = ["Stack", "StackParams", "StackState", "check_layers"]
+__all__ = [
+    "NormParams",
+    "Stack",
+    "StackParams",
+    "StackState",
+    "check_layers",
+    "init_norm",
+    "normalize",
+]
 
 
 class StackParams(NamedTuple):
@@ -94,11 +102,9 @@ class Stack:
         if not self.cells:
             raise ValueError("Stack: cells must hold at least one cell, got none.")
         for cell in self.cells:
-            if isinstance(cell, type) or not isinstance(cell, Cell):
-                raise TypeError(f"Stack: every layer must be a cell, got {short(cell)}.")
-        check_norm("Stack", self.norm)
-        check_rate("Stack", "dropout", self.dropout)
-        check_fields(self)
+            check_kind("Stack", "every layer", cell, Cell, "a cell")
+        check_choice("Stack", "norm", self.norm, ("layer", "rms", None))
+        check_fields(self, rates=("dropout",))
         sizes = [cell.hidden_size for cell in self.cells]
         for depth, size in enumerate(sizes):
             if self.residual and size != sizes[0]:
@@ -135,10 +141,8 @@ class Stack:
 
     def parts(self, tree: Any) -> tuple[tuple[str, Cell, Any], ...]:
         """Every layer, by its number from the bottom."""
-        if tree is None:
-            return tuple((str(depth), cell, None) for depth, cell in enumerate(self.cells))
-        check_layers("Stack", len(self.cells), tree)
-        return tuple((str(depth), *part) for depth, part in enumerate(zip(self.cells, tree.layers, strict=True)))
+        layers = check_layers("Stack", len(self.cells), tree)
+        return tuple((str(depth), *part) for depth, part in enumerate(zip(self.cells, layers, strict=True)))
 
     def join(self, parts: Sequence[Any]) -> StackState:
         """A state from those of the layers."""
@@ -194,9 +198,15 @@ class Stack:
     initial_state = network_initial_state
 
 
-def check_layers(where: str, count: int, tree: Any) -> None:
-    """Raises unless parameters or a state have as many entries in ``layers`` as there are layers."""
-    layers = getattr(tree, "layers", None)
+def check_layers(where: str, count: int, tree: Any, nothing: Any = None) -> tuple[Any, ...]:
+    """The entries of parameters or of a state, one a layer; of None, ``nothing`` for each.
+
+    Raises:
+        ValueError: if there are not as many in ``layers`` as there are layers.
+    """
+    if tree is None:
+        return (nothing,) * count
+    layers: Any = getattr(tree, "layers", None)
     many = len(layers) if isinstance(layers, tuple | list) else None
     if many != count:
         got = f"{many} of them in {type(tree).__name__}" if many is not None else type(tree).__name__
@@ -204,3 +214,52 @@ def check_layers(where: str, count: int, tree: Any) -> None:
             f"{where}: parameters and states must have one entry a layer in layers, {count} here, got {got}; take "
             "those made for these layers."
         )
+    return tuple(layers)
+
+
+_EPSILON = 1e-5
+
+
+class NormParams(NamedTuple):
+    """Gain and shift of `normalize`."""
+
+    scale: jax.Array  # [H]
+    bias: jax.Array | None = None  # [H]; None for "rms"
+
+
+def init_norm(norm: str | None, size: int, dtype: Any = jnp.float32) -> NormParams | None:
+    """Gain one and shift zero for H = ``size`` features; None without a norm."""
+    if norm is None:
+        return None
+    return NormParams(jnp.ones((size,), dtype), jnp.zeros((size,), dtype) if norm == "layer" else None)
+
+
+@promoting
+def normalize(norm: str | None, params: NormParams | None, x: jax.Array) -> jax.Array:
+    r"""Layer normalisation (Ba et al., 2016), or that by the root mean square (Zhang and Sennrich, 2019).
+
+        layer:  y = (x - mean(x)) / sqrt(var(x) + 1e-5) * scale + bias
+        rms:    y = x / sqrt(mean(x^2) + 1e-5) * scale
+
+    Mean and variance (divided by H) run over the last axis alone, so nothing passes from a step or an example to
+    another. It computes in float32 or wider and returns the dtype of ``x``.
+
+    Args:
+        norm: ``"layer"``, ``"rms"``, or None, which returns ``x`` as it is.
+        params: from `init_norm`.
+        x: ``[..., H]``.
+
+    >>> import jax.numpy as jnp
+    >>> normalize("layer", init_norm("layer", 2), jnp.array([1.0, 3.0])).round(3).tolist()
+    [-1.0, 1.0]
+    """
+    if norm is None or params is None:
+        return x
+    dtype = compute_dtype(x.dtype)
+    wide = x.astype(dtype)
+    if norm == "layer":
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    y = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + _EPSILON) * params.scale.astype(dtype)
+    if params.bias is not None:
+        y = y + params.bias.astype(dtype)
+    return y.astype(x.dtype)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rnnjax.cell import Cell, describe
-from rnnjax.checks import short
+from rnnjax.checks import check_kind
 from rnnjax.kinds import public
-from rnnjax.network import Controls, Visit, free_state, network_initial_state, network_step
+from rnnjax.network import Around, Controls, Visit, free_state
 
 __all__ = ["LearnedState", "LearnedStateParams", "check_start"]
 
@@ -25,7 +24,7 @@ class LearnedStateParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedState:
+class LearnedState(Around):
     r"""A cell whose initial state is a parameter, the same for every sequence.
 
         state_0 = params.start
@@ -60,11 +59,6 @@ class LearnedState:
     def __post_init__(self) -> None:
         check_start("LearnedState", self.cell)
 
-    @property
-    def hidden_size(self) -> int:
-        """That of the cell inside."""
-        return self.cell.hidden_size
-
     @public
     def init(self, key: jax.Array, input_size: int, dtype: Any = jnp.float32) -> LearnedStateParams:
         """New parameters of the cell inside, and what is free of its initial state."""
@@ -89,11 +83,6 @@ class LearnedState:
         """The cell inside, whose state is that of the whole."""
         return (("cell", self.cell, tree.cell if isinstance(tree, LearnedStateParams) else tree),)
 
-    def join(self, parts: Sequence[Any]) -> Any:
-        """The state of the cell inside."""
-        (state,) = parts
-        return state
-
     def thread(
         self,
         visit: Visit,
@@ -108,14 +97,10 @@ class LearnedState:
         """Through the cell inside; see `rnnjax.Network`."""
         return visit(self.cell, params.cell, state, xs, controls, reverse=reverse, key=key)
 
-    step = network_step
-    initial_state = network_initial_state  # knows no parameters, and so is that of the cell inside
-
 
 def check_start(where: str, cell: Any) -> None:
     """Raises unless it is a cell whose initial state can be anything, as far as it is free."""
-    if isinstance(cell, type) or not isinstance(cell, Cell):
-        raise TypeError(f"{where}: cell must be a cell, got {short(cell)}.")
+    check_kind(where, "cell", cell, Cell, "a cell")
     state = jax.eval_shape(cell.initial_state)
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

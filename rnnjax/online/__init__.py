@@ -2,8 +2,7 @@
 
 from rnnjax.online.borders import Cut, Immediate, Lookback, Read
 from rnnjax.online.diagonal import EProp, SnAp1
-from rnnjax.online.exact import RTRL
-from rnnjax.online.uoro import UORO
+from rnnjax.online.whole import RTRL, UORO
 
 __all__ = [
     "RTRL",

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from rnnjax.cell import batch_shape, cast_like
 from rnnjax.checks import check_size
+from rnnjax.engines.scan import select
+from rnnjax.network import start_state
 
-__all__ = ["Border", "Cut", "Immediate", "Lookback", "Read", "Reader", "read_with", "send"]
+__all__ = ["Border", "Cut", "Immediate", "Lookback", "Read", "Reader", "each_step", "flatten_rows", "read_with", "send"]
 
 
 class Read(NamedTuple):
@@ -111,3 +115,44 @@ def _send_bwd(contract: Any, kept: Any, d_state: Any) -> tuple[Any, Any, Any]:
 
 
 send.defvjp(_send_fwd, _send_bwd)
+
+
+def flatten_rows(cell: Any, state: Any) -> jax.Array:
+    """A state with any batch axes as ``[B, S]``."""
+    rows = math.prod(batch_shape(cell, state))
+    return jnp.concatenate([leaf.reshape(rows, -1) for leaf in jax.tree.leaves(state)], axis=1)
+
+
+def each_step(
+    cell: Any, forward: Callable[[Any, Any, jax.Array], tuple[Any, Any]], read: Read, state: Any, trace: Any
+) -> Any:
+    """The trace after all steps of a chunk.
+
+    Args:
+        cell: what runs.
+        forward: ``(state, trace, x) -> (state, trace)``, one step, with the batch axes of the state; leaves of the
+            trace are ``[B, ...]`` with all rows in one axis.
+        read: what the cell reads.
+        state: before the chunk.
+        trace: before the chunk.
+    """
+    batch = batch_shape(cell, state)
+    steps = jnp.arange(read.xs.shape[0])
+    fresh = None if read.resets is None else cast_like(start_state(cell, read.params, batch), state)
+
+    def step(carry: Any, inputs: Any) -> tuple[Any, None]:
+        state, trace = carry
+        t, x, reset = inputs
+        valid = None if read.lengths is None else t < read.lengths
+        if reset is not None:
+            restart = reset if valid is None else reset & valid
+            state = select(restart, fresh, state)
+            trace = select(restart.reshape(-1), jax.tree.map(jnp.zeros_like, trace), trace)
+        new_state, new_trace = forward(state, trace, x)
+        if valid is not None:
+            new_state = select(valid, new_state, state)
+            new_trace = select(valid.reshape(-1), new_trace, trace)
+        return (new_state, new_trace), None
+
+    (_, trace), _ = jax.lax.scan(step, (state, trace), (steps, read.xs, read.resets))
+    return jax.lax.stop_gradient(trace)

@@ -26,8 +26,7 @@ from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Refusal
 from rnnjax.kinds import check_kinds
 from rnnjax.network import Network, input_shape, leaves, walk
-from rnnjax.online.borders import Reader, read_with, send
-from rnnjax.online.rows import each_step
+from rnnjax.online.borders import Reader, each_step, read_with, send
 
 __all__ = ["EProp", "SnAp1"]
 
@@ -146,11 +145,7 @@ def _contract(rows: int, like: Any, d_state: Any, trace: Any) -> Any:
                 total = total + jnp.sum(e * _over(d.reshape(rows, -1).astype(e.dtype), e), axis=0)
         return total
 
-    return jax.tree.map(one, like, *trace, is_leaf=_is_none)
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
+    return jax.tree.map(one, like, *trace, is_leaf=lambda leaf: leaf is None)
 
 
 def _over(a: jax.Array, e: jax.Array) -> jax.Array:
@@ -182,46 +177,41 @@ def _derivatives(
     dtype = compute_dtype(leaves[0].dtype)
     wide = widen(state, dtype)
 
+    def project(params: Any, state: Any, x: jax.Array) -> tuple[Any, Any]:
+        return project_input(cell, params, x, dtype), project_state(cell, params, state.h, dtype)
+
     def along(function: Any, position: int, arguments: list[jax.Array]) -> list[jax.Array]:
         tangents = [jnp.full_like(a, j == position) for j, a in enumerate(arguments)]
         return jax.tree.leaves(jax.jvp(lambda *a: function(list(a)), tuple(arguments), tuple(tangents))[1])
 
-    if isinstance(cell, AffineCell):
-        zx, zh = project_input(cell, params, x, dtype), project_state(cell, params, wide.h, dtype)
+    affine = isinstance(cell, AffineCell)
+    zx, zh = project(params, wide, x) if affine else ((), ())
 
-        def by_state(leaves: list[jax.Array]) -> Any:
-            return cell.update(params, jax.tree.unflatten(treedef, leaves), zx, zh)[0]
+    def by_state(leaves: list[jax.Array]) -> Any:
+        state = jax.tree.unflatten(treedef, leaves)
+        return (cell.update(params, state, zx, zh) if affine else linear_step(cell, params, state, x))[0]
 
-        columns = [along(by_state, j, jax.tree.leaves(wide)) for j in range(len(leaves))]
-        if zh and recurrent:
-            place = next(j for j, leaf in enumerate(leaves) if leaf is state.h)
+    columns = [along(by_state, j, jax.tree.leaves(wide)) for j in range(len(leaves))]
+    if zh and recurrent:
+        place = next(j for j, leaf in enumerate(leaves) if leaf is state.h)
+        for g, w in enumerate(jnp.split(params.w_hh, cell.num_gates, axis=1)):
+            through = along(lambda zh: cell.update(params, wide, zx, tuple(zh))[0], g, list(zh))
+            own = jnp.diagonal(w).astype(dtype)
+            columns[place] = [d + t * own for d, t in zip(columns[place], through, strict=True)]
 
-            def by_gates(zh: list[jax.Array]) -> Any:
-                return cell.update(params, wide, zx, tuple(zh))[0]
-
-            for g, w in enumerate(jnp.split(params.w_hh, cell.num_gates, axis=1)):
-                through = along(by_gates, g, list(zh))
-                own = jnp.diagonal(w).astype(dtype)
-                columns[place] = [d + t * own for d, t in zip(columns[place], through, strict=True)]
-
-        def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
-            zx, zh = project_input(cell, params, x, dtype), project_state(cell, params, state.h, dtype)
-            return [jnp.sum(leaf) for leaf in jax.tree.leaves(cell.update(params, state, zx, zh)[0])]
-
-    else:
-
-        def by_state(leaves: list[jax.Array]) -> Any:
-            return linear_step(cell, params, jax.tree.unflatten(treedef, leaves), x)[0]
-
-        columns = [along(by_state, j, jax.tree.leaves(wide)) for j in range(len(leaves))]
-
-        def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
-            return [jnp.sum(leaf) for leaf in jax.tree.leaves(linear_step(cell, params, state, x)[0])]
+    def row(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
+        if affine:
+            new, _ = cell.update(params, state, *project(params, state, x))
+        else:
+            new, _ = linear_step(cell, params, state, x)
+        return [jnp.sum(leaf) for leaf in jax.tree.leaves(new)]
 
     # A parameter reaches one unit only, so the sum over the units loses nothing.
     moving = _moving(cell, params)
     direct = [
-        jax.tree.map(lambda d, m: None if m is None else d.astype(dtype), tree, moving, is_leaf=_is_none)
+        jax.tree.map(
+            lambda d, m: None if m is None else d.astype(dtype), tree, moving, is_leaf=lambda leaf: leaf is None
+        )
         for tree in jax.vmap(jax.jacrev(row), in_axes=(None, 0, 0))(params, wide, x)
     ]
     return [list(k) for k in zip(*columns, strict=True)], direct

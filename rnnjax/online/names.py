@@ -10,8 +10,7 @@ from rnnjax.checks import did_you_mean
 from rnnjax.online.across import AnyBorder
 from rnnjax.online.borders import Cut, Immediate, Lookback, Reader
 from rnnjax.online.diagonal import EProp, SnAp1
-from rnnjax.online.exact import RTRL
-from rnnjax.online.uoro import UORO
+from rnnjax.online.whole import RTRL, UORO
 
 __all__ = ["BORDER_NAMES", "border_from_name", "check_border_name"]
 

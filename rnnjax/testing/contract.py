@@ -155,12 +155,9 @@ def _check_shapes(cell: Any, name: str, input_size: int, batch_size: int, params
 def _check_affine_params(cell: Any, name: str, params: Any, input_size: int) -> None:
     width = cell.num_gates * cell.hidden_size
     shapes = {"w_ih": (input_size, width), "b": (width,), "w_hh": (cell.hidden_size, width)}
-    for field in ("b", "w_hh"):
-        if getattr(params, field, None) is None:
-            del shapes[field]
     for field, shape in shapes.items():
         leaf = getattr(params, field, None)
-        if getattr(leaf, "shape", None) != shape:
+        if getattr(leaf, "shape", None) != shape and (leaf is not None or field == "w_ih"):
             raise ValueError(
                 f"check_cell: {name}.init: params.{field} must have shape {list(shape)} for num_gates = "
                 f"{cell.num_gates} and hidden_size = {cell.hidden_size}, got {describe(leaf)}."

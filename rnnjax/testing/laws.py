@@ -18,6 +18,7 @@ from rnnjax.checks import did_you_mean
 from rnnjax.engines import implementations as implementations_of
 from rnnjax.engines.choice import UnfitError, registered
 from rnnjax.network import start_state
+from rnnjax.promotion import as_wide
 from rnnjax.testing.contract import check_cell
 from rnnjax.testing.meshes import shard_map, sharded
 from rnnjax.testing.problems import (
@@ -166,13 +167,13 @@ def _valid(case: Case) -> None:
     _poison(case, _with_gaps(case.problem), _answer(case.cell, case.input_size, True))
 
 
-def _poison(case: Case, problem: Problem, answer: Outcome | None = None) -> None:
+def _poison(case: Case, problem: Problem | None = None, answer: Outcome | None = None) -> None:
     """What stands in the padding changes nothing, to the bit, and what comes from it is zero; then the answer."""
+    problem = case.problem if problem is None else problem
     padding = np.arange(TIME)[:, None] >= np.asarray(problem.lengths)
     if problem.valid is not None:
         padding |= ~problem.valid
-    wide = padding.reshape(padding.shape + (1,) * (problem.xs.ndim - 2))
-    xs: Any = np.where(wide, np.nan, problem.xs)
+    xs: Any = np.where(as_wide(padding, problem.xs.ndim), np.nan, problem.xs)
     run = with_gradients(case.cell, case.implementation, reverse=answer is not None)
     clean = run(problem)
     assert_close(run(problem._replace(xs=xs, resets=problem.resets | padding)), clean, 0)
@@ -202,10 +203,6 @@ def _chunks(case: Case) -> None:
             state, ys = run(_part(case.problem, start, stop, state))
             pieces.append(ys)
         assert_close((state, np.concatenate(pieces)), whole)
-
-
-def _padding(case: Case) -> None:
-    _poison(case, case.problem)
 
 
 def _resets(case: Case) -> None:
@@ -371,7 +368,7 @@ LAWS: dict[str, Law] = {
     ),
     "scan": Law("unroll equals lax.scan over step, written by hand", _scan_by_hand, by_step=True),
     "chunks": Law("chunks of any length with the state carried over equal one unroll", _chunks, by_step=True),
-    "padding": Law("inputs and resets in the padding reach no output, no final state and no gradient", _padding),
+    "padding": Law("inputs and resets in the padding reach no output, no final state and no gradient", _poison),
     "resets": Law("a reset forgets everything before it, also what is not finite", _resets, by_step=True),
     "dtypes": Law("state, outputs and gradients keep their shapes and dtypes", _dtypes),
     "batch_axes": Law("any number of batch axes gives the same numbers", _batch_axes),

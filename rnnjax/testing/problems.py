@@ -152,19 +152,8 @@ def unroll_problem(
     cell: Any, implementation: str | None, problem: Problem, reverse: bool = False, remat: Any = None
 ) -> tuple[Any, jax.Array]:
     """`rnnjax.unroll` of a problem."""
-    params, state, xs, lengths, resets, valid = problem
-    return unroll(
-        cell,
-        params,
-        state,
-        xs,
-        lengths=lengths,
-        valid=valid,
-        resets=resets,
-        reverse=reverse,
-        implementation=implementation,
-        remat=remat,
-    )
+    options = {"reverse": reverse, "implementation": implementation, "remat": remat}
+    return unroll(cell, **problem._asdict(), **options)
 
 
 def forward(cell: Any, implementation: str | None, reverse: bool = False, remat: Any = None) -> Callable[..., Any]:

@@ -26,11 +26,18 @@ from rnnjax.cells import describable
 from rnnjax.topologies import bridge
 from rnnjax.topologies.attention import Attention
 from rnnjax.topologies.encoder_decoder import EncoderDecoder
-from rnnjax.topologies.losses import binary_loss, huber_loss, mse_loss, softmax_loss
+from rnnjax.topologies.losses import (
+    accuracy,
+    binary_accuracy,
+    binary_loss,
+    huber_loss,
+    mse_loss,
+    sequence_accuracy,
+    softmax_loss,
+)
 from rnnjax.topologies.many_to_many import ManyToMany
 from rnnjax.topologies.many_to_one import ManyToOne, OneToOne
 from rnnjax.topologies.masks import masked_mean
-from rnnjax.topologies.metrics import accuracy, binary_accuracy, sequence_accuracy
 from rnnjax.topologies.one_to_many import OneToMany
 
 __all__ = [

@@ -12,8 +12,9 @@ from rnnjax.cell import Cell, describe, wide_dtype
 from rnnjax.checks import check_ints, check_real, check_size, is_traced, shape_of
 from rnnjax.network import Network, leaves
 from rnnjax.networks import dropout
+from rnnjax.promotion import as_wide
 from rnnjax.topologies.attention import Attention, AttentionParams, Memory
-from rnnjax.topologies.masks import as_wide, judged_steps, length_mask
+from rnnjax.topologies.masks import judged_steps, length_mask
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
@@ -119,10 +120,7 @@ class Decoder:
         """One step from symbols ``[R]`` or numbers ``[R, O]``: the next state, outputs and attention's weights."""
         keys, dtype = split_key(self.owner, key, 3), wide_dtype(params)
         rows = jax.tree.leaves(state)[0].shape[0]
-        if self.feed == "zeros":
-            x = jnp.zeros((rows, 1), dtype)
-        else:
-            x = self.reader.read(params.embedding, inputs, dtype, self.dropout, keys[0])
+        x = self._read(params, inputs, (rows,), keys[0])
         if x.shape != (rows, self.reader.size):
             what = f"[{rows}]" if self.outputs == "symbols" else f"[{rows}, {self.output_size}]"
             raise ValueError(
@@ -143,6 +141,11 @@ class Decoder:
             seen = self._mix(params, context, y)
             carried = seen if attend == "feed" else None
         return DecoderState(cell, carried), affine(params.head, dropout(keys[2], seen, self.dropout)), weights
+
+    def _read(self, params: DecoderParams, inputs: jax.Array, axes: tuple[int, ...], key: Any) -> jax.Array:
+        if self.feed == "zeros":
+            return jnp.zeros((*axes, 1), wide_dtype(params))
+        return self.reader.read(params.embedding, inputs, wide_dtype(params), self.dropout, key)
 
     def _mix(self, params: DecoderParams, context: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.tanh(affine(params.mix, _join(context, y)))
@@ -181,10 +184,9 @@ class Decoder:
             coins = jnp.ones(given.shape[:2], bool)
         valid = None
         if lengths is not None:
-            lengths = check_ints(
-                self.owner, "lengths of the outputs", lengths, low=0, high=given.shape[0], shape=(rows,)
-            )
-            valid = length_mask(lengths, given.shape[0])
+            name, most = "lengths of the outputs", given.shape[0]
+            lengths = check_ints(self.owner, name, lengths, low=0, high=most, shape=(rows,))
+            valid = length_mask(lengths, most)
             given = jnp.where(as_wide(valid, given.ndim), given, self._nothing((), dtype).astype(given.dtype))
             coins = None if coins is None else coins & valid
         waits = self.attention is not None and self.attention.attend != "after"
@@ -234,11 +236,8 @@ class Decoder:
         key: jax.Array | None,
         options: dict[str, Any],
     ) -> tuple[jax.Array, jax.Array | None]:
-        keys, dtype, weights = split_key(self.owner, key, 3), wide_dtype(params), None
-        if self.feed == "zeros":
-            xs = jnp.zeros((*given.shape[:2], 1), dtype)
-        else:
-            xs = self.reader.read(params.embedding, given, dtype, self.dropout, keys[0])
+        keys, weights = split_key(self.owner, key, 3), None
+        xs = self._read(params, given, given.shape[:2], keys[0])
         network = self.cell if key is None else with_dropout(self.cell, self.dropout)
         _, ys = unroll(network, params.cell, state.cell, xs, key=keys[1], lengths=lengths, **options)
         if self.attention is not None and params.attention is not None and memory is not None:

@@ -11,14 +11,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Cell, wide_dtype
+from rnnjax.cell import Cell, state_like, wide_dtype
 from rnnjax.checks import short
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import free_state, output_shape
 from rnnjax.topologies.attention import Attention, Memory
 from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, check_network, flat, run_options, split_key, with_dropout
+from rnnjax.topologies.parts import Reading, check_network, flat, run_options, split_key, with_dropout
 from rnnjax.unroll import unroll
 
 __all__ = ["EncoderDecoder", "EncoderDecoderParams", "Source"]
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDecoder:
+class EncoderDecoder(Reading):
     r"""Delayed many-to-many: reads a whole sequence, then writes another (Sutskever et al., 2014; Cho et al., 2014).
 
         memory, final = encoder(dropout(source))                        over the valid steps, see `unroll`
@@ -114,18 +114,15 @@ class EncoderDecoder:
         check_fields(self, least={"embed_size": 0, "output_embed_size": 0}, rates=("dropout",))
         _ = self._decoder, self._reader
         if self.bridge == "copy":
-            shapes = [_shapes(net) for net in (self.encoder, self.decoder)]
-            if shapes[0] != shapes[1]:
+            nets: tuple[Any, Any] = self.encoder, self.decoder
+            (structure, reads), (other, writes) = map(state_like, nets)
+            if structure != other or [leaf.shape for leaf in reads] != [leaf.shape for leaf in writes]:
                 raise ValueError(
                     "EncoderDecoder: with bridge='copy' the states of encoder and decoder must have the same "
                     f"structure and shapes, got {short(self.encoder)} and {self.decoder!r}; take bridge='affine'."
                 )
         if self.attention is not None:
             self.attention.check_sizes(self.decoder.hidden_size, self._decoder.memory_size)
-
-    @property
-    def _reader(self) -> Reader:
-        return Reader("EncoderDecoder", self.input_size, self.vocab_size, self.embed_size)
 
     @property
     def _bridge(self) -> ContextState:
@@ -269,7 +266,8 @@ class EncoderDecoder:
                 [0, 1], or one that needs a key and has none.
             TypeError: if symbols are not integers, or as `unroll` does.
         """
-        return self._run(params, xs, targets, steps, lengths, target_lengths, sampling, key, options)[0]
+        written = {"steps": steps, "lengths": target_lengths, "sampling": sampling}
+        return self._run(params, xs, targets, lengths, key, options, **written)[0]
 
     @public
     def align(
@@ -295,43 +293,20 @@ class EncoderDecoder:
             ValueError: if the model has no attention, or as `apply` does.
             TypeError: as `apply` does.
         """
-        outputs, weights = self._run(params, xs, targets, steps, lengths, target_lengths, sampling, key, options)
+        written = {"steps": steps, "lengths": target_lengths, "sampling": sampling}
+        outputs, weights = self._run(params, xs, targets, lengths, key, options, **written)
         if weights is None:
             raise ValueError("EncoderDecoder.align: the model has no attention; make it with attention=Attention().")
         return outputs, weights
 
     def _run(
-        self,
-        params: EncoderDecoderParams,
-        xs: jax.Array,
-        targets: jax.Array | None,
-        steps: int | None,
-        lengths: jax.Array | None,
-        target_lengths: jax.Array | None,
-        sampling: float | jax.Array,
-        key: jax.Array | None,
-        options: dict[str, Any],
+        self, params: EncoderDecoderParams, xs: jax.Array, targets: Any, read: Any, key: Any, options: Any, **more: Any
     ) -> tuple[jax.Array, jax.Array | None]:
+        """Outputs and weights; ``read`` are the lengths of the sources, ``more`` is for `Decoder.run`."""
         keys = split_key("EncoderDecoder", key, 2)
-        source = self.encode(params, xs, lengths=lengths, key=keys[0], **options)
-        return self._decoder.run(
-            params.decoder,
-            self.start(params, source),
-            source.memory,
-            targets,
-            steps=steps,
-            lengths=target_lengths,
-            sampling=sampling,
-            key=keys[1],
-            **options,
-        )
-
-
-def _shapes(network: Any) -> Any:
-    """The structure of a state and the shapes of its leaves."""
-    state = jax.eval_shape(network.initial_state)
-    structure: Any = jax.tree.structure(state)
-    return structure, [leaf.shape for leaf in jax.tree.leaves(state)]
+        source = self.encode(params, xs, lengths=read, key=keys[0], **options)
+        start, decoder = self.start(params, source), params.decoder
+        return self._decoder.run(decoder, start, source.memory, targets, key=keys[1], **more, **options)
 
 
 def _flat(network: Any, state: Any) -> jax.Array:

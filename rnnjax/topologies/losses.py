@@ -1,4 +1,4 @@
-"""Losses of what counts in a padded batch: sigmoid, softmax and regression."""
+"""Losses of what counts in a padded batch (sigmoid, softmax, regression), and how often a model is right."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import compute_dtype, describe
-from rnnjax.checks import check_ints, check_real, is_traced
+from rnnjax.checks import check_ints, check_real, check_size, is_traced
 from rnnjax.kinds import public
-from rnnjax.promotion import promoting
-from rnnjax.topologies.masks import as_wide, valid_steps
+from rnnjax.promotion import as_wide, promoting
+from rnnjax.topologies.masks import valid_steps, weighted_mean
 
-__all__ = ["binary_loss", "check_labels", "huber_loss", "mse_loss", "paired", "softmax_loss"]
+__all__ = [
+    "accuracy",
+    "binary_accuracy",
+    "binary_loss",
+    "check_labels",
+    "huber_loss",
+    "mse_loss",
+    "paired",
+    "sequence_accuracy",
+    "softmax_loss",
+]
 
 
 @public
@@ -60,7 +70,7 @@ def softmax_loss(
     True
     """
     logits, labels, valid = check_labels("softmax_loss", logits, labels, lengths, mask, ignore_label)
-    label_smoothing = _check_smoothing("softmax_loss", label_smoothing)
+    label_smoothing = check_real("softmax_loss", "label_smoothing", label_smoothing, least=0, most=1, traced=True)
     dtype, classes = compute_dtype(logits.dtype), logits.shape[-1]
     if valid is not None:
         logits = jnp.where(valid[..., None], logits, jnp.zeros((), logits.dtype))
@@ -116,7 +126,7 @@ def binary_loss(
     >>> bool(jnp.isclose(binary_loss(logits, jnp.array([True, False])), jnp.log1p(jnp.exp(-2.0))))
     True
     """
-    label_smoothing = _check_smoothing("binary_loss", label_smoothing)
+    label_smoothing = check_real("binary_loss", "label_smoothing", label_smoothing, least=0, most=1, traced=True)
     z, y, valid = paired("binary_loss", "logits", logits, "labels", labels, lengths, mask)
     if not is_traced(y) and bool(((y < 0) | (y > 1)).any()):
         raise ValueError(
@@ -247,10 +257,6 @@ def _mean(losses: jax.Array, weights: jax.Array, valid: jax.Array | None) -> jax
     return losses.sum() / jnp.where(total == 0, jnp.ones((), total.dtype), total)
 
 
-def _check_smoothing(where: str, rate: Any) -> Any:
-    return check_real(where, "label_smoothing", rate, least=0, most=1, traced=True)
-
-
 def _check_weights(where: str, weights: Any, classes: int, dtype: Any) -> jax.Array:
     weights = jnp.asarray(weights, dtype)
     if weights.shape != (classes,):
@@ -261,3 +267,101 @@ def _check_weights(where: str, weights: Any, classes: int, dtype: Any) -> jax.Ar
     if values is not None and not (np.isfinite(values) & (values >= 0)).all():
         raise ValueError(f"{where}: class_weights must be finite and not negative, got {values.tolist()}.")
     return weights
+
+
+@public
+def accuracy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    ignore_label: int | None = None,
+    top_k: int = 1,
+) -> jax.Array:
+    """The share of labels that are among the ``top_k`` largest logits; of equal ones the first come first.
+
+    Args:
+        logits: ``[..., V]``.
+        labels: int ``[...]``.
+        lengths: int ``[*batch]`` of ``labels [T, *batch, ...]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the labels: what counts.
+        ignore_label: a label that does not count.
+        top_k: how many classes are named, at least 1.
+
+    Returns:
+        A float32 scalar; zero where nothing counts.
+
+    Raises:
+        ValueError: for shapes that do not fit, a label outside 0 to V - 1, or a ``top_k`` outside of 1 to V.
+        TypeError: if labels or lengths are not integers, or the mask not bool.
+
+    >>> logits = jnp.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]])
+    >>> float(accuracy(logits, jnp.array([1, 2]))), float(accuracy(logits, jnp.array([1, 2]), top_k=2))
+    (0.5, 1.0)
+    """
+    logits, labels, valid = check_labels("accuracy", logits, labels, lengths, mask, ignore_label)
+    check_size("accuracy", "top_k", top_k, most=logits.shape[-1])
+    named = logits.argmax(-1)[..., None] if top_k == 1 else jax.lax.top_k(logits, top_k)[1]
+    return weighted_mean((named == labels[..., None]).any(-1).astype(jnp.float32), valid)
+
+
+@public
+def binary_accuracy(
+    logits: jax.Array, labels: jax.Array, *, lengths: jax.Array | None = None, mask: jax.Array | None = None
+) -> jax.Array:
+    """The share of answers, yes where a logit is above zero, that are those of the labels, yes where above one half.
+
+    Args:
+        logits: ``[...]``, or ``[..., 1]`` where the labels are ``[...]``.
+        labels: ``[...]``, bool, int or probabilities.
+        lengths: int ``[*batch]`` of ``labels [T, *batch, ...]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the labels: what counts.
+
+    Returns:
+        A float32 scalar; zero where nothing counts.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+        TypeError: if the lengths are not integers, or the mask not bool.
+
+    >>> float(binary_accuracy(jnp.array([3.0, -1.0, 2.0, 0.1]), jnp.array([1, 0, 0, 1])))
+    0.75
+    """
+    z, y, valid = paired("binary_accuracy", "logits", logits, "labels", labels, lengths, mask)
+    return weighted_mean(((z > 0) == (y > 0.5)).astype(jnp.float32), valid)
+
+
+@public
+def sequence_accuracy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    ignore_label: int | None = None,
+) -> jax.Array:
+    """The share of sequences that are right at every step that counts; those without such a step do not count.
+
+    Args:
+        logits: ``[T, *batch, V]``.
+        labels: int ``[T, *batch]``.
+        lengths: int ``[*batch]``: steps at and past a row's length do not count.
+        mask: bool, with the first axes of the labels: what counts.
+        ignore_label: a label that does not count.
+
+    Returns:
+        A float32 scalar; zero where nothing counts.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a label outside 0 to V - 1.
+        TypeError: if labels or lengths are not integers, or the mask not bool.
+
+    >>> logits = jax.nn.one_hot(jnp.array([[1, 0], [2, 2]]), 3)
+    >>> float(sequence_accuracy(logits, jnp.array([[1, 0], [2, 1]])))
+    0.5
+    """
+    logits, labels, valid = check_labels("sequence_accuracy", logits, labels, lengths, mask, ignore_label)
+    valid = jnp.ones(labels.shape, bool) if valid is None else valid
+    right = (logits.argmax(-1) == labels) | ~valid
+    return weighted_mean(right.all(0).astype(jnp.float32), valid.any(0))

@@ -13,10 +13,11 @@ from rnnjax.cell import wide_dtype
 from rnnjax.kinds import check_fields, public
 from rnnjax.network import output_shape, start_state
 from rnnjax.networks.masks import dropout
-from rnnjax.topologies.masks import as_wide, valid_steps
+from rnnjax.promotion import as_wide
+from rnnjax.topologies.masks import valid_steps
 from rnnjax.topologies.parts import (
     Dense,
-    Reader,
+    Reading,
     affine,
     check_network,
     flat,
@@ -39,7 +40,7 @@ class ManyToManyParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ManyToMany:
+class ManyToMany(Reading):
     r"""Synced many-to-many: answers at every step, as for tags, frames, control or forecasts one step ahead.
 
         x_t      = embedding[s_t],  one_hot(s_t)  or the numbers themselves
@@ -81,10 +82,6 @@ class ManyToMany:
         check_network("ManyToMany", "network", self.network, both=True)
         check_fields(self, least={"embed_size": 0}, rates=("dropout",))
         _ = self._reader
-
-    @property
-    def _reader(self) -> Reader:
-        return Reader("ManyToMany", self.input_size, self.vocab_size, self.embed_size)
 
     @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToManyParams:

@@ -14,10 +14,10 @@ from rnnjax.kinds import check_fields, public
 from rnnjax.network import output_shape
 from rnnjax.networks import Bidirectional, dropout
 from rnnjax.networks.bidirectional import BidirectionalParams
-from rnnjax.topologies.masks import as_wide
+from rnnjax.promotion import as_wide
 from rnnjax.topologies.parts import (
     Dense,
-    Reader,
+    Reading,
     affine,
     check_network,
     flat,
@@ -42,7 +42,7 @@ class ManyToOneParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ManyToOne:
+class ManyToOne(Reading):
     r"""Reads a sequence and answers once: classification or regression of sequences.
 
         x_t      = embedding[s_t],  one_hot(s_t)  or the numbers themselves
@@ -88,10 +88,6 @@ class ManyToOne:
         check_network("ManyToOne", "network", self.network, both=True)
         check_fields(self, least={"embed_size": 0}, rates=("dropout",))
         _ = self._reader
-
-    @property
-    def _reader(self) -> Reader:
-        return Reader("ManyToOne", self.input_size, self.vocab_size, self.embed_size)
 
     @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> ManyToOneParams:
@@ -175,7 +171,9 @@ def _ends(network: Bidirectional, params: BidirectionalParams, xs: jax.Array, op
         options = {**options, "key": keys[2]}
     _, ys = unroll(top, params, None, xs, **options)
     width, shape = output_shape(top.layers[-1][0], 1)[-1], output_shape(top, 1)
-    lengths, valid = _over(options["lengths"], ys.shape, shape), options["valid"]
+    lengths, valid = options["lengths"], options["valid"]  # for every pixel, where the features are images
+    if lengths is not None:
+        lengths = jnp.broadcast_to(as_wide(jnp.asarray(lengths), ys.ndim - 2), ys.shape[1:-1])
     if valid is not None:
         valid = jnp.broadcast_to(as_wide(jnp.asarray(valid), ys.ndim - 1), ys.shape[:-1])
     forward = pool(ys[..., :width], "last", lengths=lengths, valid=valid)
@@ -188,16 +186,8 @@ def _ends(network: Bidirectional, params: BidirectionalParams, xs: jax.Array, op
     return pooled.reshape(*batch, math.prod(pooled.shape[len(batch) :]))
 
 
-def _over(lengths: jax.Array | None, shape: tuple[int, ...], inner: tuple[int, ...]) -> jax.Array | None:
-    """The lengths for every pixel, where the features are images."""
-    if lengths is None or len(inner) == 1:
-        return lengths
-    lengths = jnp.asarray(lengths)
-    return jnp.broadcast_to(lengths.reshape(lengths.shape + (1,) * (len(inner) - 1)), shape[1:-1])
-
-
 @dataclasses.dataclass(frozen=True)
-class OneToOne:
+class OneToOne(Reading):
     r"""One input, one answer: a recurrent network that has nothing to remember, which is a feedforward one.
 
         _, y   = network.step(params.network, state_0, dropout(x))
@@ -234,7 +224,7 @@ class OneToOne:
     def __post_init__(self) -> None:
         check_network("OneToOne", "network", self.network)
         check_fields(self, least={"embed_size": 0}, rates=("dropout",))
-        _ = Reader("OneToOne", self.input_size, self.vocab_size, self.embed_size)
+        _ = self._reader
 
     @property
     def _model(self) -> ManyToOne:

@@ -11,9 +11,9 @@ import numpy as np
 from rnnjax.cell import compute_dtype, describe
 from rnnjax.checks import check_ints, is_traced
 from rnnjax.kinds import public
-from rnnjax.promotion import promoting
+from rnnjax.promotion import as_wide, promoting
 
-__all__ = ["as_wide", "judged_steps", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
+__all__ = ["judged_steps", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
 
 
 @public
@@ -40,7 +40,7 @@ def length_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
 @promoting
 def _length_mask(where: str, lengths: Any, num_steps: int) -> jax.Array:
     lengths = check_ints(where, "lengths", lengths, low=0, high=num_steps)
-    return jnp.arange(num_steps, dtype=jnp.int32).reshape(-1, *(1,) * lengths.ndim) < lengths
+    return as_wide(jnp.arange(num_steps, dtype=jnp.int32), 1 + lengths.ndim) < lengths
 
 
 def judged_steps(lengths: Any, shape: tuple[int, ...], valid: Any = None) -> Any:
@@ -54,7 +54,7 @@ def judged_steps(lengths: Any, shape: tuple[int, ...], valid: Any = None) -> Any
     sizes = np.asarray(lengths)
     if not shape or sizes.shape != shape[1 : 1 + sizes.ndim]:
         return False
-    inside = np.arange(shape[0]).reshape(-1, *(1,) * sizes.ndim) < sizes
+    inside = as_wide(np.arange(shape[0]), 1 + sizes.ndim) < sizes
     return inside if valid is None else inside & np.asarray(valid, bool)
 
 
@@ -95,11 +95,6 @@ def weighted_mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
     total = weights.sum()
     values = jnp.where(weights == 0, jnp.zeros((), values.dtype), values)
     return (values * weights).sum() / jnp.where(total == 0, jnp.ones((), values.dtype), total)
-
-
-def as_wide(mask: jax.Array, ndim: int) -> jax.Array:
-    """The mask with axes of size one behind its own, ``ndim`` in all."""
-    return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
 
 
 def valid_steps(

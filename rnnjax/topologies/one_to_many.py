@@ -14,7 +14,7 @@ from rnnjax.cell import Cell, wide_dtype
 from rnnjax.kinds import check_fields, public
 from rnnjax.topologies.bridge import ContextState, ContextStateParams
 from rnnjax.topologies.decoder import NOTHING, Decoder, DecoderParams, DecoderState
-from rnnjax.topologies.parts import Reader, check_network, run_options, split_key
+from rnnjax.topologies.parts import Reading, check_network, run_options, split_key
 
 __all__ = ["OneToMany", "OneToManyParams"]
 
@@ -28,7 +28,7 @@ class OneToManyParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class OneToMany:
+class OneToMany(Reading):
     r"""Writes a sequence from one input: a caption of an image, a name of a language, a curve of its parameters.
 
         state_0    = phi(dropout(context) @ w + b)                      for every leaf, see `ContextState`
@@ -85,10 +85,6 @@ class OneToMany:
         check_network("OneToMany", "cell", self.cell, flat=True)
         check_fields(self, least={"embed_size": 0, "output_embed_size": 0}, rates=("dropout",))
         _ = self._decoder, self._reader, self._start
-
-    @property
-    def _reader(self) -> Reader:
-        return Reader("OneToMany", self.input_size, self.vocab_size, self.embed_size)
 
     @property
     def _start(self) -> ContextState:
@@ -195,15 +191,6 @@ class OneToMany:
         run_options("OneToMany.apply", options)
         keys = split_key("OneToMany", key, 2)
         state = self.start(params, context, key=keys[0])
-        outputs, _ = self._decoder.run(
-            params.decoder,
-            state,
-            None,
-            targets,
-            steps=steps,
-            lengths=lengths,
-            sampling=sampling,
-            key=keys[1],
-            **options,
-        )
+        written: dict[str, Any] = {"steps": steps, "lengths": lengths, "sampling": sampling}
+        outputs, _ = self._decoder.run(params.decoder, state, None, targets, key=keys[1], **written, **options)
         return outputs

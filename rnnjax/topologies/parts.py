@@ -21,6 +21,7 @@ from rnnjax.topologies.masks import judged_steps
 __all__ = [
     "Dense",
     "Reader",
+    "Reading",
     "affine",
     "check_network",
     "flat",
@@ -103,6 +104,18 @@ class Reader:
         # An index below zero would count from behind.
         ys = table.at[jnp.where(xs < 0, self.vocab_size, xs)].get(mode="fill", fill_value=jnp.nan)
         return dropout(key, jnp.where((xs == -1)[..., None], jnp.zeros((), table.dtype), ys), rate)
+
+
+class Reading:
+    """A model that reads numbers (``input_size``) or symbols (``vocab_size``, ``embed_size``)."""
+
+    input_size: int | None
+    vocab_size: int | None
+    embed_size: int
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(type(self).__name__, self.input_size, self.vocab_size, self.embed_size)
 
 
 def check_network(owner: str, name: str, network: Any, *, both: bool = False, flat: bool = False) -> None:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from rnnjax.cell import compute_dtype, describe, matmul
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import public
-from rnnjax.promotion import promoting
-from rnnjax.topologies.masks import as_wide, valid_steps
+from rnnjax.promotion import as_wide, promoting
+from rnnjax.topologies.masks import valid_steps
 
 __all__ = ["POOLINGS", "Pooling", "PoolingParams", "init_pooling", "masked_softmax", "pool"]
 

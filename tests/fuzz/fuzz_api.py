@@ -389,7 +389,7 @@ def targets() -> tuple[Target, ...]:
         Target("Dynamic", Dynamic, {"lr": 0.1, "decay": 0.1, "window": 4, "epsilon": 0.1}),
         Target("evaluate_dynamic", evaluate_dynamic, {"model": model, "params": lm_params, "ids": np.arange(20) % 5,
                "options": Dynamic(window=4), "starts": [0, 7]}),
-        Target("leaky_noise", rnnjax.cells.leaky.leaky_noise, {"key": KEY, "cell": LEAKY, "params": LEAKY.init(KEY, 3),
+        Target("leaky_noise", rnnjax.cells.elman.leaky_noise, {"key": KEY, "cell": LEAKY, "params": LEAKY.init(KEY, 3),
                "xs": xs, "sigma": 0.1}),
         Target("nnx_cell", interop.nnx_cell, {"cell": GRU, "params": gru}),
         Target("from_haiku", interop.from_haiku, {"core": "LSTM", "params": {"lstm/linear":

@@ -11,8 +11,7 @@ from jax.extend.core import jaxprs_in_params
 import rnnjax
 from rnnjax import GRU, LSTM, LearnedState, Stack
 from rnnjax.networks import dropout
-from rnnjax.networks.norms import NormParams, normalize
-from rnnjax.networks.stack import StackParams
+from rnnjax.networks.stack import NormParams, StackParams, normalize
 from tests.cells_table import CELLS, Row, able, assert_close, fast_jit, loss_of, make_problem, plain, with_gradients
 
 ROW = CELLS["stack"]
@@ -63,7 +62,7 @@ def test_layers_have_their_own_sizes_keys_and_dtypes():
         ((), ValueError, "Stack: cells must hold at least one cell, got none."),
         (LSTM(4), TypeError, "Stack: cells must be a tuple of cells, got LSTM("),
         ((LSTM(4), 3), TypeError, "Stack: every layer must be a cell, got 3."),
-        ((LSTM,), TypeError, "Stack: every layer must be a cell, got <class "),
+        ((LSTM,), TypeError, "Stack: every layer must be a cell, got the class LSTM"),
     ],
 )
 def test_errors_of_a_stack(cells, kind, sentence):

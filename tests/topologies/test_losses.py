@@ -200,7 +200,7 @@ def test_low_precision_is_summed_in_float32():
         (
             lambda: accuracy(LOGITS, LABELS, top_k=4),
             ValueError,
-            r"^accuracy: top_k must lie between 1 and V = 3, got 4",
+            r"^accuracy: top_k must lie between 1 and 3, got 4",
         ),
     ],
 )
