@@ -220,12 +220,26 @@ def check_ints(
     >>> check_ints("pool", "lengths", np.array([200, 3], np.uint8), low=0, high=300)
     Array([200,   3], dtype=int32)
     """
+    array = _judged(where, name, value, low, high, shape, but, judge)
+    if not isinstance(array, np.ndarray) and array.dtype.itemsize >= 4 and array.dtype != jnp.int32:
+        # What int32 does not hold stays outside of every range instead of wrapping into it.
+        array = jnp.minimum(array, _LARGEST)
+        if jnp.issubdtype(array.dtype, jnp.signedinteger):
+            array = jnp.maximum(array, -_LARGEST - 1)
+    return jnp.asarray(array.astype(np.int32))
+
+
+def _judged(
+    where: str, name: str, value: Any, low: int | None, high: int | None, shape: Any = None, but: int | None = None,
+    judge: Any = True, *, flat: bool = False,
+) -> Any:  # fmt: skip
+    """Integers as an array in their own dtype, of NumPy unless they are traced; see `check_ints`."""
     if is_traced(value):
         array: Any = jnp.asarray(value)
     else:
         try:
             array = np.asarray(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError):  # keys of random numbers, and lists of several lengths
             raise TypeError(f"{where}: {name} must be integers, got {short(value)}.") from None
         if array.size == 0 and not hasattr(value, "dtype"):
             array = array.astype(np.int32)  # an empty list has no kind
@@ -234,6 +248,8 @@ def check_ints(
         raise TypeError(f"{where}: {name} must be integers, got {got}.")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{where}: {name} must have shape {list(shape)}, got {describe(array)}.")
+    if flat and array.ndim != 1:
+        raise ValueError(f"{where}: {name} must have shape [n], got {describe(array)}.")
     if isinstance(array, np.ndarray):
         judged = array[judge] if isinstance(judge, np.ndarray) else array if judge else array.reshape(-1)[:0]
         judged = judged if but is None else judged[judged != but]
@@ -247,12 +263,7 @@ def check_ints(
                     bounds = f"lie between {least} and {most}" + ("" if but is None else f", or be {but}")
                 values = f"{first}" if first == last else f"values from {first} to {last}"
                 raise ValueError(f"{where}: {name} must {bounds}, got {values}.")
-    elif array.dtype.itemsize >= 4 and array.dtype != jnp.int32:
-        # What int32 does not hold stays outside of every range instead of wrapping into it.
-        array = jnp.minimum(array, _LARGEST)
-        if jnp.issubdtype(array.dtype, jnp.signedinteger):
-            array = jnp.maximum(array, -_LARGEST - 1)
-    return jnp.asarray(array.astype(np.int32))
+    return array
 
 
 def check_ids(where: str, ids: Any, size: int | None = None, name: str = "ids") -> np.ndarray:
@@ -262,20 +273,7 @@ def check_ids(where: str, ids: Any, size: int | None = None, name: str = "ids") 
         TypeError: if they are not integers.
         ValueError: if they are not one axis, or one lies outside.
     """
-    key = isinstance(ids, jax.Array) and jnp.issubdtype(ids.dtype, jax.dtypes.prng_key)
-    try:
-        array = np.zeros(1, object) if key else np.asarray(ids)
-    except (TypeError, ValueError):  # lists of several lengths
-        array = np.zeros(1, object)
-    if not np.issubdtype(array.dtype, np.integer) and array.size:
-        raise TypeError(
-            f"{where}: {name} must be integers, got {describe(array) if array.dtype != object else short(ids)}."
-        )
-    if array.ndim != 1:
-        raise ValueError(f"{where}: {name} must have shape [n], got {describe(array)}.")
-    if array.size and (array.min() < 0 or (size is not None and array.max() >= size)):
-        most = "at least 0" if size is None else f"from 0 to {size - 1}"
-        raise ValueError(f"{where}: {name} must be {most}, got values from {array.min()} to {array.max()}.")
+    array: np.ndarray = _judged(where, name, ids, 0, None if size is None else size - 1, flat=True)
     return array if array.size else array.astype(np.int32)
 
 
@@ -302,16 +300,10 @@ def check_key(where: str, key: Any, name: str = "key", *, several: bool = False)
         ValueError: if there are several, and one is wanted.
     """
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not hasattr(key, "shape"):
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not new and not (dtype == jnp.uint32 and getattr(key, "ndim", 0) >= 1):
         raise TypeError(f"{where}: {name} must be a key of jax.random, got {short(key)}; make it by jax.random.key(0).")
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        axes = key.shape
-    elif dtype == jnp.uint32 and key.ndim >= 1:  # an old key is a row of numbers
-        axes = key.shape[:-1]
-    else:
-        raise TypeError(
-            f"{where}: {name} must be a key of jax.random, got {describe(key)}; make it by jax.random.key(0)."
-        )
+    axes = key.shape if new else key.shape[:-1]  # an old key is a row of numbers
     if axes and not several:
         raise ValueError(f"{where}: {name} must be one key, got {describe(key)}; use jax.vmap for several.")
     return key

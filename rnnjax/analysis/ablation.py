@@ -135,10 +135,8 @@ def _tally(
     for at, counted, resets in windows(0, len(ids) - 1, **options, where="ablate"):
         state = start_state(model.cell, model.params, at.shape[1:]) if state is None else state
         at = np.clip(at, 0, len(ids) - 2)
-        now, then = ids[at].astype(np.int32), ids[at + 1].astype(np.int32)
-        state, nats, closed = _predict(
-            model.cell, model.params, *model[2:], state, now, then, resets, clamps, jnp.asarray(closes)
-        )
+        read = (ids[at].astype(np.int32), ids[at + 1].astype(np.int32), resets)
+        state, nats, closed = _predict(model.cell, model[1:], state, read, clamps, jnp.asarray(closes))
         inside = counted & label[at]
         end = inside & ~label[at + 1]
         for k, (value, where) in enumerate(
@@ -152,19 +150,11 @@ def _tally(
 
 @functools.partial(jax.jit, static_argnames="cell")
 def _predict(
-    cell: Any,
-    params: Any,
-    inputs: Any,
-    w_out: jax.Array,
-    b_out: jax.Array,
-    state: Any,
-    symbols: jax.Array,
-    targets: jax.Array,
-    resets: jax.Array,
-    clamps: Clamps,
-    closes: jax.Array,
+    cell: Any, model: Any, state: Any, read: tuple[jax.Array, ...], clamps: Clamps, closes: jax.Array
 ) -> tuple[Any, jax.Array, jax.Array]:
     """The state, the nats of every next symbol, and the probability of those that close, ``[T, B]``."""
+    params, inputs, w_out, b_out = model
+    symbols, targets, resets = read
 
     def step(state: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         symbols, reset = now

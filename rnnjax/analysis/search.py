@@ -147,7 +147,7 @@ def search_units(
     mean = sum(part.total for part in halves) / len(ids) + scanner.offset
     return {
         name: _summarize(
-            name, label[half:], names, scanner, halves[0].parts[name], halves[1].parts[name], controls[name], mean
+            scanner, name, label[half:], names, [part.parts[name] for part in halves], controls[name], mean
         )
         for name, label in labels.items()
     }
@@ -196,10 +196,9 @@ class _Scanner:
 
     def read(self, begin: int, end: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Positions ``[m]``, weights ``[m]`` (1 counts, else 0), values ``[m, units]`` above the offset, and bins."""
+        grid = (self.offset, self.scale, self.low, self.width)
         for part in read_text(self.model, self.ids, begin=begin, end=end, **self.options):
-            values, places = _digitize(
-                tuple(part.values.values()), self.offset, self.scale, self.low, self.width, self.kinds, self.bins
-            )
+            values, places = _digitize(tuple(part.values.values()), grid, self.kinds, self.bins)
             units = values.shape[-1]
             at, weight = part.positions.ravel(), part.counted.ravel().astype(np.float32)
             yield at, weight, np.asarray(values).reshape(-1, units), np.asarray(places).reshape(-1, units)
@@ -233,15 +232,8 @@ def _spread(values: tuple[Any, ...], scale: Any, kinds: tuple[str, ...]) -> jax.
 
 
 @functools.partial(jax.jit, static_argnames=("kinds", "bins"))
-def _digitize(
-    values: tuple[jax.Array, ...],
-    offset: jax.Array,
-    scale: jax.Array,
-    low: jax.Array,
-    width: jax.Array,
-    kinds: tuple[str, ...],
-    bins: int,
-) -> tuple[jax.Array, jax.Array]:
+def _digitize(values: tuple[jax.Array, ...], grid: Any, kinds: tuple[str, ...], bins: int) -> tuple[Any, jax.Array]:
+    offset, scale, low, width = grid
     spread = (_spread(values, scale, kinds) - low) / width
     return jnp.concatenate(values, axis=-1) - offset, jnp.clip(spread, 0, bins - 1).astype(jnp.int32)
 
@@ -321,21 +313,16 @@ def _control(
 
 
 def _summarize(
-    name: str,
-    label: np.ndarray,
-    units: tuple[str, ...],
-    scanner: _Scanner,
-    first: Any,
-    second: Any,
-    control: np.ndarray,
-    mean: np.ndarray,
+    scanner: _Scanner, name: str, label: np.ndarray, units: tuple[str, ...], parts: Sequence[Any], *found: np.ndarray
 ) -> LabelSearch:
+    """The scores of a label from its ``parts`` in both halves; ``found`` is the control, and the mean of each unit."""
+    first, second = parts
     share = float(np.mean(label, dtype=np.float64))
     if not isinstance(first, _Binary):
         direction = np.where(first < 0, -1, 1)
         nothing = np.full(len(units), np.nan)
         scores = (second * direction, direction, np.abs(first), nothing, nothing, np.zeros(len(units)))
-        return LabelSearch(name, False, share, units, *scores, control, mean)
+        return LabelSearch(name, False, share, units, *scores, *found)
     (chosen, _), (held_out, error) = first.auc(), second.auc()
     direction = np.where(chosen < 0.5, -1, 1)
 
@@ -350,4 +337,4 @@ def _summarize(
     edge = np.where(accuracy[rows, middle] == accuracy[rows, start], middle, start)
     accuracy = directed(second.accuracy())[rows, edge]
     scores = (directed(held_out), direction, directed(chosen), accuracy, scanner.thresholds(edge), error)
-    return LabelSearch(name, True, share, units, *scores, control, mean)
+    return LabelSearch(name, True, share, units, *scores, *found)

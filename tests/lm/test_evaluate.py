@@ -192,11 +192,11 @@ def test_blocks_of_logits_change_nothing(embed_size: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("ids", "options", "kind", "sentence"),
     [
-        ([0, 1, -1], {}, ValueError, "evaluate: ids must be from 0 to 4, got values from -1 to 1."),
-        ([0, 1, 5], {}, ValueError, "evaluate: ids must be from 0 to 4, got values from 0 to 5."),
+        ([0, 1, -1], {}, ValueError, "evaluate: ids must lie between 0 and 4, got values from -1 to 1."),
+        ([0, 1, 5], {}, ValueError, "evaluate: ids must lie between 0 and 4, got values from 0 to 5."),
         ([0, 0.5, 1], {}, TypeError, "evaluate: ids must be integers, got f32[3]."),
-        ([True, False], {}, TypeError, "evaluate: ids must be integers, got bool[2]."),
-        ([0, 1, 2], {"starts": [99]}, ValueError, "evaluate: starts must be from 0 to 2, got values from 99 to 99."),
+        ([True, False], {}, TypeError, "evaluate: ids must be integers, got [True, False]."),
+        ([0, 1, 2], {"starts": [99]}, ValueError, "evaluate: starts must lie between 0 and 2, got 99."),
         ([0, 1, 2], {"starts": [2, 0]}, ValueError, "evaluate: starts must be sorted, got [2, 0]."),
         ([0, 1, 2], {"window": 1.5}, TypeError, "evaluate: window must be an int, got 1.5."),
     ],
