@@ -147,7 +147,7 @@ def test_annotations_are_what_is_checked():
         (lambda: rnnjax.analysis.label_from_name("quotes"), "quote"),
         (lambda: rnnjax.engines.engine("fusd"), "fused"),
         (lambda: rnnjax.unroll(GRU, GRU.init(KEY, 3), None, jnp.ones((4, 2, 3)), implementation="scna"), "scan"),
-        (lambda: rnnjax.topologies.pooling.pool(jnp.ones((4, 2, 3)), "means"), "mean"),
+        (lambda: rnnjax.topologies.many_to_one.pool(jnp.ones((4, 2, 3)), "means"), "mean"),
         (lambda: rnnjax.testing.check_laws(GRU, 3, laws=["remats"]), "remat"),
         (lambda: preset_options("widw"), "wide"),
     ],

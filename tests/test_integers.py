@@ -21,14 +21,14 @@ def test_lengths_of_any_width(dtype):
     ys = jnp.arange(300.0).reshape(300, 1, 1)
     n = 100
     lengths = np.array([n], dtype)
-    assert topologies.pooling.pool(ys, "last", lengths=lengths).item() == n - 1
-    assert topologies.pooling.pool(ys, "mean", lengths=lengths).item() == (n - 1) / 2
-    assert topologies.pooling.pool(ys, "max", lengths=lengths).item() == n - 1
-    assert topologies.pooling.pool(ys, "last", lengths=np.array([0], dtype)).item() == 0
+    assert topologies.many_to_one.pool(ys, "last", lengths=lengths).item() == n - 1
+    assert topologies.many_to_one.pool(ys, "mean", lengths=lengths).item() == (n - 1) / 2
+    assert topologies.many_to_one.pool(ys, "max", lengths=lengths).item() == n - 1
+    assert topologies.many_to_one.pool(ys, "last", lengths=np.array([0], dtype)).item() == 0
     np.testing.assert_array_equal(topologies.masks.length_mask(lengths, 300)[:, 0], np.arange(300) < n)
     assert topologies.masked_mean(ys, lengths=lengths).item() == (n - 1) / 2
     assert topologies.mse_loss(ys, jnp.zeros_like(ys), lengths=lengths) == np.mean(np.arange(n) ** 2.0)
-    traced = fast_jit(lambda lengths: topologies.pooling.pool(ys, "last", lengths=lengths))
+    traced = fast_jit(lambda lengths: topologies.many_to_one.pool(ys, "last", lengths=lengths))
     assert traced(lengths).item() == n - 1
 
 
@@ -123,22 +123,22 @@ RUN = (GRU, GRU.init(KEY, 3), GRU.initial_state((2,)), jnp.ones((4, 2, 3)))
             "ManyToOne.apply: xs must lie between -2147",
         ),
         (
-            lambda: topologies.pooling.pool(LOGITS, "last", lengths=[2, 4]),
+            lambda: topologies.many_to_one.pool(LOGITS, "last", lengths=[2, 4]),
             ValueError,
             "pool: lengths must lie between 0 and 3, g",
         ),
         (
-            lambda: topologies.pooling.pool(LOGITS, "last", lengths=[-1, 2]),
+            lambda: topologies.many_to_one.pool(LOGITS, "last", lengths=[-1, 2]),
             ValueError,
             "pool: lengths must lie between 0 and 3, ",
         ),
         (
-            lambda: topologies.pooling.pool(LOGITS, "last", lengths=[1.0, 2]),
+            lambda: topologies.many_to_one.pool(LOGITS, "last", lengths=[1.0, 2]),
             TypeError,
             "pool: lengths must be integers, got f32[2].",
         ),
         (
-            lambda: topologies.pooling.pool(LOGITS, "last", lengths=[2**40, 1]),
+            lambda: topologies.many_to_one.pool(LOGITS, "last", lengths=[2**40, 1]),
             ValueError,
             "pool: lengths must lie between -2147",
         ),

@@ -10,7 +10,7 @@ import pytest
 import rnnjax
 from rnnjax import forecast
 from rnnjax.analysis.gradient_flow import gradient_flow
-from rnnjax.analysis.lyapunov import _log_diagonals, lyapunov_spectrum
+from rnnjax.analysis.jacobians import _log_diagonals, lyapunov_spectrum
 from rnnjax.analysis.recording import OneHot, SymbolModel
 from rnnjax.analysis.text_flow import as_inputs, symbol_gradient_flow
 from rnnjax.forecast import sampling

@@ -12,7 +12,7 @@ import optax
 
 from rnnjax.analysis.flat import state_size
 from rnnjax.analysis.gradient_flow import GradientFlow, gradient_flow
-from rnnjax.analysis.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from rnnjax.analysis.jacobians import LyapunovSpectrum, lyapunov_spectrum
 from rnnjax.analysis.recording import OneHot, SymbolModel
 from rnnjax.kinds import public
 from rnnjax.network import Around, Visit, start_state

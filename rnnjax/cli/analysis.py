@@ -18,9 +18,9 @@ from rich.text import Text
 from rnnjax.analysis.ablation import Ablation
 from rnnjax.analysis.ablation import ablate as ablate_units
 from rnnjax.analysis.labels import Label, default_labels, label_from_name, label_text, varying
+from rnnjax.analysis.plots import color_of, plot_ranking, plot_text, value_scale
 from rnnjax.analysis.recording import OneHot, SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
-from rnnjax.analysis.unit_plots import color_of, plot_ranking, plot_text, value_scale
 from rnnjax.analysis.units import parse_unit
 from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
 from rnnjax.cli.output import echo, echo_json, echo_table

@@ -12,7 +12,7 @@ import typer
 
 from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import flatten_state, state_size
-from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
+from rnnjax.analysis.jacobians import kaplan_yorke_dimension
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
 from rnnjax.analysis.recording import OneHot, SymbolModel
 from rnnjax.analysis.text_flow import as_inputs, symbol_gradient_flow, symbol_lyapunov, text_pieces

@@ -11,9 +11,9 @@ import numpy as np
 
 from rnnjax.analysis.gates import UnitStatistics, unit_statistics
 from rnnjax.analysis.labels import LABELS, varying
+from rnnjax.analysis.plots import value_scale
 from rnnjax.analysis.recording import SymbolModel, leaves_of, text_values
 from rnnjax.analysis.search import LabelSearch, search_units
-from rnnjax.analysis.unit_plots import value_scale
 from rnnjax.analysis.units import Leaf
 from rnnjax.files import plain
 from rnnjax.kinds import check_kinds, public

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnnjax.analysis.flat import state_size
-from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
+from rnnjax.analysis.jacobians import kaplan_yorke_dimension
 from rnnjax.analysis.recording import SymbolModel
 from rnnjax.analysis.text_flow import symbol_gradient_flow, symbol_lyapunov, text_pieces
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rnnjax.analysis.unit_plots import DIVERGING, SEQUENTIAL
+from rnnjax.analysis.plots import DIVERGING, SEQUENTIAL
 from rnnjax.checks import describe
 from rnnjax.report.packing import to_json
 from rnnjax.report.site import COURSE, site_address

@@ -13,7 +13,7 @@ from rnnjax.checks import check_ints, is_traced
 from rnnjax.kinds import public
 from rnnjax.promotion import as_wide, promoting
 
-__all__ = ["judged_steps", "length_mask", "masked_mean", "valid_steps", "weighted_mean"]
+__all__ = ["judged_steps", "length_mask", "masked_mean", "masked_softmax", "valid_steps", "weighted_mean"]
 
 
 @public
@@ -127,3 +127,14 @@ def valid_steps(
     if valid is not None and same:
         valid = jnp.broadcast_to(as_wide(valid, len(shape)), shape)
     return valid
+
+
+def masked_softmax(scores: jax.Array, valid: jax.Array | None, axis: int) -> jax.Array:
+    """Softmax over what is valid; zeros elsewhere, and everywhere where nothing is."""
+    if valid is None or not scores.shape[axis]:
+        return jax.nn.softmax(scores, axis) if scores.shape[axis] else scores
+    scores = jnp.where(valid, scores, jnp.finfo(scores.dtype).min)
+    top = jax.lax.stop_gradient(scores.max(axis, keepdims=True))
+    powers = jnp.where(valid, jnp.exp(scores - top), jnp.zeros((), scores.dtype))
+    total = powers.sum(axis, keepdims=True)
+    return powers / jnp.where(total == 0, jnp.ones((), total.dtype), total)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rnnjax.analysis.fixed_points import FixedPoints
 from rnnjax.analysis.gradient_flow import GradientFlow
-from rnnjax.analysis.lyapunov import LyapunovSpectrum
+from rnnjax.analysis.jacobians import LyapunovSpectrum
 from rnnjax.analysis.plots import plot_fixed_points, plot_gradient_flow, plot_lyapunov
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import rnnjax
 from rnnjax.analysis import lyapunov_spectrum, step_jacobians
-from rnnjax.analysis.lyapunov import kaplan_yorke_dimension
+from rnnjax.analysis.jacobians import kaplan_yorke_dimension
 from tests.cells_table import CELLS, make_problem
 
 

@@ -13,7 +13,7 @@ import rnnjax
 from rnnjax.analysis import SymbolModel, ablate, record, search_units, text_values
 from rnnjax.analysis.ablation import step_clamped
 from rnnjax.analysis.gates import unit_statistics
-from rnnjax.analysis.unit_plots import plot_ranking, plot_text
+from rnnjax.analysis.plots import plot_ranking, plot_text
 from tests.analysis.pairs import pairs
 from tests.cells_table import fast_jit
 

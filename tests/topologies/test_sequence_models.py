@@ -14,7 +14,7 @@ from rnnjax import GRU, LSTM, Bidirectional, ConvLSTM, Stack
 from rnnjax.cells.registry import cell_from_repr
 from rnnjax.topologies import Attention, EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, mse_loss
 from rnnjax.topologies.many_to_many import ManyToManyParams
-from rnnjax.topologies.pooling import pool
+from rnnjax.topologies.many_to_one import pool
 from tests.cells_table import fast_jit
 from tests.references.numpy_core import numpy_gru
 from tests.topologies.helpers import KEY, random_params
