@@ -131,12 +131,8 @@ def _annotations(kind: type) -> tuple[tuple[str, Any], ...]:
 
 
 def _checked(where: str, name: str, value: Any, annotation: Any) -> Any:
-    if annotation is int:
-        return check_size(where, name, value)
-    if annotation is float:
-        return check_real(where, name, value)
-    if annotation is bool:
-        return check_flag(where, name, value)
+    if check := _FIELDS.get(annotation):
+        return check(where, name, value)
     if typing.get_origin(annotation) is typing.Literal:
         return check_choice(where, name, value, typing.get_args(annotation))
     if isinstance(annotation, type) and getattr(annotation, "_is_protocol", False) and "__call__" in vars(annotation):
@@ -360,6 +356,7 @@ def _tree(where: str, name: str, value: Any) -> Any:
     return value
 
 
+_FIELDS: dict[Any, Check] = {int: check_size, float: check_real, bool: check_flag}
 _BY_ANNOTATION: dict[Any, Check] = {
     int: lambda where, name, value: check_size(where, name, value, least=-(2**31)),
     float: _number,

@@ -35,19 +35,11 @@ _DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")
 
 
 class Named(NamedTuple):
-    """A value under a name."""
-
-    value: jax.Array
-    made_by: str  # the JAX primitive that computed it: "logistic", "tanh", "add", ...; "" for an argument or constant
-    before: jax.Array | None  # what "logistic", "tanh" or "exp" was applied to; None for what another primitive made
-
-
-class _Made(NamedTuple):
-    """A value on its way through the equations."""
+    """A value under a name, or on its way through the equations."""
 
     value: Any
-    by: str = ""
-    before: Any = None
+    made_by: str = ""  # what computed it in JAX: "logistic", "tanh", "add", ...; "" for an argument or constant
+    before: Any = None  # what "logistic", "tanh" or "exp" was applied to; None for what another primitive made
 
 
 def name_values(**values: jax.Array) -> None:
@@ -93,7 +85,7 @@ def observe(function: Callable[..., Any], *args: Any, hold: Hold | None = None) 
     hold = {} if hold is None else hold
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
     found: dict[str, Named] = {}
-    outs = _run(closed.jaxpr, closed.consts, [_Made(leaf) for leaf in jax.tree.leaves(args)], hold, found)
+    outs = _run(closed.jaxpr, closed.consts, [Named(leaf) for leaf in jax.tree.leaves(args)], hold, found)
     unknown = ", ".join(repr(name) for name in hold if name not in found)
     if unknown:
         raise ValueError(
@@ -104,22 +96,22 @@ def observe(function: Callable[..., Any], *args: Any, hold: Hold | None = None) 
     return jax.tree.unflatten(jax.tree.structure(shape), [out.value for out in outs]), found
 
 
-def _run(jaxpr: Any, consts: Sequence[Any], args: Sequence[_Made], hold: Hold, found: dict[str, Named]) -> list[_Made]:
-    known: dict[Any, _Made] = {}
+def _run(jaxpr: Any, consts: Sequence[Any], args: Sequence[Named], hold: Hold, found: dict[str, Named]) -> list[Named]:
+    known: dict[Any, Named] = {}
     names: dict[Any, list[str]] = {}
     for equation in jaxpr.eqns:
         if equation.primitive.name == "name" and not isinstance(equation.invars[0], Literal):
             names.setdefault(equation.invars[0], []).append(equation.params["name"])
 
-    def write(v: Any, made: _Made) -> None:
+    def write(v: Any, made: Named) -> None:
         for name in names.get(v, ()):
             made = _named(name, made, hold, found)
         known[v] = made
 
-    def read(v: Any) -> _Made:
-        return _Made(v.val) if isinstance(v, Literal) else known[v]
+    def read(v: Any) -> Named:
+        return Named(v.val) if isinstance(v, Literal) else known[v]
 
-    for v, made in zip((*jaxpr.constvars, *jaxpr.invars), (*map(_Made, consts), *args), strict=True):
+    for v, made in zip((*jaxpr.constvars, *jaxpr.invars), (*map(Named, consts), *args), strict=True):
         write(v, made)
     for equation in jaxpr.eqns:
         for v, made in zip(equation.outvars, _equation(equation, list(map(read, equation.invars)), hold, found)):
@@ -127,7 +119,7 @@ def _run(jaxpr: Any, consts: Sequence[Any], args: Sequence[_Made], hold: Hold, f
     return list(map(read, jaxpr.outvars))
 
 
-def _equation(equation: Any, args: list[_Made], hold: Hold, found: dict[str, Named]) -> list[_Made]:
+def _equation(equation: Any, args: list[Named], hold: Hold, found: dict[str, Named]) -> list[Named]:
     kind, parameters = equation.primitive.name, equation.params
     if kind == "name":
         constant = isinstance(equation.invars[0], Literal)
@@ -152,13 +144,13 @@ def _equation(equation: Any, args: list[_Made], hold: Hold, found: dict[str, Nam
     with equation.ctx.manager:
         outs = equation.primitive.bind(*(a.value for a in args), **equation.primitive.get_bind_params(parameters))
     if equation.primitive.multiple_results:
-        return list(map(_Made, outs))
+        return list(map(Named, outs))
     if kind in _SAME:
         return [args[0]._replace(value=outs)]
-    return [_Made(outs, kind, args[0].value if kind in _NONLINEAR else None)]
+    return [Named(outs, kind, args[0].value if kind in _NONLINEAR else None)]
 
 
-def _named(name: str, made: _Made, hold: Hold, found: dict[str, Named]) -> _Made:
+def _named(name: str, made: Named, hold: Hold, found: dict[str, Named]) -> Named:
     if name in hold:
         value = hold[name](made.value)
         if value.shape != made.value.shape or value.dtype != made.value.dtype:
@@ -167,11 +159,11 @@ def _named(name: str, made: _Made, hold: Hold, found: dict[str, Named]) -> _Made
                 f"{describe(value)}; keep its shape and dtype."
             )
         made = made._replace(value=value)
-    found[name] = Named(*made)
+    found[name] = made
     return made
 
 
-def _scan(parameters: Any, args: list[_Made], hold: Hold, found: dict[str, Named]) -> list[_Made]:
+def _scan(parameters: Any, args: list[Named], hold: Hold, found: dict[str, Named]) -> list[Named]:
     body = parameters["jaxpr"]
     if "num_consts" in parameters:
         first, num_carry = parameters["num_consts"], parameters["num_carry"]
@@ -183,7 +175,7 @@ def _scan(parameters: Any, args: list[_Made], hold: Hold, found: dict[str, Named
 
     def step(carry: Any, xs: Any) -> Any:
         inside: dict[str, Named] = {}
-        outs = _run(body.jaxpr, body.consts, list(map(_Made, [*values[:first], *carry, *xs])), hold, inside)
+        outs = _run(body.jaxpr, body.consts, list(map(Named, [*values[:first], *carry, *xs])), hold, inside)
         made_by.update({name: seen.made_by for name, seen in inside.items()})
         results = [out.value for out in outs]
         return results[: last - first], (results[last - first :], [(s.value, s.before) for s in inside.values()])
@@ -191,7 +183,7 @@ def _scan(parameters: Any, args: list[_Made], hold: Hold, found: dict[str, Named
     options = {key: parameters[key] for key in ("length", "reverse", "unroll")}
     carry, (ys, stacked) = jax.lax.scan(step, values[first:last], values[last:], **options)
     found.update({name: Named(v, by, b) for (name, by), (v, b) in zip(made_by.items(), stacked, strict=True)})
-    return list(map(_Made, [*carry, *ys]))
+    return list(map(Named, [*carry, *ys]))
 
 
 def inner_jaxprs(parameters: Any) -> list[Any]:

@@ -127,9 +127,9 @@ def find_fixed_points(
     distances, radius = _distances(ends, cloud)
     if max_distance is not None:
         radius = check_real(where, "max_distance", max_distance, above=0)
-        near = np.isfinite(speeds) & (distances <= radius)
-    else:
-        near = np.isfinite(speeds) & (distances <= radius) & _between(ends, cloud, radius)
+    near = np.isfinite(speeds) & (distances <= radius)
+    if max_distance is None:
+        near &= _between(ends, cloud, radius)
     still = np.isfinite(speeds) & (speeds <= max(max_speed, tolerance))
     slow = near & still
     kept, hits = _merge(ends[slow], speeds[slow], merge_distance)

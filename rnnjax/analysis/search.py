@@ -67,19 +67,10 @@ class LabelSearch:
 
     def top(self, count: int | None = None) -> list[UnitScore]:
         """The best units, ranked on the first half of the text; so the score on the second is not chosen for size."""
-        return [
-            UnitScore(
-                self.units[k],
-                float(self.score[k]),
-                int(self.direction[k]),
-                float(self.first[k]),
-                self.p_value(float(self.score[k])),
-                float(self.accuracy[k]),
-                float(self.threshold[k]),
-                float(self.error[k]),
-            )
-            for k in np.argsort(-self.first, kind="stable")[:count].tolist()
-        ]
+        p_values = np.array([self.p_value(score) for score in self.score.tolist()])
+        columns = (self.score, self.direction, self.first, p_values, self.accuracy, self.threshold, self.error)
+        order = np.argsort(-self.first, kind="stable")[:count].tolist()
+        return [UnitScore(self.units[k], *(column[k].item() for column in columns)) for k in order]
 
 
 def selection_names(selection: Selection, sizes: Mapping[str, int]) -> tuple[str, ...]:
