@@ -122,6 +122,41 @@ def test_vmap_over_sequences_and_over_parameters(x64):
     same(lambda name, p, xs: jax.vmap(lambda x: jax.vmap(lambda p: loss(name, p, x))(p))(xs), own, xs)
 
 
+@pytest.mark.parametrize("remat", [None, "gates"])
+@pytest.mark.parametrize("dense", [None, (0, 0), (2, 1), (6, 4)])
+@pytest.mark.parametrize("cell", [rnnjax.LSTM(37), rnnjax.GRU(20), rnnjax.Elman(70)], ids=lambda c: type(c).__name__)
+def test_inputs_that_are_symbols(cell, dense, remat, x64):
+    """Rows with one number that is not zero, or none; all of them, or all but one; only some cotangents are wanted."""
+    rng = np.random.default_rng(0)
+    xs = np.zeros((7, 5, 19))
+    steps, rows = np.indices(xs.shape[:2])
+    xs[steps, rows, rng.integers(0, 19, xs.shape[:2])] = rng.normal(size=xs.shape[:2])
+    xs[3, 2] = 0
+    if dense:
+        xs[dense] = rng.normal(size=19)
+    params = jax.tree.map(lambda p: rng.normal(size=p.shape) / 3, cell.init(jax.random.key(0), 19, float))
+
+    def loss(name, remat, params, xs):
+        options = {"lengths": jnp.array([7, 5, 7, 2, 7]), "reverse": True, "remat": remat, "implementation": name}
+        return jnp.sum(jnp.sin(rnnjax.unroll(cell, params, None, xs, **options)[1]))
+
+    remats = {"native": remat, "scan": None}  # the scan knows no "gates"
+    for which in (0, 1, (0, 1)):
+        same(lambda name, *a, which=which: jax.grad(functools.partial(loss, name, remats[name]), which)(*a), params, xs)
+
+
+def test_a_cotangent_of_the_inputs_that_nobody_asks_for_is_not_computed():
+    cell, xs = rnnjax.LSTM(16), jnp.ones((8, 8, 9))
+    params = cell.init(jax.random.key(0), 9)
+
+    def loss(params, xs):
+        return rnnjax.unroll(cell, params, None, xs, implementation="native")[1].sum()
+
+    both, one = (jax.jit(jax.grad(loss, which)).lower(params, xs).as_text() for which in ((0, 1), 0))
+    calls = [next(line for line in text.splitlines() if "_backward" in line) for text in (both, one)]
+    assert [call.split("->")[1].count("tensor<8x8x9xf32>") for call in calls] == [1, 0]
+
+
 def test_second_derivatives(x64):
     loss, params, xs = rows(())
     same(lambda name, x: jax.jacrev(jax.grad(lambda x: loss(name, params, x)))(x), xs[0])

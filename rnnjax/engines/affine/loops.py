@@ -82,8 +82,8 @@ class Loops(Protocol):
 
     Those that are `ManyLoops` take several networks at once, which is what `jax.vmap` over parameters makes.
 
-    What they may read of a plan: ``cell``, ``dtype``, ``reverse``, ``summed``, ``keep_gates``, ``update`` as a
-    function of arrays, and ``program()``, the update as straight-line arithmetic.
+    What they may read of a plan: ``cell``, ``dtype``, ``reverse``, ``summed``, ``keep_gates``, ``moves_inputs``,
+    ``update`` as a function of arrays, and ``program()``, the update as straight-line arithmetic.
 
     Attributes:
         platform: where loops that are opaque to JAX (kernels, native code) can be compiled: ``"cpu"``, ``"cuda"``,

@@ -59,14 +59,14 @@ def rank(job: Job) -> float:
         return -1
     if job.steps < 8 or job.steps * rows < 64 or 2 * job.steps * rows * G * H * (job.input_size + H) < 1_000_000:
         return -1
-    return 10 if isinstance(_load(_bare(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype))), Loaded) else -1
+    return 10 if isinstance(_load(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype).bare()), Loaded) else -1
 
 
 def compiles(cell: Any) -> bool:
     """Whether the native loops can run a cell on this machine's CPU; asks JAX for no device, and compiles nothing."""
     if not is_floating(cell, AffineCell):
         return False
-    return not isinstance(_prepared(_bare(plan_of(cell, cell.hidden_size, None, None))), str)
+    return not isinstance(_prepared(plan_of(cell, cell.hidden_size, None, None).bare()), str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class NativeLoops:
             return f"needs the CPU, got {job.backend}"
         if jax.local_device_count("cpu") > 1 and not (splits_batches() and job.free):
             return "needs to have the only CPU device, all cores of which it uses"
-        found = _prepared(_bare(plan))
+        found = _prepared(plan.bare())
         return found if isinstance(found, str) else _failures.get(found, "")
 
     def segment(self, plan: Plan, operands: Operands) -> int | None:
@@ -108,7 +108,8 @@ class NativeLoops:
         arrays = [*_arrays(call, plan, operands), *kept.rest, _wide(plan, d_ys, T, B, H)]
         arrays += [_wide(plan, leaf, B, H) for leaf in jax.tree.leaves(d_final)]
         found = iter(call.backward(*arrays))
-        d_xs, d_w_ih = next(found).reshape(operands.xs.shape), next(found)
+        d_xs = next(found).reshape(operands.xs.shape) if call.inputs else jnp.zeros_like(operands.xs)
+        d_w_ih = next(found)
         d_w_hh, d_b = next(found) if operands.w_hh is not None else None, next(found)
         program = call.cell.program
         d_own = program.leaves(list(next(found))) if program.num_own else []
@@ -121,7 +122,8 @@ def _call(plan: Plan, operands: Operands, keep: bool) -> Call:
     """Which arrays there are."""
     controls = operands.controls
     mode = 0 if not keep else 1 if plan.keep_gates else 2
-    return Call(plan, _loaded(plan), controls.valid is not None, controls.resets is not None, mode)
+    masks = controls.valid is not None, controls.resets is not None
+    return Call(plan, _loaded(plan), *masks, mode, plan.moves_inputs)
 
 
 def _flat(state: Any) -> tuple[list[jax.Array], Any]:
@@ -146,11 +148,6 @@ def _arrays(call: Call, plan: Plan, operands: Operands) -> list[jax.Array]:
     found += [mask.reshape(T, B) for mask in (controls.valid, controls.resets) if mask is not None]
     states = [state] if controls.resets is None else [state, controls.fresh]
     return found + [_wide(plan, leaf, B, H) for leaf in jax.tree.leaves(states)]
-
-
-def _bare(plan: Plan) -> Plan:
-    """What the compiled cell depends on."""
-    return dataclasses.replace(plan, reverse=False, keep_gates=True)
 
 
 @functools.lru_cache(maxsize=256)
@@ -203,7 +200,7 @@ def _register(target: str, handler: ctypes.CDLL) -> None:
 
 
 def _loaded(plan: Plan) -> Loaded:
-    found = _load(_bare(plan))
+    found = _load(plan.bare())
     if isinstance(found, str):
         raise ValueError(f"unroll: 'native' {found}; take implementation=None.")
     return found

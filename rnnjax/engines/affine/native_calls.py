@@ -44,6 +44,7 @@ class Call:
         valid: whether there is a mask.
         resets: whether there are resets.
         keep: what the forward pass keeps: 0 nothing, 1 all that the backward pass reads, 2 states only.
+        inputs: whether the backward pass gives the cotangent of xs.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Call:
     valid: bool
     resets: bool
     keep: int
+    inputs: bool = True
 
     @property
     def y_is_h(self) -> bool:
@@ -60,7 +62,7 @@ class Call:
 
     def flags(self) -> Any:
         """As the handler reads them."""
-        return np.int32(self.plan.reverse + 2 * self.valid + 4 * self.resets + 8 * self.keep)
+        return np.int32(self.plan.reverse + 2 * self.valid + 4 * self.resets + 8 * self.keep + 32 * (not self.inputs))
 
     def forward(self, *arrays: jax.Array) -> Sequence[jax.Array]:
         """``ys``, the final states, and what is kept beside ys: h where it is not ys, and values or states."""
@@ -76,10 +78,10 @@ class Call:
         return self._run("forward", outs, arrays)
 
     def backward(self, *arrays: jax.Array) -> Sequence[jax.Array]:
-        """Cotangents of xs, w_ih, w_hh, b, own, the states and the fresh states."""
+        """Cotangents of xs where it is wanted, w_ih, w_hh, b, own, the states and the fresh states."""
         xs, w_ih = arrays[:2]
         H, GH, dtype = self._hidden_size(w_ih), w_ih.shape[1], xs.dtype
-        outs = [_shape(dtype, *xs.shape), _shape(dtype, *w_ih.shape)]
+        outs = [_shape(dtype, *xs.shape)] * self.inputs + [_shape(dtype, *w_ih.shape)]
         outs += [_shape(dtype, H, GH)] * (len(self.cell.layout.gate_h) > 0) + [_shape(dtype, GH)]
         outs += [_shape(dtype, self.cell.program.num_own, H)] * (self.cell.program.num_own > 0)
         outs += [_shape(dtype, xs.shape[1], H)] * (len(self.cell.program.new) * (1 + self.resets))

@@ -32,6 +32,7 @@ class Plan:
         reverse: whether time runs from the last step to the first.
         keep_gates: whether the forward pass may keep more than the states for the backward pass; not with
             ``remat="gates"``.
+        moves_inputs: whether anybody asks for the cotangent of ``xs``; where not, loops may leave it out.
     """
 
     cell: AffineCell
@@ -41,6 +42,7 @@ class Plan:
     template: tuple[Any, ...]
     reverse: bool = False
     keep_gates: bool = True
+    moves_inputs: bool = True
 
     @property
     def reads(self) -> tuple[bool, ...]:
@@ -85,7 +87,11 @@ class Plan:
 
     def program(self) -> Program | Refusal:
         """The update of one example and its vector-Jacobian product as straight-line arithmetic, or why not."""
-        return _program(dataclasses.replace(self, reverse=False, keep_gates=True))
+        return _program(self.bare())
+
+    def bare(self) -> Plan:
+        """The plan without what differs from call to call: what a compiled cell depends on."""
+        return dataclasses.replace(self, reverse=False, keep_gates=True, moves_inputs=True)
 
 
 def packs_gates() -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rnnjax.engines.affine.axes import batch_axes, folded, network_axes, of_their_own
 from rnnjax.engines.affine.gradient import backward
 from rnnjax.engines.affine.loops import Kept, Loops, Operands, take_many
 from rnnjax.engines.affine.plan import Plan
@@ -46,7 +47,7 @@ class _Base(Operation):
         loops: those of the engine.
         plan: of the recurrence.
         tree: of the operands.
-        many: whether all of them have an axis of networks, where `_network_axes` says.
+        many: whether all of them have an axis of networks, where `network_axes` says.
         precision: `jax.default_matmul_precision` where it was called; the backward pass keeps it.
     """
 
@@ -67,7 +68,7 @@ class _Base(Operation):
 
     def axes_out(self, args: Flat, axes: Axes) -> list[int]:
         """Where the results have what was folded into the batch: those of the state, then ``ys``."""
-        last = _batch_axes(args, axes)
+        last = batch_axes(args, axes)
         return [last] * (self.results - 1) + [last + 1]
 
     def forward(self, loops: Loops, args: Flat, *, keep: bool) -> tuple[Any, jax.Array, Kept | None]:
@@ -76,7 +77,7 @@ class _Base(Operation):
 
         mapped = self.many and loops is not self.loops
         with jax.default_matmul_precision(self.precision):
-            return (jax.vmap(one, tuple(_network_axes(self.tree)), (0, 1, 0)) if mapped else one)(*args)
+            return (jax.vmap(one, tuple(network_axes(self.tree)), (0, 1, 0)) if mapped else one)(*args)
 
     def backward(self, loops: Loops, args: Flat, kept: Any, cts: Flat) -> list[jax.Array | None]:
         """The cotangents of the arguments; None for masks."""
@@ -86,7 +87,7 @@ class _Base(Operation):
             d_final, d_ys = jax.tree.unflatten(jax.tree.structure((operands.state, 0)), cts)
             return self.tree.flatten_up_to(backward(loops, self.plan, operands, kept, d_final, d_ys))
 
-        axes, mapped = _network_axes(self.tree), self.many and loops is not self.loops
+        axes, mapped = network_axes(self.tree), self.many and loops is not self.loops
         with jax.default_matmul_precision(self.precision):
             run = jax.vmap(one, (axes, 0, self.networks_out()), axes) if mapped else one
             return run(list(args), kept, list(cts))
@@ -106,7 +107,7 @@ class _Base(Operation):
     def takes_networks(self, axes: Axes) -> bool:
         """Whether its loops take what `jax.vmap` maps as networks, here where every launch is on one device."""
         able = take_many(self.loops) and jax.device_count() == 1
-        return able and (self.many or _of_their_own(self.tree, axes))
+        return able and (self.many or of_their_own(self.tree, axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +140,11 @@ class _Recurrence(_Base):
         return _keep_and_push(self, primals, tangents)
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
-        folded = _folded(self.tree, args, axes)  # of several networks, too: more rows for each
-        if folded is not None:
-            return jax.tree.leaves(apply(self, *folded)), self.axes_out(args, axes)
+        rows = folded(self.tree, args, axes)  # of several networks, too: more rows for each
+        if rows is not None:
+            return jax.tree.leaves(apply(self, *rows)), self.axes_out(args, axes)
         if self.takes_networks(axes):
-            return _as_networks(self, args, axes, _network_axes(self.tree), lambda _: self.networks_out())
+            return _as_networks(self, args, axes, network_axes(self.tree), lambda _: self.networks_out())
         return _mapped(self, args, axes)
 
 
@@ -160,14 +161,14 @@ class _Forward(_Base):
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
         if self.takes_networks(axes):
-            where = _network_axes(self.tree)
+            where = network_axes(self.tree)
             return _as_networks(self, args, axes, where, lambda out: [*self.networks_out(), *self.kept_axes(out[2])])
-        folded = _folded(self.tree, args, axes)
+        rows = folded(self.tree, args, axes)
         if _kept_each(self, args, axes):
             return _one_by_one(self, args, axes)
-        if folded is None:
+        if rows is None:
             return super().batch(args, axes)
-        outs = jax.tree.leaves(apply(self.of_kind(_Recurrence), *folded))
+        outs = jax.tree.leaves(apply(self.of_kind(_Recurrence), *rows))
         one = [jax.eval_shape(lambda a, axis=axis: a if axis is None else jax.lax.index_in_dim(a, 0, axis, False), a)
                for a, axis in zip(args, axes, strict=True)]  # fmt: skip
         kept = jax.tree.leaves(self.nothing(one))
@@ -195,7 +196,7 @@ class _Backward(_Base):
 
     def batch(self, args: Flat, axes: Axes) -> tuple[Flat, Axes]:
         if self.takes_networks(axes[: self.tree.num_leaves]):
-            where = _network_axes(self.tree)
+            where = network_axes(self.tree)
             kept = self.kept_axes(self.kept.unflatten(range(self.kept.num_leaves)))
             found = [axis for a, axis in zip(args, where, strict=False) if jnp.issubdtype(a.dtype, jnp.inexact)]
             return _as_networks(self, args, axes, [*where, *kept, *self.networks_out()], lambda _: found)
@@ -261,9 +262,17 @@ class _Tangent(Operation):
 
     def transpose(self, cts: Flat, args: Flat) -> Flat:
         primals, kept, _ = self.split(args)
-        found = self.recurrence.pull(primals, self.kept.unflatten(kept), cts)
+        recurrence = _asked(self.recurrence, self.which[0])
+        found = recurrence.pull(primals, self.kept.unflatten(kept), cts)
         known = [None] * (len(primals) + len(kept))
         return [*known, *(d for d, here in zip(found, self.which, strict=True) if here)]
+
+
+def _asked(self: Any, inputs: bool) -> Any:
+    """The same, told whether anybody asks for the cotangent of the inputs."""
+    if isinstance(self, _Mapped):
+        return dataclasses.replace(self, inner=_asked(self.inner, inputs))
+    return dataclasses.replace(self, plan=dataclasses.replace(self.plan, moves_inputs=inputs))
 
 
 def _keep_and_push(self: _Recurrence | _Mapped, primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
@@ -296,7 +305,7 @@ def _kept_each(self: _Base, args: Flat, axes: Axes) -> bool:
     if not _follow(self) or all(axis is None for axis in axes[: self.tree.num_leaves]):  # only cotangents differ
         return False
     shape = [n for i, n in enumerate(args[0].shape) if i != axes[0]]
-    return _of_their_own(self.tree, axes) or math.prod(shape[1:-1]) >= 4
+    return of_their_own(self.tree, axes) or math.prod(shape[1:-1]) >= 4
 
 
 def _each(self: _Base | _Mapped, function: Callable[..., Any], axes: Any, *args: Any) -> Any:
@@ -329,18 +338,6 @@ def _mapped(self: _Recurrence | _Mapped, args: Flat, axes: Axes) -> tuple[Flat, 
     return outs, [0] * len(outs)
 
 
-def _batch_axes(args: Flat, axes: Axes) -> int:
-    """How many axes the batch has without the one that is mapped; the inputs are the first argument."""
-    return args[0].ndim - 2 - (axes[0] is not None)
-
-
-def _network_axes(tree: Any) -> list[int]:
-    """Where operands of several networks have the axis of them: the first, after time."""
-    operands = jax.tree.map(lambda _: 0, tree.unflatten(range(tree.num_leaves)))
-    valid, resets = (None if mask is None else 1 for mask in operands.controls[:2])
-    return jax.tree.leaves(operands._replace(xs=1, controls=operands.controls._replace(valid=valid, resets=resets)))
-
-
 def _as_networks(
     self: _Base, args: Flat, axes: Axes, where: Sequence[int], out: Callable[[Any], Sequence[int]]
 ) -> tuple[Flat, Axes]:
@@ -369,31 +366,3 @@ def _as_networks(
             for a, to in zip(leaves, ends, strict=True)
         ]
     return leaves, ends
-
-
-def _of_their_own(tree: Any, axes: Axes) -> bool:
-    """Whether any parameter differs from example to example."""
-    operands = tree.unflatten(range(tree.num_leaves))
-    parameters = operands.w_ih, operands.w_hh, operands.b, operands.own
-    return any(axes[i] is not None for i in jax.tree.leaves(parameters))
-
-
-def _folded(tree: Any, args: Flat, axes: Axes) -> list[jax.Array] | None:
-    """The arguments with what is mapped as one more axis of the batch; None if parameters are mapped.
-
-    It is the last one, so that rows which lie on several devices stay there when a kernel counts all axes as rows.
-    """
-    if _of_their_own(tree, axes):
-        return None
-    xs, _, _, _, _, state, controls = tree.unflatten(range(tree.num_leaves))
-    size = next(a.shape[axis] for a, axis in zip(args, axes, strict=True) if axis is not None)
-    folded, last = list(args), _batch_axes(args, axes)
-    for place, found in ((last, (state, controls.fresh)), (last + 1, (xs, controls.valid, controls.resets))):
-        for i in jax.tree.leaves(found):
-            axis = axes[i]
-            if axis is None:
-                shape = (*args[i].shape[:place], size, *args[i].shape[place:])
-                folded[i] = jnp.broadcast_to(jnp.expand_dims(args[i], place), shape)
-            else:
-                folded[i] = jnp.moveaxis(args[i], axis, place)
-    return folded

@@ -15,7 +15,7 @@ struct Backward : Sizes {
 
   Backward(const Call &q, const Forward &forward) : Sizes(q), forward(forward) {
     NT = up(NU, BU);
-    IT = up(I, PW);
+    IT = q.d_xs ? up(I, PW) : 0;
     const int64_t row = (NS * NT * PW + (q.keep == 2 ? NU * c.saved * VL : 0)) * (int64_t)sizeof(real);
     steps = std::max<int64_t>(1, std::min<int64_t>(T, DZ_BYTES / std::max<int64_t>(1, row * B)));
     positions = steps + 2;
@@ -166,7 +166,7 @@ struct Backward : Sizes {
   void weights(int64_t job0, int64_t job1, real *copy) const {
     const int64_t all = now * B;
     real *copy_h = copy + SUM_ROWS * up(I, LINE) * LINE;
-    const bool any_h = c.recurrent && job1 > HS * NT, any_x = job0 < G * NT;
+    const bool any_h = c.recurrent && job1 > HS * NT, any_x = job0 < G * NT && !forward.symbols;
     for (int64_t k0 = 0; k0 < all; k0 += SUM_ROWS) {
       const int64_t K = std::min(SUM_ROWS, all - k0);
       const bool first = i0 + now == T && k0 == 0;
@@ -183,7 +183,8 @@ struct Backward : Sizes {
         const real *after = job + 1 < job1 ? panel((int)((job + 1) / NT), (job + 1) % NT, 1) + k0 * PW : b;
         if (slot < G) {
           real *sum = gradient(true, slot, tile);
-          accumulate(copy, I, b, K, sum, first, c.recurrent && slot >= HS ? b : after);
+          if (forward.symbols) scatter(low * B + k0, b, K, sum, first);
+          else accumulate(copy, I, b, K, sum, first, c.recurrent && slot >= HS ? b : after);
           vf total[BU];
           for (int u = 0; u < BU; u++) total[u] = first ? vf{} : ((vf *)(sum + I * PW))[u];
           for (int64_t k = 0; k < K; k++)
@@ -214,6 +215,16 @@ struct Backward : Sizes {
       const real *next = left < 2 && after != b ? after + (1 - left) * K * 2 * LINE : out + e * PW;
       for (int i = 0; i < BU; i += n)
         KERNELS[n][e - m]({rows, LINE, K, 1, K, 0, b + i * VL, init, PW, out + m * PW + i * VL, PW, next});
+    }
+  }
+  // The same for symbols, from the row `row` of xs on.
+  void scatter(int64_t row, const real *b, int64_t K, real *out, bool first) const {
+    if (first) std::memset(out, 0, sizeof(real) * I * PW);
+    for (int64_t k = 0; k < K; k++) {
+      const int32_t m = forward.symbols[row + k];
+      if (m == I) continue;
+      const vf x = vset(((const real *)q.xs)[(row + k) * I + m]);
+      for (int u = 0; u < BU; u++) ((vf *)(out + m * PW))[u] += x * ((const vf *)(b + k * PW))[u];
     }
   }
   // What the panels hold, into the gradients as they are asked for; a job is a gate and a matrix.

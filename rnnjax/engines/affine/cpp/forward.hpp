@@ -68,6 +68,7 @@ struct Sizes {
 struct Forward : Sizes {
   const Pieces pieces_x, pieces_h;
   int64_t tiles, panel_x, panel_h;
+  const int32_t *symbols = nullptr;  // [T, B]: the only input of a row that is not zero, I for none; null if there are more
   real *packed_x, *packed_h, *bias, *zero;
   const real *own[64];
 
@@ -148,13 +149,28 @@ struct Forward : Sizes {
     }
   }
 
+  // b + x @ w_ih of a tile for one row of a symbol: a row of the weights.
+  void look_up(int64_t tile, int64_t row, real *z) const {
+    const vf *b = (const vf *)(bias + tile * W() * VL);
+    const int32_t k = symbols[row];
+    const vf x = k < I ? vset(((const real *)q.xs)[row * I + k]) : vf{};
+    for (int i = 0; i < pieces_x.count; i++) {
+      const int start = pieces_x.start[i], n = pieces_x.width[i];
+      const vf *w = (const vf *)(packed_x + tile * panel_x + (start * I + (k < I ? k : 0) * n) * VL);
+      for (int j = 0; j < n; j++) ((vf *)z)[start + j] = k < I ? b[start + j] + x * w[j] : b[start + j];
+    }
+  }
   // b + x @ w_ih of the tiles [tile0, tile1) for the steps [i0, i1) and rows [r0, r0 + R): z [tile][steps, R]
   void project(int64_t i0, int64_t i1, int64_t r0, int64_t R, real *z, int64_t steps, int64_t tile0, int64_t tile1) const {
     const int64_t size = NS * UB * VL, count = (i1 - i0) * R;
     for (int64_t tile = tile0; tile < tile1; tile++) {
       real *here = z + tile * steps * R * size;
-      multiply(tile, true, 0, bias + tile * W() * VL, here, count,
-               [&](int64_t n) { return (const real *)q.xs + (time(i0 + n / R) * B + r0 + n % R) * I; });
+      const auto row = [&](int64_t n) { return time(i0 + n / R) * B + r0 + n % R; };
+      if (symbols)
+        for (int64_t n = 0; n < count; n++) look_up(tile, row(n), here + n * size);
+      else
+        multiply(tile, true, 0, bias + tile * W() * VL, here, count,
+                 [&](int64_t n) { return (const real *)q.xs + row(n) * I; });
       if (NS > G)
         for (int64_t n = 0; n < count; n++) std::memset(here + n * size + G * UB * VL, 0, sizeof(real) * (NS - G) * UB * VL);
     }

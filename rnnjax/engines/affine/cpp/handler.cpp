@@ -149,7 +149,8 @@ ffi::Error run(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets
     for (int s = 0; s < c.states && q.keep == 2; s++) if (s != c.h) q.olds[s] = (void *)f.in();
     q.d_ys = f.in();
     for (int s = 0; s < c.states; s++) q.d_fin[s] = f.in();
-    q.d_xs = f.out(), q.d_w_ih = f.out();
+    if (!(flags & 32)) q.d_xs = f.out();
+    q.d_w_ih = f.out();
     if (c.recurrent) q.d_w_hh = f.out();
     q.d_b = f.out();
     if (c.own) q.d_own = f.out();

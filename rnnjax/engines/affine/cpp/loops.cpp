@@ -60,6 +60,35 @@ template <class F> void parallel(const Call &q, int64_t n, F f) {
   }
 }
 
+// The only number of a row of inputs that is not zero: where it is, I if there is none, -1 if there are several.
+int32_t only(const Call &q, int64_t row) {
+  const real *x = (const real *)q.xs + row * q.I;
+  vi count{}, place{}, here;
+  for (int i = 0; i < VL; i++) here[i] = i;
+  for (int64_t i = 0; i < q.I; i += VL, here += VL) {
+    const vi some = load(x + i, q.I - i) != vf{};
+    count -= some;
+    place += some & here;
+  }
+  int64_t n = 0, at = 0;
+  for (int i = 0; i < VL; i++) n += count[i], at += place[i];
+  return n > 1 ? -1 : n == 1 ? (int32_t)at : (int32_t)q.I;
+}
+// Whether all rows of xs are symbols (one number that is not zero, or none). The product of such a row with w_ih is a row
+// of w_ih, whose other rows need not be finite then. Two rows say it of inputs that are no symbols.
+bool may_be_symbols(const Call &q) {
+  return q.I >= 8 && q.I < INT32_MAX && q.T * q.B > 0 && only(q, 0) >= 0 && only(q, q.T * q.B - 1) >= 0;
+}
+bool find_symbols(const Call &q, int32_t *found) {
+  std::atomic<bool> all{true};
+  const int64_t rows = q.T * q.B, slices = std::max<int64_t>(1, q.threads);
+  parallel(q, slices, [&](int64_t i) {
+    for (int64_t r = rows * i / slices; r < rows * (i + 1) / slices && all; r++)
+      if ((found[r] = only(q, r)) < 0) all = false;
+  });
+  return all;
+}
+
 int forward(const Call &given) {
   Call q = given;
   if (q.T * q.B * (q.I + q.H) * q.H < 200000) q.threads = 1;  // too little to hand over
@@ -74,8 +103,10 @@ int forward(const Call &given) {
     offset += R ? up(f.z_size(R), 1024) * 1024 : 0;
     most = std::max(most, R);
   }
-  Memory packed(f.packed_size()), states(q.B * f.row_size()), z(offset);
-  if (!packed.p || !states.p || !z.p) return 1;
+  const bool maybe = may_be_symbols(q);
+  Memory packed(f.packed_size()), states(q.B * f.row_size()), z(offset), symbols(maybe ? q.T * q.B : 0);
+  if (!packed.p || !states.p || !z.p || !symbols.p) return 1;
+  if (maybe && find_symbols(q, (int32_t *)symbols.p)) f.symbols = (int32_t *)symbols.p;
   if (q.keep == 1) large_pages(q.saved, q.T * f.NU * q.B * q.cell->saved * VBYTES);
   large_pages(q.ys, q.T * q.B * q.H * (int64_t)sizeof(real));
   f.place(packed.p);
@@ -105,9 +136,12 @@ int backward(const Call &given) {
   const int64_t jobs = few ? 1 : std::max<int64_t>(1, std::min(q.threads, q.B)), n = std::max<int64_t>(1, q.threads);
   const int64_t parts = std::min(n, b.weight_jobs()), most = up(q.B, jobs), rows = up(b.steps * q.B, n);
   const int64_t scratch_size = std::max({jobs * b.scratch_size(most), parts * b.copy_size(), n * b.inputs_size(rows)});
-  Memory packed(f.packed_size()), turned(b.packed_size()), states(b.S * q.B * b.ld), own(jobs * (b.P + 1) * b.Hp),
+  const bool maybe = may_be_symbols(q);
+  Memory symbols(maybe ? q.T * q.B : 0), packed(f.packed_size()), turned(b.packed_size()), states(b.S * q.B * b.ld), own(jobs * (b.P + 1) * b.Hp),
       chunk(b.chunk_size()), sums(b.gradient_size()), saved(b.saved_size()), scratch(scratch_size);
-  if (!packed.p || !turned.p || !states.p || !own.p || !chunk.p || !sums.p || !saved.p || !scratch.p) return 1;
+  if (!packed.p || !turned.p || !states.p || !own.p || !chunk.p || !sums.p || !saved.p || !scratch.p || !symbols.p)
+    return 1;
+  if (maybe && find_symbols(q, (int32_t *)symbols.p)) f.symbols = (int32_t *)symbols.p;
   f.place(packed.p);
   b.packed_x = turned.p, b.packed_h = turned.p + b.IT * b.G * b.H * PW;
   b.dz = chunk.p, b.sums = sums.p, b.saved = saved.p;
@@ -136,7 +170,7 @@ int backward(const Call &given) {
     parallel(q, parts, [&](int64_t i) {
       b.weights(b.weight_jobs() * i / parts, b.weight_jobs() * (i + 1) / parts, scratch.p + i * b.copy_size());
     });
-    const int64_t all = b.now * q.B, slices = std::min(n, all);
+    const int64_t all = b.now * q.B, slices = q.d_xs ? std::min(n, all) : 0;
     parallel(q, slices, [&](int64_t i) {
       b.inputs(all * i / slices, all * (i + 1) / slices, scratch.p + i * b.inputs_size(rows));
     });
