@@ -51,6 +51,15 @@ class Data(NamedTuple):
     sha256: str
 
 
+class Begun(NamedTuple):
+    """A run that is about to train; its folder belongs to this process."""
+
+    paths: ForecastPaths
+    config: ForecastConfig
+    data: Data
+    replaced: Replacement | None = None  # the run before it, until this one has its first checkpoint
+
+
 @dataclasses.dataclass(frozen=True)
 class _Task:
     """What is forecast, and where it is written."""
@@ -96,35 +105,16 @@ def forecast(
     [bold]rnnjax forecast --resume runs/demand --steps 3000[/bold]
     """
     given, resume = given_options(call), options["resume"]
-    horizon = check_size("--horizon", "STEPS", options["horizon"])
+    options["horizon"] = check_size("--horizon", "STEPS", options["horizon"])
     site_address(options["site"])
+    if resume is not None and (wrong := sorted(given - {"resume", "trust_code", *_RESUMABLE})):
+        raise ValueError(
+            f"--{wrong[0].replace('_', '-')}: a run goes on with the options and the file that it began with, got "
+            "another; leave it out, or start a new run."
+        )
     with contextlib.ExitStack() as stack:
-        replaced = None
-        if resume is not None:
-            wrong = sorted(given - {"resume", "trust_code", *_RESUMABLE})
-            if wrong:
-                raise ValueError(
-                    f"--{wrong[0].replace('_', '-')}: a run goes on with the options and the file that it began with, "
-                    "got another; leave it out, or start a new run."
-                )
-            paths, config, data = _go_on(resume, options, given, stack)
-        else:
-            groups = (_split(options[name]) for name in ("known", "observed", "static"))
-            data = _read(file, Columns(options["target"] or "", options["time"] or "", options["by"], *groups))
-            _check_covariates(data, horizon)
-            known = {field.name: options[field.name] for field in dataclasses.fields(ForecastOptions)}
-            chosen = ForecastOptions(**known | {"cell": absolute_cell(options["cell"])})
-            check_partners(FORECAST, options, given)
-            seasons = _seasons(options["season"], data.series)
-            about = {"season": "found by autocorrelation" if options["season"] is None else "as given"}
-            make_forecaster(chosen, seasons)
-            _check_lengths(data, horizon)
-            root, replaced = claim(options["out"], options["force"], "forecast", stack)
-            paths = ForecastPaths(root)
-            settle(root, replaced, "forecast", paths.names, stack)
-            config = _config(chosen, data, horizon, seasons, about)
-            config.write(paths.config)
-        _run(paths, config, data, resume is not None, replaced, options["site"])
+        begun = _begin(file, options, given, stack) if resume is None else _go_on(resume, options, given, stack)
+        _run(begun, resume is not None, options["site"])
 
 
 def _split(text: str | None) -> tuple[str, ...]:
@@ -169,15 +159,30 @@ def _seasons(text: str | None, series: Series) -> tuple[int, ...]:
     return found
 
 
-def _config(
-    options: ForecastOptions, data: Data, horizon: int, season: tuple[int, ...], about: dict[str, str]
-) -> ForecastConfig:
+def _begin(file: pathlib.Path | None, options: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Begun:
+    """A new run; what was in its folder is put back if it does not get as far as its first checkpoint."""
+    groups = (_split(options[name]) for name in ("known", "observed", "static"))
+    data = _read(file, Columns(options["target"] or "", options["time"] or "", options["by"], *groups))
+    horizon = options["horizon"]
+    _check_covariates(data, horizon)
+    own = {field.name: options[field.name] for field in dataclasses.fields(ForecastOptions)}
+    chosen = ForecastOptions(**own | {"cell": absolute_cell(options["cell"])})
+    check_partners(FORECAST, options, given)
+    season = _seasons(options["season"], data.series)
+    make_forecaster(chosen, season)
+    _check_lengths(data, horizon)
+    root, replaced = claim(options["out"], options["force"], "forecast", stack)
+    paths = ForecastPaths(root)
+    settle(root, replaced, "forecast", paths.names, stack)
     path = "" if data.source is None else os.path.abspath(data.source.path)
     columns = Columns("value") if data.source is None else data.source.columns
-    about |= {**ran_on(), "rnnjax": rnnjax.__version__}
-    if (code := cell_file(options.cell)) is not None:
+    about = {"season": "found by autocorrelation" if options["season"] is None else "as given", **ran_on()}
+    about["rnnjax"] = rnnjax.__version__
+    if (code := cell_file(chosen.cell)) is not None:
         about["code"] = code_digest(code)
-    return ForecastConfig(options, columns, horizon, season, path, data.sha256, about)
+    config = ForecastConfig(chosen, columns, horizon, season, path, data.sha256, about)
+    config.write(paths.config)
+    return Begun(paths, config, data, replaced)
 
 
 def _check_lengths(data: Data, horizon: int) -> None:
@@ -199,9 +204,7 @@ def _check_lengths(data: Data, horizon: int) -> None:
         )
 
 
-def _go_on(
-    root: str, options: dict[str, Any], given: set[str], stack: contextlib.ExitStack
-) -> tuple[ForecastPaths, ForecastConfig, Data]:
+def _go_on(root: str, options: dict[str, Any], given: set[str], stack: contextlib.ExitStack) -> Begun:
     """The run in a folder, which must find its file as it was."""
     config, paths = ForecastConfig.read(root), ForecastPaths(pathlib.Path(root))
     stack.enter_context(own_folder(paths.root, "forecast"))
@@ -217,17 +220,11 @@ def _go_on(
         chosen = dataclasses.replace(config.options, steps=options["steps"])
         config = dataclasses.replace(config, options=chosen)
     config.write(paths.config)
-    return paths, config, data
+    return Begun(paths, config, data)
 
 
-def _run(
-    paths: ForecastPaths,
-    config: ForecastConfig,
-    data: Data,
-    resume: bool,
-    replaced: Replacement | None,
-    site: str | None,
-) -> None:
+def _run(begun: Begun, resume: bool, site: str | None) -> None:
+    paths, config, data, replaced = begun
     options, series, horizon = config.options, data.series, config.horizon
     model = make_forecaster(options, config.season)
     console = Console(highlight=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import jax
@@ -135,12 +136,13 @@ def train(
 
 def _train(started: Started, console: Console, resume: bool, tensorboard: bool) -> None:
     paths, config, corpus, provenance = started[:4]
+    params, batches, code = started.params, started.batches, provenance.get("code")
+    run: Callable[..., Outcome] = functools.partial(
+        run_training, config, paths, corpus, resume=resume, code=code, params=params, batches=batches
+    )
     if not crew().is_lead:
         with stop_on_signal() as should_stop:
-            run_training(
-                config, paths, corpus, resume=resume, should_stop=should_stop, code=provenance.get("code"),
-                params=started.params,
-            )  # fmt: skip
+            run(should_stop=should_stop)
         return
     model = make_model(config.model, len(corpus.vocabulary))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
@@ -171,17 +173,7 @@ def _train(started: Started, console: Console, resume: bool, tensorboard: bool) 
                 display(row)
                 write(row)
 
-            outcome = run_training(
-                config,
-                paths,
-                corpus,
-                resume=resume,
-                report=report,
-                should_stop=should_stop,
-                code=provenance.get("code"),
-                params=started.params,
-                batches=started.batches,
-            )
+            outcome = run(report=report, should_stop=should_stop)
         if thread is not None and outcome.reason != "stopped":
             thread.join()
         _conclude(outcome, started, display)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.checks import check_ints, check_size, describe, short
+from rnnjax.checks import check_size, describe, short
 from rnnjax.decoding.adjust import symbol_ids
 from rnnjax.programs import kept
 from rnnjax.promotion import compute_dtype
@@ -122,9 +122,8 @@ def _bound(
 _by_value = jax.jit(_bound, static_argnums=range(5))
 
 
-def first_symbols(where: str, state: Any, start: Any) -> jax.Array:
+def first_symbols(where: str, state: Any, symbols: jax.Array) -> jax.Array:
     """The first input of every row, int32 `[B]`; a single symbol is that of all rows of the state."""
-    symbols = check_ints(where, "start symbols", start)
     if symbols.ndim == 0:
         leaves = jax.tree.leaves(state)
         if not leaves or not jnp.ndim(leaves[0]):

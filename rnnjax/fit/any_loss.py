@@ -24,7 +24,7 @@ from rnnjax.online.across import AnyBorder, across, begin, check_border, chunk_s
 from rnnjax.programs import kept
 from rnnjax.update import Carry, Info, check_arrays, gradient_step
 
-__all__ = ["EVAL_NAMES", "FitTask", "check_loss"]
+__all__ = ["EVAL_NAMES", "FitTask", "Split", "check_loss", "split_update"]
 
 EXPLOSION = 3.0  # times the scale of the loss, above the first loss
 TRAIN_NAMES = frozenset(
@@ -95,8 +95,9 @@ class FitTask(Task):
         batch = self.batches(step)
         check_arrays("fit", batch=batch)
         split = None if self.mesh is None else Split(self.mesh, self.carry_specs, self.batch_spec)
-        options = (self.state is not None, self.border, split)
-        found: tuple[Carry, Info] = kept(_update, self.loss_fn, self.optimizer, options=options, donate_argnums=(0,))(
+        options = ("fit", self.state is not None, self.border, split)
+        compiled = kept(split_update, self.loss_fn, self.optimizer, options=options, donate_argnums=(0,))
+        found: tuple[Carry, Info] = compiled(
             carry,
             place(self.mesh, batch, self.batch_spec),
             None if rate is None else np.float32(rate),
@@ -169,9 +170,10 @@ class FitTask(Task):
         return {"kind": "eval", "step": progress.step, "epoch": progress.epoch, **metrics, "best": better}
 
 
-def _update(
+def split_update(
     loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
+    where: str,
     stateful: bool,
     border: AnyBorder,
     split: Split | None,
@@ -182,6 +184,8 @@ def _update(
     key: jax.Array,
     step: Any,
 ) -> tuple[Carry, Info]:
+    """One update on the devices of the split, its key made of the step; a rate is set, a scale multiplied with."""
+
     def call(params: Any, state: Any, batch: Any, *, key: jax.Array) -> Any:
         found = loss_fn(params, state, batch, key=key) if stateful else _with_state(loss_fn(params, batch, key=key))
         if isinstance(found, tuple) and len(found) == 3 and isinstance(found[2], dict):
@@ -191,11 +195,11 @@ def _update(
 
     if rate is not None:
         carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
-    whole = call if isinstance(border, Cut) else across("fit", call, border)
+    whole = call if isinstance(border, Cut) else across(where, call, border)
     axis_name = None if split is None else split.mesh.axis_names[0]
 
     def on_part(carry: Carry, batch: Any, key: jax.Array, scale: Any) -> tuple[Carry, Info]:
-        return gradient_step(whole, optimizer, carry, batch, key=key, axis_name=axis_name, scale=scale, where="fit")
+        return gradient_step(whole, optimizer, carry, batch, key=key, axis_name=axis_name, scale=scale, where=where)
 
     key, everywhere = jax.random.fold_in(key, step), PartitionSpec()
     if split is None:

@@ -50,8 +50,7 @@ LOCK, WRITTEN = "run.lock", "written.json"
 _ALWAYS = re.compile(r"run\.lock|written\.json|tensorboard/events\.out\.tfevents\.[^/]+")
 _CHECKPOINT = re.compile(r"checkpoints/step_[0-9]+[^/]*\.safetensors")
 _HALF_WRITTEN = re.compile(r"((?:[^/]+/)?)\.([^/]+)\.[a-z0-9_]{8}")  # what a killed `write_atomic` leaves of a file
-_held: dict[tuple[int, int], tuple[int, int]] = {}  # by device and inode: the thread that holds it, and how often
-_guard = threading.Lock()
+_held: dict[tuple[int, int], int] = {}  # by device and inode: the thread that holds it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Paths:
 
 @contextlib.contextmanager
 def own_folder(folder: pathlib.Path, where: str) -> Iterator[None]:
-    """Owns a folder as long as the context lasts; the thread that owns it may enter again.
+    """Owns a folder as long as the context lasts; the thread that owns it may enter again within.
 
     Args:
         folder: made if it is not there.
@@ -101,31 +100,20 @@ def own_folder(folder: pathlib.Path, where: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     status, thread = folder.stat(), threading.get_ident()
     name = (status.st_dev, status.st_ino)
-    with _guard:
-        holder, depth = _held.get(name, (thread, 0))
-        inside = depth > 0 and holder == thread
-        if inside:
-            _held[name] = thread, depth + 1
-    if inside:
-        try:
-            yield
-        finally:
-            with _guard:
-                _held[name] = thread, _held[name][1] - 1
+    if _held.get(name) == thread:
+        yield
         return
     with open_regular(folder / LOCK, where, os.O_RDWR | os.O_CREAT) as file:
         if not _lock(file.fileno()):
             raise CheckpointError(
                 f"{where}: {folder} is in use by {_holder(file)}; wait until it ends, or take another folder."
             )
-        with _guard:
-            _held[name] = thread, 1
+        _held[name] = thread
         try:
             _write_holder(file)
             yield
         finally:
-            with _guard:
-                _held.pop(name, None)
+            _held.pop(name, None)
             with contextlib.suppress(OSError):
                 file.truncate(0)
                 file.flush()

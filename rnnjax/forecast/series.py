@@ -87,16 +87,16 @@ class Series:
                 "categories from 0 on."
             )
         put(self, "static", static.astype(np.int32))
-        for what, given in (("names", self.names), ("clock", self.clock)):
-            if given is not None and (not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1):
+        names = map(str, range(count)) if self.names is None else self.names
+        for what, given in (("names", names), ("clock", self.clock)):
+            if given is None:
+                continue
+            if not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
                 raise TypeError(f"Series: {what} must be one for each of the {count} series, got {short(given)}.")
-        names = tuple(map(str, range(count))) if self.names is None else tuple(map(str, self.names))
-        clock = None if self.clock is None else tuple(self.clock)
-        for what, found in (("names", names), ("clock", clock)):
-            if found is not None and len(found) != count:
+            found = tuple(map(str, given)) if what == "names" else tuple(given)
+            if len(found) != count:
                 raise ValueError(f"Series: {what} must be one for each of the {count} series, got {len(found)}.")
-        put(self, "names", names)
-        put(self, "clock", clock)
+            put(self, what, found)
 
     def _covariates(self, name: str, given: Any) -> tuple[np.ndarray, ...]:
         rows = tuple(_numbers(f"{name}[{n}]", one, 2) for n, one in enumerate(_several(name, given)))

@@ -19,6 +19,7 @@ from rnnjax.kinds import public
 from rnnjax.lm.evaluate import Evaluation
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.text.corpus import Chunk
+from rnnjax.text.windows import windows
 
 __all__ = ["Dynamic", "evaluate_dynamic"]
 
@@ -93,12 +94,9 @@ def evaluate_dynamic(
     count, size = len(ids) - 1, options.window * _BLOCK
     carry = (params, jax.tree.map(jnp.zeros_like, params), model.initial_state((1,)), jnp.zeros((), jnp.float32))
     total = 0.0
-    for first in range(0, count, size):
-        at = first + np.arange(size)
-        counted = at < count
+    cut: dict[str, Any] = {"streams": 1, "window": size, "warmup": 0, "starts": starts}
+    for at, counted, resets in windows(0, count, **cut, where="evaluate_dynamic"):
         at = np.minimum(at, count - 1)
-        low, high = (0, 0) if starts is None else np.searchsorted(starts, [first, first + size])
-        resets = np.isin(at, starts[low:high]) if starts is not None else np.zeros(size, bool)
         arrays = (ids[at].astype(np.int32), ids[at + 1].astype(np.int32), resets, counted)
         block = tuple(np.reshape(a, (_BLOCK, options.window, 1)) for a in arrays)
         carry, losses = _follow(model, options, params, carry, block)

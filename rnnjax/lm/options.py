@@ -137,8 +137,6 @@ class BudgetOptions:
     """How long to train: exactly one of the three is set.
 
     Attributes:
-        steps: updates.
-        epochs: passes through the training text.
         minutes: of wall-clock time, everything included. The learning rate then follows the clock, so two such
             runs differ; the other two budgets are exactly repeatable.
     """

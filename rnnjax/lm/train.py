@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from rnnjax.averaging import AveragedState
 from rnnjax.fit import devices
+from rnnjax.fit.any_loss import Split, split_update
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place, Progress
@@ -30,12 +31,12 @@ from rnnjax.lm.options import RunConfig
 from rnnjax.lm.run import RunPaths, make_model, run_identity
 from rnnjax.lm.sample import default_prime, generate
 from rnnjax.online import Cut
-from rnnjax.online.across import AnyBorder, across, begin
+from rnnjax.online.across import AnyBorder, begin
 from rnnjax.online.names import border_from_name
 from rnnjax.programs import kept
 from rnnjax.text.corpus import Chunk, Corpus
 from rnnjax.text.vocabulary import Vocabulary
-from rnnjax.update import Carry, Info, gradient_step
+from rnnjax.update import Carry, Info
 
 __all__ = ["FINAL_SYMBOLS", "Outcome", "train", "update"]
 
@@ -89,19 +90,12 @@ def _update(
     key: jax.Array,
     step: jax.Array,
 ) -> tuple[Carry, Info]:
-    def on_part(carry: Carry, chunk: Chunk, rate: jax.Array, key: jax.Array) -> tuple[Carry, Info]:
-        carry = carry._replace(opt_state=optax.tree.set(carry.opt_state, learning_rate=rate))
-        axis_name = None if mesh is None else devices.AXIS
-        loss = loss_fn if isinstance(border, Cut) else across("train", loss_fn, border)
-        return gradient_step(
-            loss, optimizer, carry, chunk, key=key if random else None, axis_name=axis_name, where="train"
-        )
+    def loss(params: Any, state: Any, chunk: Chunk, *, key: jax.Array) -> Any:
+        return loss_fn(params, state, chunk, key=key if random else None)
 
-    key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT_KEY), step)
-    everywhere, specs = PartitionSpec(), devices.carry_specs(border)
-    split = devices.over_rows(mesh, on_part, (specs, devices.CHUNK, everywhere, everywhere), (specs, everywhere))
-    found: tuple[Carry, Info] = split(carry, chunk, rate, key)
-    return found
+    split = None if mesh is None else Split(mesh, devices.carry_specs(border), devices.CHUNK)
+    key = jax.random.fold_in(key, _DROPOUT_KEY)
+    return split_update(loss, optimizer, "train", True, border, split, carry, chunk, rate, None, key, step)
 
 
 def train(

@@ -12,6 +12,7 @@ import numpy as np
 from rnnjax.lm.model import LanguageModel, LMParams
 from rnnjax.networks.stack import StackState
 from rnnjax.report.packing import pack
+from rnnjax.text.windows import windows
 
 __all__ = ["EXPECTED", "predictions"]
 
@@ -40,11 +41,11 @@ def predictions(
     surprise = np.zeros(count, np.float32)
     likeliest, probs = np.zeros((count, width), np.int64), np.zeros((count, width))
     state = model.initial_state((1,))
-    for first in range(0, count, _WINDOW):
-        at = np.arange(first, first + _WINDOW)
-        resets = np.isin(at, starts) if starts is not None else np.zeros(len(at), bool)
-        read, target = (ids[np.minimum(k, count - 1)].astype(np.int32)[:, None] for k in (at, at + 1))
-        state, *found = _expect(model, params, state, read, target, resets[:, None], width)
+    cut: dict[str, Any] = {"streams": 1, "window": _WINDOW, "warmup": 0, "starts": starts}
+    for at, _, resets in windows(0, count, **cut, where="report"):
+        first = int(at[0, 0])
+        read, target = (ids[np.minimum(k, count - 1)].astype(np.int32) for k in (at, at + 1))
+        state, *found = _expect(model, params, state, read, target, resets, width)
         loss, symbols, shares = (np.asarray(array)[: count - first, 0] for array in found)
         stop = first + len(loss)
         surprise[first + 1 : stop + 1] = loss[: count - 1 - first]

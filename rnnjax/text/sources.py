@@ -111,27 +111,27 @@ def open_sources(paths: Sequence[str], glob: str = "*") -> Iterator[tuple[list[S
         sources: list[Source] = []
         described = []
         for name in paths:
-            path = pathlib.Path(name)
-            if name != "-" and not path.exists():
+            path, is_stdin = pathlib.Path(name), name == "-"
+            if is_stdin and sys.stdin is None:
+                raise ValueError("load_corpus: standard input must be open, got one that is closed; name a file.")
+            if not is_stdin and not path.exists():
                 raise FileNotFoundError(
                     f"load_corpus: a path must exist, got {name}; check the spelling and the folder."
                 )
-            if name != "-" and path.is_dir():
+            if not is_stdin and path.is_dir():
                 found = _list_directory(path, glob)
                 described.append(f"{name} ({len(found)} files)")
-            elif name != "-" and path.is_file():
+            elif not is_stdin and path.is_file():
                 found = [Source(name, path)]
                 described.append(name)
-            elif name == "-" and sys.stdin is None:
-                raise ValueError("load_corpus: standard input must be open, got one that is closed; name a file.")
             else:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rnnjax-"))
                 spool = pathlib.Path(folder, "text")
                 # The standard input is not ours to close.
-                once = contextlib.nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb")
+                once = contextlib.nullcontext(sys.stdin.buffer) if is_stdin else path.open("rb")
                 with once as original, spool.open("wb") as copy:
                     shutil.copyfileobj(original, copy)
-                found = [Source("standard input" if name == "-" else name, spool, copied=True)]
+                found = [Source("standard input" if is_stdin else name, spool, copied=True)]
                 described.append(found[0].name)
             sources += found
             if len(paths) > 1:
