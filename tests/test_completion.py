@@ -78,6 +78,6 @@ def test_another_shell_is_refused(capsys):
 
 def test_help_speaks_in_words(capsys):
     found = rnnjax(capsys, "sample", "--help").out
-    assert "NUMBER" in found and "TEXT" in found and "PATH" in found
+    assert "NUMBER" in found and "TEXT" in found and "FILE" in found and "best|last" in found
     for word in ("<", "INTEGER", "FLOAT", "BOOL"):
         assert word not in found

@@ -36,7 +36,9 @@ TextArgument = Annotated[
     typer.Argument(metavar="TEXT", help="Files (also gzip), folders, - for standard input. None: the validation text."),
 ]
 Symbols = Annotated[int, typer.Option(help="At most so many symbols of the text, from its start; 0 for all.")]
-Out = Annotated[pathlib.Path | None, typer.Option(help="Also draw a picture into this file (.png, .pdf, .svg).")]
+Out = Annotated[
+    pathlib.Path | None, typer.Option(metavar="FILE", help="Also draw a picture into this file (.png, .pdf, .svg).")
+]
 LOOK_BACK = 1 << 24  # symbols before a text that labels look at, at most
 _HELD = 3  # units that `cells --ablate` holds, one by one
 _Streams = Annotated[int, typer.Option(help="Pieces of the text that are read side by side; 1 is exact, and slower.")]
@@ -48,8 +50,9 @@ def cells(
     label: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="LABEL",
             help="What to look for: a name, re:PATTERN, or file.py:function. Repeat it for several; none: all names "
-            "that suit the text, code or prose."
+            "that suit the text, code or prose.",
         ),
     ] = None,
     top: Annotated[int, typer.Option(help="Units to show, with one label.")] = 20,
@@ -117,7 +120,9 @@ def cells(
 def color(
     run: RunArgument,
     text: TextArgument = None,
-    unit: Annotated[str, typer.Option(help="Such as L1.c.137: layer, leaf (h, c, gates), number.")] = "",
+    unit: Annotated[
+        str, typer.Option(metavar="UNIT", help="Such as L1.c.137: layer, leaf (h, c, gates), number.")
+    ] = "",
     start: Annotated[int, typer.Option(help="Symbols of the text that are read and not shown.", min=0)] = 0,
     length: Annotated[int, typer.Option(help="Symbols to show; 0 for all.", min=0)] = 2000,
     out: Out = None,
@@ -160,16 +165,18 @@ def ablate(
     run: RunArgument,
     text: TextArgument = None,
     unit: Annotated[
-        list[str] | None, typer.Option(help="Such as L1.c.137. Several are held one by one, then all together.")
+        list[str] | None,
+        typer.Option(metavar="UNIT", help="Such as L1.c.137. Several are held one by one, then all together."),
     ] = None,
     label: Annotated[
         str,
         typer.Option(
+            metavar="LABEL",
             help="Where to look: a name, re:PATTERN, or file.py:function; see rnnjax cells. By default quote in code, "
-            "prose_quote in prose."
+            "prose_quote in prose.",
         ),
     ] = "",
-    value: Annotated[str, typer.Option(help="Where they are held: mean, or a number.")] = "mean",
+    value: Annotated[str, typer.Option(metavar="VALUE", help="Where they are held: mean, or a number.")] = "mean",
     symbols: Symbols = 100_000,
     streams: _Streams = 16,
     checkpoint: Checkpoint = "best",

@@ -73,7 +73,6 @@ def _values() -> dict[str, tuple[str, ...]]:
     return {
         "--cell": tuple(name for name in CELLS if name != "conv_lstm"),
         "--label": tuple(LABELS),
-        "--checkpoint": ("best", "last"),
     }
 
 

@@ -37,24 +37,32 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            help="rnnjax, torch, keras or flax. By default by the ending, else torch from rnnjax, else rnnjax."
+            metavar="rnnjax|torch|keras|flax",
+            help="rnnjax, torch, keras or flax. By default by the ending, else torch from rnnjax, else rnnjax.",
         ),
     ] = "",
     name: Annotated[
         list[str] | None,
-        typer.Option(help="Layer of a Keras file; several are layers on top of each other. None: the only one."),
+        typer.Option(
+            metavar="LAYER", help="Layer of a Keras file; several are layers on top of each other. None: the only one."
+        ),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="What names of torch begin with, as encoder.lstm. (None: the only layer).")
+        str | None,
+        typer.Option(metavar="PREFIX", help="What names of torch begin with, as encoder.lstm. (None: the only layer)."),
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="tanh or relu, of a plain RNN in a file that does not tell.")
+        str | None, typer.Option(metavar="tanh|relu", help="tanh or relu, of a plain RNN in a file that does not tell.")
     ] = None,
     reset_after: Annotated[
         bool | None, typer.Option("--reset-after/--reset-before", help="Of a GRU in a .weights.h5 file without bias.")
     ] = None,
     merge: Annotated[
-        str | None, typer.Option(help="concat, sum, mean or product, of Bidirectional layers in a .weights.h5 file.")
+        str | None,
+        typer.Option(
+            metavar="concat|sum|mean|product",
+            help="concat, sum, mean or product, of Bidirectional layers in a .weights.h5 file.",
+        ),
     ] = None,
     spatial_shape: Annotated[
         list[int] | None, typer.Option(help="Of the images of a ConvLSTM in a .weights.h5 file; once for each axis.")

@@ -130,7 +130,9 @@ def lyapunov(
 def fixedpoints(
     run: RunArgument,
     text: TextArgument = None,
-    symbol: Annotated[str, typer.Option(help="The input that is held. None: the mean input over the text.")] = "",
+    symbol: Annotated[
+        str, typer.Option(metavar="SYMBOL", help="The input that is held. None: the mean input over the text.")
+    ] = "",
     starts: Annotated[int, typer.Option(help="Visited states from which to search.", min=1)] = 16,
     steps: Annotated[int, typer.Option(help="Of Adam, from every start.", min=0)] = 500,
     out: _Picture = None,

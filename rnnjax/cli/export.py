@@ -34,7 +34,10 @@ def export(
         ),
     ] = "safetensors",
     platforms: Annotated[
-        str, typer.Option(help="With stablehlo: where it is to run, as cpu,cuda,tpu. By default as here.")
+        str,
+        typer.Option(
+            metavar="PLATFORMS", help="With stablehlo: where it is to run, as cpu,cuda,tpu. By default as here."
+        ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     checkpoint: Checkpoint = "best",

@@ -56,7 +56,7 @@ def sample(
     run: RunArgument,
     prime: Annotated[str, typer.Option(help="Text to go on from; it is printed first. None: a new line.")] = "",
     prime_file: Annotated[
-        pathlib.Path | None, typer.Option(help="File to go on from, of any length; it is not printed.")
+        pathlib.Path | None, typer.Option(metavar="FILE", help="File to go on from, of any length; it is not printed.")
     ] = None,
     length: Annotated[int, typer.Option(help="Symbols to write: characters, bytes or words, as trained.")] = 1000,
     temperature: Annotated[
@@ -82,7 +82,10 @@ def sample(
     ] = False,
     unknown: Annotated[
         str,
-        typer.Option(help="Prime symbols that the model does not know: error, skip, or replace by its unknown symbol."),
+        typer.Option(
+            metavar="error|skip|replace",
+            help="Prime symbols that the model does not know: error, skip, or replace by its unknown symbol.",
+        ),
     ] = "error",
     checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
@@ -204,8 +207,9 @@ def eval(
     unknown: Annotated[
         str | None,
         typer.Option(
+            metavar="replace|skip|error",
             help="Symbols that the model does not know: replace, skip or error. By default replaced where the model "
-            "has an unknown symbol, else skipped; they are counted."
+            "has an unknown symbol, else skipped; they are counted.",
         ),
     ] = None,
     dynamic: Annotated[

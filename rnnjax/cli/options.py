@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 RunArgument = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
-Checkpoint = Annotated[str, typer.Option(help="best (lowest validation loss) or last.")]
+Checkpoint = Annotated[str, typer.Option(metavar="best|last", help="best (lowest validation loss) or last.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SITE = (
     "Address of the documentation, or the folder where it is built (build/site): the page links its terms to the "

@@ -34,24 +34,31 @@ _LINE = 300  # symbols, within which a line should begin
 def report(
     runs: Annotated[list[pathlib.Path], typer.Argument(metavar="RUN", help="Folders of trained runs.")],
     out: Annotated[
-        pathlib.Path | None, typer.Option(help="The file. By default report.html in the folder of the first run.")
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="The file. By default report.html in the folder of the first run."),
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="A file (also gzip) or folder to show; repeat it for several. None: the validation text."),
+        typer.Option(
+            metavar="FILE",
+            help="A file (also gzip) or folder to show; repeat it for several. None: the validation text.",
+        ),
     ] = None,
     symbols: Annotated[
         int, typer.Option(help="At most so many symbols of the text, from its start; 0 for all.", min=0)
     ] = 20_000,
     units: Annotated[
         list[str] | None,
-        typer.Option(help="Units (L1.c.137) or leaves (L1.c) that the page must hold; repeat it for several."),
+        typer.Option(
+            metavar="UNIT", help="Units (L1.c.137) or leaves (L1.c) that the page must hold; repeat it for several."
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="LABEL",
             help="What to rank units by: a name, re:PATTERN, or file.py:function; repeat it. None: all names that "
-            "suit the text, code or prose."
+            "suit the text, code or prose.",
         ),
     ] = None,
     top: Annotated[int, typer.Option(help="Units in the ranking of each label.", min=1)] = 10,
