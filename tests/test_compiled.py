@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from rnnjax.cli import compiled
+from tests.lm.tiny_run import make_run
 
 PROGRAM = """
 import jax
@@ -39,6 +40,18 @@ def test_programs_are_kept(tmp_path, monkeypatch):
     assert {path.name for path in kept} <= {path.name for path in folder.iterdir()}
     assert run(tmp_path / "none", JAX_ENABLE_COMPILATION_CACHE="0") == ["7.0", "None"]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_command_keeps_nothing_if_told_so(tmp_path):
+    left = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    left |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    folder = make_run(tmp_path / "run")
+    kept, said = [], []
+    for options in (["--no-compilation-cache"], []):
+        command = [sys.executable, "-m", "rnnjax", *options, "sample", str(folder), "--length", "5", "--seed", "1"]
+        said.append(subprocess.run(command, env=left, capture_output=True, text=True, check=True).stdout)
+        kept.append([path for path in (tmp_path / "rnnjax").rglob("*") if path.is_file()])
+    assert not kept[0] and kept[1] and said[0] == said[1]
 
 
 @pytest.mark.parametrize("case", ["free", "named", "off", "shared"])

@@ -1,6 +1,7 @@
 """What XLA compiled for one command is there for the next one, in the user's cache folder.
 
-Off with ``JAX_ENABLE_COMPILATION_CACHE=0``; ``JAX_COMPILATION_CACHE_DIR`` names another folder. Both are JAX's own.
+Off with ``rnnjax --no-compilation-cache``, or ``JAX_ENABLE_COMPILATION_CACHE=0`` for all commands;
+``JAX_COMPILATION_CACHE_DIR`` names another folder. Both are JAX's own.
 What is in the folder is executed, so it belongs to the user alone, and each kind of processor has one of its own: a
 home folder may be shared by several machines. What nobody has read for 30 days goes.
 """

@@ -48,8 +48,16 @@ def given_options(context: typer.Context) -> set[str]:
 
 def common_options(
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    no_compilation_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-compilation-cache", help="Compile everything anew, and keep nothing of it for the next command."
+        ),
+    ] = False,
 ) -> None:
     """Options before the name of a command."""
+    if no_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
     if version:
         typer.echo(f"rnnjax {rnnjax.__version__}, jax {jax.__version__}, Python {platform.python_version()}")
         raise typer.Exit
