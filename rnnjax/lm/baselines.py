@@ -118,6 +118,7 @@ def witten_bell(
     It is trained on the last ones of `train`, and tried on the first ones of `valid`, so that its memory is bounded.
     """
     check_size("witten_bell", "max_symbols", max_symbols)
+    train, valid = (check_ids("witten_bell", ids, vocab_size, n) for ids, n in ((train, "train"), (valid, "valid")))
     return float(-witten_bell_log_probs(train[-max_symbols:], valid[:max_symbols], vocab_size, order).mean())
 
 

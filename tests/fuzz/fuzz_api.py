@@ -328,7 +328,6 @@ def targets() -> tuple[Target, ...]:
         Target("record", analysis.record, {"cell": GRU, "params": gru, "state": state, "xs": xs}),
         Target("gradient_flow", analysis.gradient_flow, {"cell": GRU, "params": gru, "state": state, "xs": xs,
                "loss_fn": lambda ys: (ys**2).sum(-1), "max_lag": 2}),
-        Target("auc", analysis.search.auc, {"values": np.ones((4, 2)), "labels": np.array([0, 1, 1, 0], bool)}),
         Target("label_from_name", analysis.label_from_name, {"name": "space"}),
         Target("to_cudnn", interop.to_cudnn, {"cell": LSTM, "params": lstm}),
         Target("from_cudnn", interop.from_cudnn, {"flat": interop.to_cudnn(LSTM, lstm), "input_size": 3,
