@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,10 +45,7 @@ def describe(x: Any) -> str:
     if not hasattr(x, "shape") or not hasattr(x, "dtype") or isinstance(x, type):
         return short(x)
     name = jnp.dtype(x.dtype).name if not jnp.issubdtype(x.dtype, jax.dtypes.extended) else str(x.dtype)
-    for long, letter in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
-        if name.startswith(long):
-            name = letter + name[len(long) :]
-            break
+    name = re.sub("^(b?)(float|uint|int|complex)", lambda kind: kind[1] + kind[2][0], name)
     return f"{name}[{','.join(map(str, x.shape))}]"
 
 

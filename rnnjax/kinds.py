@@ -224,8 +224,7 @@ def public(function: Any = None, *, but: Sequence[str] = ()) -> Any:
         for name, parameter in signature.parameters.items():
             if parameter.kind in variable or name not in hints or name in but:
                 continue
-            check = _check_of(name, hints[name])
-            if check is not None:
+            if check := _check_of(name, hints[name]):
                 checks[name] = check
         checks.setdefault("", lambda where, name, value: value)
 

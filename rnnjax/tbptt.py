@@ -13,8 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnjax.checks import check_key, check_optimizer, check_size, is_traced, short
 from rnnjax.online import Cut
-from rnnjax.online.across import AnyBorder, across, begin, check_border
-from rnnjax.online.borders import Border
+from rnnjax.online.across import AnyBorder, Border, across, begin, check_border
 from rnnjax.programs import kept
 from rnnjax.update import (
     Carry,
@@ -165,12 +164,7 @@ def _specs(mesh: Mesh) -> tuple[PartitionSpec, ...]:
 
 
 def _split(
-    loss_fn: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
-    chunk_len: int,
-    border: AnyBorder,
-    mesh: Mesh,
-    *arrays: Any,
+    loss_fn: Callable[..., Any], optimizer: Any, chunk_len: int, border: AnyBorder, mesh: Mesh, *arrays: Any
 ) -> TBPTTResult:
     (axis_name,) = mesh.axis_names
     specs: tuple[Any, ...] = _specs(mesh)
@@ -186,18 +180,9 @@ def _split(
 
 
 def _tbptt(
-    loss_fn: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
-    chunk_len: int,
-    border: AnyBorder,
-    axis_name: str | None,
-    params: Any,
-    opt_state: Any,
-    state: Any,
-    stream: Any,
-    trace: Any,
-    key: jax.Array | None,
+    loss_fn: Callable[..., Any], optimizer: Any, chunk_len: int, border: AnyBorder, axis_name: str | None, *arrays: Any
 ) -> TBPTTResult:
+    params, opt_state, state, stream, trace, key = arrays
     check_opt_state("tbptt", optimizer, params, opt_state)
     params, opt_state, state, stream = jax.tree.map(jnp.asarray, (params, opt_state, state, stream))
     count, rest = divmod(_length(stream), chunk_len)

@@ -86,8 +86,7 @@ def observe(function: Callable[..., Any], *args: Any, hold: Hold | None = None) 
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
     found: dict[str, Named] = {}
     outs = _run(closed.jaxpr, closed.consts, [Named(leaf) for leaf in jax.tree.leaves(args)], hold, found)
-    unknown = ", ".join(repr(name) for name in hold if name not in found)
-    if unknown:
+    if unknown := ", ".join(repr(name) for name in hold if name not in found):
         raise ValueError(
             f"observe: hold must name values that the function names, got {unknown}; it names "
             f"{', '.join(found) or 'nothing'}. Name a value where it is computed: "

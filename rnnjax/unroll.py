@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 import weakref
 from typing import Any
 
@@ -22,7 +21,7 @@ from rnnjax.cell import (
     param_shapes,
     wide_dtype,
 )
-from rnnjax.checks import check_ints, short
+from rnnjax.checks import check_ints, check_size, short
 from rnnjax.engines import Controls, Job, choose, implementations
 from rnnjax.engines.both import run_both
 from rnnjax.engines.choice import make_job, no_such, registered
@@ -316,10 +315,4 @@ def _check_implementation(net, name, params, state, xs, controls, reverse, remat
 def _check_remat(remat):
     if remat is None or isinstance(remat, bool | str):
         return remat
-    try:
-        number = operator.index(remat)
-    except TypeError:
-        raise TypeError(f"unroll: remat must be None, True, an int or a name, got {short(remat)}.") from None
-    if number < 1:
-        raise ValueError(f"unroll: remat must be a segment length of at least 1, True or None, got {number}.")
-    return number
+    return check_size("unroll", "remat, if not None, True or a name,", remat)

@@ -153,9 +153,13 @@ CASES = {
     "remat_zero": (
         {"remat": 0},
         ValueError,
-        "unroll: remat must be a segment length of at least 1, True or None, got 0.",
+        "unroll: remat, if not None, True or a name, must be at least 1, got 0.",
     ),
-    "remat_fraction": ({"remat": 2.5}, TypeError, "unroll: remat must be None, True, an int or a name, got 2.5."),
+    "remat_fraction": (
+        {"remat": 2.5},
+        TypeError,
+        "unroll: remat, if not None, True or a name, must be an int, got 2.5.",
+    ),
     "remat_name": (
         {"remat": "all", "implementation": "scan"},
         UnfitError,

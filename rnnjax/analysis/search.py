@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.analysis.recording import SymbolModel, leaves_of, read_text
-from rnnjax.analysis.units import Selection, select_units
+from rnnjax.analysis.units import select_units
 from rnnjax.kinds import public
 
-__all__ = ["LabelSearch", "UnitScore", "search_units", "selection_names"]
+__all__ = ["LabelSearch", "UnitScore", "search_units"]
 
 
 class UnitScore(NamedTuple):
@@ -71,11 +71,6 @@ class LabelSearch:
         columns = (self.score, self.direction, self.first, p_values, self.accuracy, self.threshold, self.error)
         order = np.argsort(-self.first, kind="stable")[:count].tolist()
         return [UnitScore(self.units[k], *(column[k].item() for column in columns)) for k in order]
-
-
-def selection_names(selection: Selection, sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """The names of all units of a selection, in its order."""
-    return tuple(f"{leaf}.{k}" for leaf, units in selection for k in (range(sizes[leaf]) if units is None else units))
 
 
 @public
@@ -126,7 +121,8 @@ def search_units(
     leaves = leaves_of(model.cell, model.params, model.inputs[0])
     selection = select_units(select, leaves)
     kinds = tuple(leaves[leaf].kind for leaf, _ in selection)
-    names = selection_names(selection, {leaf: about.size for leaf, about in leaves.items()})
+    every = {leaf: range(leaves[leaf].size) if units is None else units for leaf, units in selection}
+    names = tuple(f"{leaf}.{unit}" for leaf, units in every.items() for unit in units)
     if reading.get("streams") == 1:
         reading["warmup"] = len(ids)
     scanner = _Scanner(model, ids, kinds, bins, {"select": select, **reading})

@@ -1,14 +1,13 @@
 """Cells, one file a family, and the table that gives each its name."""
 
+from rnnjax.cells.combined import MILSTM, MIRNN, LayerNormGRU, LayerNormLSTM
 from rnnjax.cells.conv_lstm import ConvLSTM
 from rnnjax.cells.diagonal import DiagonalGRU, DiagonalLSTM
 from rnnjax.cells.elman import Elman, IndRNN, LeakyRNN, MinimalRNN
 from rnnjax.cells.gru import GRU, MGU, GRUResetBefore
 from rnnjax.cells.highway import RecurrentHighway
-from rnnjax.cells.layernorm import LayerNormGRU, LayerNormLSTM
 from rnnjax.cells.linear import LRU, SRU, MinGRU, MinLSTM
 from rnnjax.cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM, ProjectedLSTM
-from rnnjax.cells.multiplicative import MILSTM, MIRNN
 from rnnjax.cells.registry import CELLS, cell_from_name, describable
 from rnnjax.cells.slstm import SLSTM
 

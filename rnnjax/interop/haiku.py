@@ -14,8 +14,8 @@ from rnnjax.checks import check_kind, short
 from rnnjax.extras import require
 from rnnjax.interop._common import (
     built,
-    check_params,
     check_shape,
+    counterpart,
     image_sizes,
     is_of,
     refuse,
@@ -125,32 +125,26 @@ def to_haiku(cell: Any, params: Any, *, name: str | None = None) -> tuple[Callab
     haiku = require("haiku", "dm-haiku", where)
     if type(cell) is Elman and cell.activation != "relu":
         refuse(where, repr(cell), "the VanillaRNN of Haiku has ReLU alone; haiku_core makes a module of it")
-    if type(cell) in (Elman, LSTM, GRUResetBefore, ConvLSTM):  # the others are refused below
-        check_params(where, cell, params)
-    size = getattr(cell, "hidden_size", 0)
-    arguments: tuple[Any, ...] = (size,)
-    if type(cell) is Elman:
-        kind = "VanillaRNN"
+    kinds: dict[type, str] = {Elman: "VanillaRNN", LSTM: "LSTM", GRUResetBefore: "GRU", ConvLSTM: "Conv"}
+    reason = "its GRU has the reset before the matmul" if type(cell).__name__ == "GRU" else "Haiku has no such core"
+    kind = counterpart(where, cell, params, kinds, f"{reason}; haiku_core makes a module of it")
+    arguments: tuple[Any, ...] = (cell.hidden_size,)
+    if kind == "VanillaRNN":
         b = jnp.asarray(params.b)
         parts = {"linear": {"w": params.w_ih, "b": b}, "linear_1": {"w": params.w_hh, "b": jnp.zeros_like(b)}}
-    elif type(cell) is LSTM:
-        kind = "LSTM"
+    elif kind == "LSTM":
         w = jnp.concatenate([params.w_ih, params.w_hh])
         parts = {"linear": {"w": reorder_gates(w, _SWAP_FG), "b": _forget_less(params.b)}}
-    elif type(cell) is GRUResetBefore:
-        kind = "GRU"
+    elif kind == "GRU":
         parts = {"": dict(zip(("w_i", "w_h", "b"), (reorder_gates(_negate_z(leaf), _SWAP_RZ) for leaf in params)))}
-    elif type(cell) is ConvLSTM:
+    else:
         kind = f"Conv{len(cell.spatial_shape)}DLSTM"
-        arguments = (cell.spatial_shape, size, cell.kernel_shape)
+        arguments = (cell.spatial_shape, cell.hidden_size, cell.kernel_shape)
         b = _forget_less(params.b)
         parts = {
             "input_to_hidden": {"w": reorder_gates(params.w_ih, _SWAP_FG), "b": b},
             "hidden_to_hidden": {"w": reorder_gates(params.w_hh, _SWAP_FG), "b": jnp.zeros_like(b)},
         }
-    else:
-        reason = "its GRU has the reset before the matmul" if type(cell).__name__ == "GRU" else "Haiku has no such core"
-        refuse(where, repr(cell), f"{reason}; haiku_core makes a module of it")
     path = _NAMES[kind] if name is None else name
     tree = {f"{path}/{layer}".rstrip("/"): leaves for layer, leaves in parts.items()}
     return functools.partial(getattr(haiku, kind), *arguments, name=path), tree

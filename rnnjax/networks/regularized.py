@@ -140,22 +140,13 @@ class Regularized(Around):
         if key_w is not None and self.weight_dropout:
             params = drop_connect(key_w, params, self.weight_dropout)
         if self._stepwise and (key is not None or (self.expected_zoneout and (self.zoneout_h or self.zoneout_c))):
-            visit = functools.partial(walk, functools.partial(self._visit, visit))
+            visit = functools.partial(walk, functools.partial(self._masked, visit))
         state, ys = visit(self.cell, params, state, xs, controls, reverse=reverse, key=key)
         return state, ys if key_y is None else locked(key_y, ys, self.output_dropout)
 
-    def _visit(
-        self,
-        visit: Visit,
-        cell: Cell,
-        params: Any,
-        state: Any,
-        xs: jax.Array,
-        controls: Controls,
-        *,
-        reverse: bool,
-        key: jax.Array | None,
-    ) -> tuple[Any, jax.Array]:
+    def _masked(
+        self, visit: Visit, cell: Any, params: Any, state: Any, xs: jax.Array, controls: Any, *, reverse: bool, key: Any
+    ) -> Any:
         """Runs one of the cells with the masks that its steps need; without a key zoneout is its own mean."""
         rates = RegularizedCell(
             cell, float(self.recurrent_dropout if key is not None else 0), float(self.zoneout_h), float(self.zoneout_c)

@@ -26,7 +26,7 @@ from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Refusal
 from rnnjax.kinds import check_kinds
 from rnnjax.network import Network, input_shape, leaves, walk
-from rnnjax.online.borders import Reader, each_step, read_with, send
+from rnnjax.online.across import Reader, each_step, read_with, send
 
 __all__ = ["EProp", "SnAp1"]
 

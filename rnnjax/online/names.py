@@ -7,8 +7,7 @@ from typing import Any
 import jax
 
 from rnnjax.checks import did_you_mean
-from rnnjax.online.across import AnyBorder
-from rnnjax.online.borders import Cut, Immediate, Lookback, Reader
+from rnnjax.online.across import AnyBorder, Cut, Immediate, Lookback, Reader
 from rnnjax.online.diagonal import EProp, SnAp1
 from rnnjax.online.whole import RTRL, UORO
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rnnjax.cell import batch_shape, compute_dtype, state_like, widen
 from rnnjax.kinds import check_kinds
-from rnnjax.online.borders import Reader, each_step, flatten_rows, read_with, send
+from rnnjax.online.across import Reader, each_step, flatten_rows, read_with, send
 
 __all__ = ["RTRL", "UORO", "Product"]
 

@@ -226,14 +226,12 @@ def _check_numbers(cell: Any, name: str, input_size: int, batch_size: int) -> No
     shape = (3, batch_size, *input_shape(cell, input_size))
     xs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     result, updated, alone, finite, misnamed = measure(params, cell.initial_state((batch_size,)), xs)
-    trouble = _difference(updated, result)
-    if trouble:
+    if trouble := _difference(updated, result):
         raise ValueError(
             f"check_cell: {name}.step disagrees with update: {trouble} from what rnnjax.affine_step makes of "
             "update; write step = rnnjax.affine_step."
         )
-    trouble = _difference(alone, result)
-    if trouble:
+    if trouble := _difference(alone, result):
         raise ValueError(
             f"check_cell: {name}.step mixes the examples of a batch: {trouble} from the same examples one by one; "
             "reduce only over the last axes."

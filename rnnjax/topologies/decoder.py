@@ -61,6 +61,12 @@ class Decoder:
     memory_size: int = 0
     feed: Literal["previous", "zeros"] = "previous"
 
+    @classmethod
+    def of(cls, model: Any, cell: Cell, **more: Any) -> Decoder:
+        """The decoder of a model, from the fields that all models that write have."""
+        sizes = (model.output_size, model.outputs, model.output_embed_size, model.dropout)
+        return cls(type(model).__name__, cell, *sizes, **more)
+
     def __post_init__(self) -> None:
         if self.embed_size and (self.outputs == "numbers" or self.feed == "zeros"):
             raise ValueError(

@@ -130,16 +130,8 @@ class EncoderDecoder(Reading):
 
     @property
     def _decoder(self) -> Decoder:
-        return Decoder(
-            "EncoderDecoder",
-            self.decoder,
-            self.output_size,
-            self.outputs,
-            self.output_embed_size,
-            self.dropout,
-            self.attention,
-            math.prod(output_shape(self.encoder, 1)),
-        )
+        memory_size = math.prod(output_shape(self.encoder, 1))
+        return Decoder.of(self, self.decoder, attention=self.attention, memory_size=memory_size)
 
     @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> EncoderDecoderParams:

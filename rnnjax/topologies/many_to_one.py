@@ -31,7 +31,6 @@ from rnnjax.topologies.parts import (
 from rnnjax.unroll import unroll
 
 __all__ = [
-    "POOLINGS",
     "ManyToOne",
     "ManyToOneParams",
     "OneToOne",
@@ -266,7 +265,6 @@ class OneToOne(Reading):
 
 
 Pooling = Literal["last", "mean", "max", "attention"]
-POOLINGS: tuple[Pooling, ...] = ("last", "mean", "max", "attention")
 
 
 class PoolingParams(NamedTuple):

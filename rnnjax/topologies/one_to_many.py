@@ -92,15 +92,7 @@ class OneToMany(Reading):
 
     @property
     def _decoder(self) -> Decoder:
-        return Decoder(
-            "OneToMany",
-            self.cell,
-            self.output_size,
-            self.outputs,
-            self.output_embed_size,
-            self.dropout,
-            feed=self.feed,
-        )
+        return Decoder.of(self, self.cell, feed=self.feed)
 
     @public
     def init(self, key: jax.Array, dtype: Any = jnp.float32) -> OneToManyParams:

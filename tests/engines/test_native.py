@@ -197,7 +197,7 @@ def test_refusals(monkeypatch):
     job = Job(rnnjax.LSTM(8))
     assert fits(job) == ""
     assert fits(job._replace(backend="gpu")) == "needs the CPU, got gpu"
-    assert "reduce_sum (layernorm.py, line " in fits(job._replace(cell=rnnjax.cells.LayerNormLSTM(8)))
+    assert "reduce_sum (combined.py, line " in fits(job._replace(cell=rnnjax.cells.LayerNormLSTM(8)))
     assert fits(job._replace(cell=rnnjax.cells.ProjectedLSTM(3, cell_size=5))).startswith("needs an affine cell")
     monkeypatch.setattr(jax, "local_device_count", lambda *_: 2)
     assert fits(job) == "needs to have the only CPU device, all cores of which it uses"

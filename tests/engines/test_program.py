@@ -85,7 +85,7 @@ def test_compiled_programs_are_the_updates_and_their_derivatives(tmp_path, x64):
 def test_layer_norms_are_refused_with_the_place(name):
     program = update_of(AFFINE[name]).program()
     assert isinstance(program, Refusal)
-    assert "reduce_sum (layernorm.py, line " in program.reason and "mixes units" in program.reason
+    assert "reduce_sum (combined.py, line " in program.reason and "mixes units" in program.reason
 
 
 MIXING = {

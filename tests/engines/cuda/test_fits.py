@@ -37,7 +37,7 @@ def lstm(**options):
         (lstm(dtype=None), "needs one dtype for the parameters and one for the state"),
         (lstm(param_dtype=jnp.dtype("float64")), "needs bfloat16, float16 or float32, got parameters of float64"),
         (Job(rnnjax.cells.IndRNN(3000), "gpu", batch=(500,), dtype=BF16, param_dtype=BF16), ""),
-        (Job(rnnjax.cells.LayerNormLSTM(8), "gpu"), "needs a pointwise update, got reduce_sum (layernorm.py, line "),
+        (Job(rnnjax.cells.LayerNormLSTM(8), "gpu"), "needs a pointwise update, got reduce_sum (combined.py, line "),
         (Job(rnnjax.cells.MinGRU(8), "gpu"), "needs an affine cell"),
         (lstm(remat="layers"), "needs remat to be None, True, an int or 'gates', got 'layers'"),
     ],
