@@ -8,13 +8,14 @@ cells inside, and `rnnjax.unroll` follow.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import Params, State, batch_shape, param_shapes, state_like
+from rnnjax.cell import Cell, Params, State, batch_shape, param_shapes, state_like
 from rnnjax.checks import describe, short
 from rnnjax.kinds import public
 
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "Visit",
     "check_state",
+    "flatten_state",
     "free_state",
     "input_shape",
     "leaves",
@@ -34,6 +36,7 @@ __all__ = [
     "output_shape",
     "part_controls",
     "start_state",
+    "unflatten_state",
     "walk",
 ]
 
@@ -250,6 +253,24 @@ def check_state(where: str, net: Any, state: State) -> tuple[int, ...]:
         if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"{where}: every leaf of the state must be of a floating dtype, got {describe(leaf)}.")
     return batch
+
+
+@public
+def flatten_state(cell: Cell, state: Any) -> jax.Array:
+    """The state as vectors ``[*batch, D]``: its leaves in their order, each row by row."""
+    batch, leaves = check_state("flatten_state", cell, state), jax.tree.leaves(state)
+    return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], axis=-1)
+
+
+def unflatten_state(cell: Any, flat: Any) -> Any:
+    """The inverse of `flatten_state`, for JAX and NumPy arrays; all leaves have the dtype of ``flat [*batch, D]``."""
+    structure, single = state_like(cell)
+    pieces, start = [], 0
+    for leaf in single:
+        size = math.prod(leaf.shape)
+        pieces.append(flat[..., start : start + size].reshape(*flat.shape[:-1], *leaf.shape))
+        start += size
+    return jax.tree.unflatten(structure, pieces)
 
 
 class Leaf(NamedTuple):

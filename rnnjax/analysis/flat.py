@@ -13,7 +13,7 @@ import numpy as np
 from rnnjax.cell import Cell, batch_shape, cast_like, compute_dtype, describe, widen
 from rnnjax.engines.scan import select
 from rnnjax.kinds import public
-from rnnjax.network import check_state, leaves, start_state
+from rnnjax.network import check_state, flatten_state, leaves, start_state, unflatten_state
 
 __all__ = [
     "Part",
@@ -47,24 +47,6 @@ def state_size(cell: Cell) -> int:
     (8, 11)
     """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)))
-
-
-@public
-def flatten_state(cell: Cell, state: Any) -> jax.Array:
-    """The state as vectors ``[*batch, D]``: its leaves in their order, each row by row."""
-    batch, leaves = check_state("flatten_state", cell, state), jax.tree.leaves(state)
-    return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], axis=-1)
-
-
-def unflatten_state(cell: Cell, flat: Any) -> Any:
-    """The inverse of `flatten_state`, for JAX and NumPy arrays; all leaves have the dtype of ``flat [*batch, D]``."""
-    leaves, start = [], 0
-    like = jax.eval_shape(cell.initial_state)
-    for leaf in jax.tree.leaves(like):
-        size = math.prod(leaf.shape)
-        leaves.append(flat[..., start : start + size].reshape(*flat.shape[:-1], *leaf.shape))
-        start += size
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def flat_step(cell: Cell, params: Any, s: jax.Array, x: jax.Array) -> jax.Array:

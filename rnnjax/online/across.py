@@ -41,7 +41,6 @@ __all__ = [
     "check_border",
     "chunk_steps",
     "each_step",
-    "flatten_rows",
     "read_with",
     "send",
 ]
@@ -134,12 +133,6 @@ def _send_bwd(contract: Any, kept: Any, d_state: Any) -> tuple[Any, Any, Any]:
 
 
 send.defvjp(_send_fwd, _send_bwd)
-
-
-def flatten_rows(cell: Any, state: Any) -> jax.Array:
-    """A state with any batch axes as ``[B, S]``."""
-    rows = math.prod(batch_shape(cell, state))
-    return jnp.concatenate([leaf.reshape(rows, -1) for leaf in jax.tree.leaves(state)], axis=1)
 
 
 def each_step(

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rnnjax.cell import batch_shape, compute_dtype, state_like, widen
+from rnnjax.cell import batch_shape, compute_dtype, widen
 from rnnjax.kinds import check_kinds
-from rnnjax.online.across import Reader, each_step, flatten_rows, read_with, send
+from rnnjax.network import flatten_state, unflatten_state
+from rnnjax.online.across import Reader, each_step, read_with, send
 
 __all__ = ["RTRL", "UORO", "Product"]
 
@@ -47,7 +47,7 @@ class RTRL:
     def start(self, params: Any, state: Any, chunk: Any) -> Any:
         """Zeros: ``[B, S, *shape]`` for every parameter."""
         own = read_with(self.reader, params, chunk).params
-        rows, size = jax.eval_shape(functools.partial(flatten_rows, self.cell), state).shape
+        rows, size = jax.eval_shape(functools.partial(_rows, self.cell), state).shape
         return jax.tree.map(lambda p: jnp.zeros((rows, size, *p.shape), compute_dtype(p.dtype)), own)
 
     def enter(self, params: Any, state: Any, trace: Any, chunk: Any) -> Any:
@@ -55,7 +55,7 @@ class RTRL:
         cell = self.cell
 
         def contract(d_state: Any, trace: Any) -> Any:
-            d = flatten_rows(cell, d_state)  # [B, S]
+            d = _rows(cell, d_state)  # [B, S]
             return jax.tree.map(lambda e: jnp.tensordot(d.astype(e.dtype), e, 2), trace)
 
         return send(contract, read_with(self.reader, params, chunk).params, state, trace)
@@ -64,18 +64,15 @@ class RTRL:
         """See `Border`."""
         del run, n
         read = read_with(self.reader, params, chunk)
-        cell, (structure, leaves) = self.cell, state_like(self.cell)
-        ends = np.cumsum([math.prod(leaf.shape) for leaf in leaves])[:-1]
+        cell = self.cell
 
         def one(params: Any, flat: jax.Array, x: jax.Array) -> jax.Array:
-            pieces = jnp.split(flat, ends)
-            state = [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
-            new, _ = cell.step(params, jax.tree.unflatten(structure, state), x)
-            return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(new)])
+            new, _ = cell.step(params, unflatten_state(cell, flat), x)
+            return flatten_state(cell, new)
 
         def forward(state: Any, trace: Any, x: jax.Array) -> tuple[Any, Any]:
             new, _ = cell.step(read.params, state, x)
-            flat = flatten_rows(cell, widen(state, compute_dtype(jax.tree.leaves(state)[0].dtype)))
+            flat = _rows(cell, widen(state, compute_dtype(jax.tree.leaves(state)[0].dtype)))
             xs = x.reshape(flat.shape[0], *x.shape[len(batch_shape(cell, state)) :])
             by_params, by_state = jax.vmap(jax.jacrev(one, argnums=(0, 1)), in_axes=(None, 0, 0))(read.params, flat, xs)
             trace = jax.tree.map(
@@ -86,6 +83,11 @@ class RTRL:
             return new, trace
 
         return each_step(cell, forward, read, state, trace)
+
+
+def _rows(cell: Any, state: Any) -> jax.Array:
+    """A state with any batch axes as ``[B, S]``."""
+    return flatten_state(cell, state).reshape(math.prod(batch_shape(cell, state)), -1)
 
 
 class Product(NamedTuple):
