@@ -117,7 +117,7 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
         _like(cell, input_size, arrays),
         where=where,
         owner=type(cell).__name__,
-        advice=f"it was saved from {_short(described)}",
+        advice=f"it was saved from {described:.200}",
     )
     for name, array in arrays.items():
         if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
@@ -221,7 +221,7 @@ def _described_cell(where: str, metadata: Mapping[str, str]) -> Any:
         )
     if metadata.get("rebuild") != "yes":
         raise CheckpointError(
-            f"{where} was saved from {_short(described)}, which is none of rnnjax's cells, and code is never run from "
+            f"{where} was saved from {described:.200}, which is none of rnnjax's cells, and code is never run from "
             "here; pass cell= with one of your own."
         )
     try:
@@ -270,10 +270,6 @@ def _rebuilds(cell: Any) -> bool:
         return bool(cell_from_repr(repr(cell)) == cell)
     except ValueError:
         return False
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _like(cell: Any, input_size: int, arrays: Mapping[str, np.ndarray]) -> Any:
