@@ -12,7 +12,7 @@ queue, and a new worker takes its place. Nobody is waited for without a limit.
 
 A worker gets a line of JSON for every step, ``{"step": .., "task": {..}}``, and answers with one: ``{"next": ..}`` with
 the step that follows, or ``{"found": ..}`` as the last. It says ``{"next": null}`` once when it has started, and ends
-where its input ends.
+where its input ends. With ``"last": true`` in an answer it can do nothing more, and gets nothing more.
 """
 
 import collections
@@ -195,6 +195,8 @@ class Crew:
             worker.waiting.append((answer["next"], task))
         else:
             self._through(task, answer.get("found"), None)
+        if answer.get("last"):
+            self._lose(worker, "it could do nothing more")
 
     def _lose(self, worker: _Worker, reason: str | None) -> None:
         """Of a worker that has died, or is no longer wanted: its task is lost, what else it had goes back."""

@@ -59,7 +59,7 @@ class Tasks:
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()
         self.healthy = _card_answers()
-        return {"found": found}
+        return {"found": found} if self.healthy else {"found": found, "last": True}
 
 
 class _Guarded:

@@ -41,7 +41,11 @@ for line in sys.stdin:
     else:
         row = {"cell": task["name"], "dtype": "float32", "H": 5, "B": 2, "mode": "forward", "floor_us": 1.0}
         row |= {"contestant": "rnnjax", "us_per_step": 2.0}
-        print(json.dumps({"found": {"gpu": [row], "skipped": []}}), flush=True)
+        last = {"last": True} if task.get("breaks") else {}
+        print(json.dumps({"found": {"gpu": [row], "skipped": []}} | last), flush=True)
+        if last:
+            time.sleep(0.3)
+            sys.exit("the card no longer answers")
 """
 HEADER = {"command": "", "provenance": provenance()}
 
@@ -118,6 +122,14 @@ def test_a_worker_that_dies_or_hangs_loses_the_task_in_its_hands_only(fake, tmp_
     other = {**HEADER, "provenance": HEADER["provenance"] | {"device": "another"}}
     with pytest.raises(ValueError, match="goes on with results of this machine"):
         gpu.Results(path, other, resume=True)
+
+
+def test_a_worker_whose_card_no_longer_answers_gets_nothing_more(fake):
+    """What it was about to measure is made ready by another."""
+    tasks = [point(f"cell {i}", tuned=False, breaks=i == 0) for i in range(4)]
+    results = gpu.Results(None, HEADER)
+    fake(tasks, results, workers=1)
+    assert sorted(results.found["done"]) == [task["name"] for task in tasks] and results.found["skipped"] == []
 
 
 def test_ctrl_c_leaves_a_whole_file_and_no_process(fake, tmp_path):

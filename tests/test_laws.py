@@ -149,6 +149,16 @@ def test_checkpointing_takes_any_distance(remat, x64):
         assert_close(with_gradients(row.cell, implementation, remat=remat)(problem), want)
 
 
+@pytest.mark.parametrize("implementation", ["scan", "fused"])
+def test_checkpointing_takes_no_rows(implementation):
+    cell, empty = rnnjax.GRU(3), jnp.ones((7, 0, 2))
+    params = cell.init(jax.random.key(0), 2)
+    run = lambda params: rnnjax.unroll(cell, params, None, empty, implementation=implementation, remat=3)[1]  # noqa: E731
+    assert run(params).shape == (7, 0, 3)
+    found = jax.grad(lambda params: run(params).sum())(params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
+
+
 def test_checkpointing_saves_memory():
     """From 64 to 1024 steps, full memory grows 16 times and the memory with checkpoints 4 times."""
     row = Row(rnnjax.LSTM(16), 1)

@@ -96,7 +96,7 @@ def in_segments(
     if segment is None:
         return run(state, inputs)
     whole = length // segment * segment
-    folded = jax.tree.map(lambda a: a[:whole].reshape(-1, segment, *a.shape[1:]), inputs)
+    folded = jax.tree.map(lambda a: a[:whole].reshape(whole // segment, segment, *a.shape[1:]), inputs)
     rest = jax.tree.map(lambda a: a[whole:], inputs)
     if reverse and whole < length:
         state, ys_rest = run(state, rest)

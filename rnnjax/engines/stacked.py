@@ -23,7 +23,7 @@ _LAYERS = 12  # from here on, see `worth_stacking`
 
 def stackable(net: Any) -> TypeGuard[Stack]:
     """Whether it is a `Stack` of three layers or more of which all but the first are equal, and read as much."""
-    if not isinstance(net, Stack) or len(net.cells) < 3:
+    if not isinstance(net, Stack) or type(net).thread is not Stack.thread or len(net.cells) < 3:
         return False
     first, second, *others = net.cells
     return all(cell == second for cell in others) and first.hidden_size == second.hidden_size

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 
 from rnnjax.cell import cast_like, compute_dtype
 from rnnjax.engines.choice import Engine, choose, make_job
+from rnnjax.engines.placement import on_mesh
+from rnnjax.engines.scan import select
 from rnnjax.network import Controls, Network, part_controls
 from rnnjax.networks.masks import dropout, scale_kept
 from rnnjax.networks.stack import Stack, StackParams, StackState, normalize
@@ -60,13 +62,13 @@ def run_waves(
     The arguments are those of `rnnjax.unroll` below its checks. Checkpoints (``remat`` of True or a number) are for
     long sequences that do not find room; they are taken layer by layer.
     """
-    if not isinstance(net, Stack) or len(net.cells) < 2 or remat not in (None, "gates") or controls.noise is not None:
-        return None
-    if any(cell != net.cells[0] for cell in net.cells) or 0 in xs.shape or jax.device_count() > 1:
+    if type(net) is not Stack or len(net.cells) < 2 or remat not in (None, "gates") or controls.noise is not None:
+        return None  # who derives from it may thread data in another way
+    if any(cell != net.cells[0] for cell in net.cells) or 0 in xs.shape or jax.device_count() > 1 or on_mesh():
         return None
     cell: Any = net.cells[0]
     weights = params.layers
-    if isinstance(cell, LearnedState):
+    if type(cell) is LearnedState:
         cell, weights = cell.cell, tuple(p.cell for p in weights)
     if isinstance(cell, Network) or len(params.norms) != (0 if net.norm is None else len(net.cells)):
         return None
@@ -124,6 +126,7 @@ def _waves(
     # Their gradients are added up from wave to wave, in float32 if they are narrower themselves.
     shared = (layers.params, layers.fresh, layers.norms)
     wide = jax.tree.map(lambda a: a.astype(compute_dtype(a.dtype)), shared)
+    begin = jax.lax.stop_gradient(layers.state)
 
     def one(params: Any, state: Any, xs: jax.Array, controls: Controls) -> tuple[Any, jax.Array]:
         return engine.run(cell, params, state, xs, controls, reverse=reverse, remat=remat)
@@ -142,11 +145,13 @@ def _waves(
         if kept is not None:
             seen = scale_kept(jnp.moveaxis(kept[below, piece[1:]], 0, 1), seen, net.dropout)
         inputs = jnp.concatenate([xs[:, None], _wide(seen, width)], axis=1)
-        new, ys = jax.vmap(one, axes, (0, 1))(params, state, inputs, Controls(at(valid), at(resets), fresh))
+        # Who has no piece begins anew: whoever went on from a large final state might meet infinities, and a cotangent
+        # of zero times an infinity is NaN.
+        start = select(active, state, begin)
+        new, ys = jax.vmap(one, axes, (0, 1))(params, start, inputs, Controls(at(valid), at(resets), fresh))
         if net.residual:
             ys = ys.at[:, 1:].add(under)
-        state = jax.tree.map(lambda n, o: jnp.where(active.reshape(-1, *(1,) * (n.ndim - 1)), n, o), new, state)
-        return (state, ys[:, :-1]), ys[:, -1]
+        return (select(active, new, state), ys[:, :-1]), ys[:, -1]
 
     nothing = jnp.zeros((length, count - 1, *batch, size), _outputs(layers.state, xs).dtype)
     (state, _), tops = jax.lax.scan(wave, (layers.state, nothing), (jnp.arange(pieces + count - 1), first))

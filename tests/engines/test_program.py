@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import rnnjax
 from rnnjax.engines.affine.emit_c import SCALAR, emit
+from rnnjax.engines.affine.plan import make_plan
 from rnnjax.engines.affine.program import Program, Refusal
 from tests.cells_table import CELLS, VARIANTS
 from tests.engines.programs import Update, needs_compiler, random_inputs, run_compiled, update_of
@@ -125,6 +126,24 @@ def test_the_program_does_not_depend_on_the_hidden_size():
     assert update_of(rnnjax.LSTM(4)).program() == update_of(rnnjax.LSTM(1)).program()
     assert update_of(rnnjax.cells.MILSTM(4)).program() == update_of(rnnjax.cells.MILSTM(7)).program()
     assert update_of(rnnjax.LSTM(4)).program() != update_of(rnnjax.cells.CoupledLSTM(4)).program()
+
+
+def test_the_program_does_not_depend_on_the_mesh():
+    """Of a cell that is traced first within `jax.shard_map`; what is found there is kept for the whole process."""
+
+    class New(rnnjax.LSTM):
+        """A cell that nobody has traced."""
+
+    found, cell, params = [], New(4), rnnjax.LSTM(4).init(jax.random.key(0), 3)
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.PartitionSpec("rows")
+
+    def local(x):
+        found.append(make_plan(cell, params, jnp.float32).program())
+        return x
+
+    jax.eval_shape(jax.shard_map(local, mesh=mesh, in_specs=split, out_specs=split), jnp.ones(2))
+    assert found == [make_plan(rnnjax.LSTM(4), params, jnp.float32).program()] and isinstance(found[0], Program)
 
 
 def test_saved_values_are_the_gates():

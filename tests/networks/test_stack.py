@@ -331,6 +331,23 @@ def test_deep_stacks_are_stacked_by_themselves():
         assert ("length=15" in str(program)) is stacks
 
 
+class Halving(Stack):
+    """Threads data in its own way."""
+
+    def thread(self, visit, params, state, xs, controls, **options):
+        return super().thread(visit, params, state, xs / 2, controls, **options)
+
+
+def test_what_derives_from_a_stack_is_threaded_in_its_own_way(x64):
+    """However many equal layers it has."""
+    stack = Halving((GRU(4),) * 12)
+    problem = plain(make_problem(Row(stack), seq_len=3))
+    state, ys = rnnjax.unroll(stack, *problem[:3])
+    params, start, xs = problem[:3]
+    assert_close((state, ys), rnnjax.unroll(Stack(stack.cells), params, start, xs / 2, implementation="scan"))
+    assert "stacked" not in rnnjax.implementations(stack)
+
+
 def test_layers_of_unlike_dtypes_run_one_by_one(x64):
     """Weights that cannot lie on top of each other."""
     stack = Stack((GRU(4),) * 3)

@@ -104,8 +104,14 @@ def _program(plan: Plan) -> Program | Refusal:
     cell, dtype = plan.cell, plan.dtype
     z = jax.ShapeDtypeStruct((cell.hidden_size,), dtype)
     seen = tuple((z,) if s else (z, z) for s in plan.summed) or ((z,),) * cell.num_gates
-    state = jax.eval_shape(lambda: widen(cell.initial_state(()), dtype))
-    return make_program(plan.update, plan.own(param_shapes(cell, 1)), state, seen)
+    with _without_mesh():
+        state = jax.eval_shape(lambda: widen(cell.initial_state(()), dtype))
+        return make_program(plan.update, plan.own(param_shapes(cell, 1)), state, seen)
+
+
+def _without_mesh() -> Any:
+    """What is traced for one example is kept for the whole process, and so would be what a mesh puts into it."""
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def make_plan(cell: Any, params: Any, dtype: Any, *, keep_gates: bool = True) -> Plan:
@@ -129,8 +135,9 @@ def _trace(cell: Any, treedef: Any, shapes: tuple[Any, ...], dtype: Any) -> Plan
     leaves = [jax.ShapeDtypeStruct(*known) for known in shapes]
     params = treedef.unflatten(leaves)
     zh = () if getattr(params, "w_hh", None) is None else z
-    state = jax.eval_shape(lambda: widen(cell.initial_state(()), dtype))
-    jaxpr = jax.make_jaxpr(cell.update)(params, state, z, zh).jaxpr
+    with _without_mesh():
+        state = jax.eval_shape(lambda: widen(cell.initial_state(()), dtype))
+        jaxpr = jax.make_jaxpr(cell.update)(params, state, z, zh).jaxpr
 
     def readers(*variables: Any) -> list[Any]:
         wanted = {id(v) for v in variables}

@@ -13,6 +13,7 @@ from rnnjax.engines.affine.cuda import CudaLoops
 from rnnjax.engines.affine.cuda_rules import Card, Facts, wave_pieces
 from rnnjax.engines.affine.recurrence import affine_engine
 from rnnjax.engines.choice import Job
+from rnnjax.networks.stack import StackParams
 from tests.engines.cuda import emulator
 
 H200 = Card(90, 132)
@@ -137,8 +138,43 @@ def test_where_layers_follow_each_other(in_pieces):
     assert count_waves(two, remat=3) == 4  # of two pieces a layer, layer after layer
     assert count_waves(two, steps=0) == 2
     assert count_waves(deep(rnnjax.Bidirectional((rnnjax.LSTM(4),)).layers[0][0], 1)) == 1
+    assert count_waves(Doubling((rnnjax.LSTM(4),) * 2)) == count_waves(deep(DoublingStart(rnnjax.LSTM(4)), 2)) == 2
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.PartitionSpec(None, "rows")
+    params = two.init(jax.random.key(0), 3)
+    run = lambda xs: rnnjax.unroll(two, params, None, xs, implementation="emulated")[1]  # noqa: E731
+    alone = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows)
+    assert jax.eval_shape(alone, jnp.ones((6, 2, 3))).shape == (6, 2, 4)
     in_pieces(1, nothing)
     assert count_waves(two) == 2
+
+
+class Doubling(rnnjax.Stack):
+    """What is derived may thread data in its own way."""
+
+    def thread(self, visit, params, state, xs, controls, **options):
+        return super().thread(visit, params, state, 2 * xs, controls, **options)
+
+
+class DoublingStart(rnnjax.LearnedState):
+    def thread(self, visit, params, state, xs, controls, **options):
+        return super().thread(visit, params, state, 2 * xs, controls, **options)
+
+
+def test_who_has_no_piece_reaches_no_infinity(monkeypatch):
+    """A layer that is through, whose state would overflow if it went on: 1e37 grows by half at every step."""
+    monkeypatch.setattr(choice, "_engines", choice.registered())
+    choice.register(choice.Engine("mapped", choice.engine("fused").run, many=True, pieces=lambda job, layers: 4))
+    net, eye = deep(rnnjax.Elman(2, activation="relu"), 2), np.eye(2, dtype=np.float32)
+    bottom, top = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), 2)).layers
+    params = StackParams((bottom._replace(w_ih=eye, w_hh=1.5 * eye), top._replace(w_ih=1e-9 * eye)))
+    xs = jnp.zeros((64, 1, 2)).at[0].set(1e26)
+
+    def loss(params, implementation):
+        return 1e-30 * jnp.sum(rnnjax.unroll(net, params, None, xs, implementation=implementation)[1])
+
+    got, want = (jax.jit(jax.grad(loss), static_argnums=1)(params, name) for name in ("mapped", "fused"))
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4), got, want)
 
 
 def test_weights_in_bfloat16_add_up_in_float32(in_pieces):
