@@ -25,7 +25,7 @@ def test_lengths_of_any_width(dtype):
     assert topologies.many_to_one.pool(ys, "mean", lengths=lengths).item() == (n - 1) / 2
     assert topologies.many_to_one.pool(ys, "max", lengths=lengths).item() == n - 1
     assert topologies.many_to_one.pool(ys, "last", lengths=np.array([0], dtype)).item() == 0
-    np.testing.assert_array_equal(topologies.masks.length_mask(lengths, 300)[:, 0], np.arange(300) < n)
+    np.testing.assert_array_equal(topologies.parts.length_mask(lengths, 300)[:, 0], np.arange(300) < n)
     assert topologies.masked_mean(ys, lengths=lengths).item() == (n - 1) / 2
     assert topologies.mse_loss(ys, jnp.zeros_like(ys), lengths=lengths) == np.mean(np.arange(n) ** 2.0)
     traced = fast_jit(lambda lengths: topologies.many_to_one.pool(ys, "last", lengths=lengths))

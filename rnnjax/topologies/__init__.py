@@ -37,8 +37,8 @@ from rnnjax.topologies.losses import (
 )
 from rnnjax.topologies.many_to_many import ManyToMany
 from rnnjax.topologies.many_to_one import ManyToOne, OneToOne
-from rnnjax.topologies.masks import masked_mean
 from rnnjax.topologies.one_to_many import OneToMany
+from rnnjax.topologies.parts import masked_mean
 
 __all__ = [
     "Attention",

@@ -12,7 +12,7 @@ from rnnjax.cell import compute_dtype, describe, matmul
 from rnnjax.checks import check_init, check_ints, check_size
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields, public
-from rnnjax.topologies.masks import masked_softmax
+from rnnjax.topologies.parts import masked_softmax
 
 __all__ = ["Attention", "AttentionParams", "Memory"]
 

@@ -14,12 +14,13 @@ from rnnjax.network import Network, leaves
 from rnnjax.networks import dropout
 from rnnjax.promotion import as_wide
 from rnnjax.topologies.attention import Attention, AttentionParams, Memory
-from rnnjax.topologies.masks import judged_steps, length_mask
 from rnnjax.topologies.parts import (
     Dense,
     Reader,
     affine,
     init_dense,
+    judged_steps,
+    length_mask,
     split_key,
     with_dropout,
 )

@@ -12,7 +12,7 @@ from rnnjax.cell import compute_dtype, describe
 from rnnjax.checks import check_ints, check_real, check_size, is_traced
 from rnnjax.kinds import public
 from rnnjax.promotion import as_wide, promoting
-from rnnjax.topologies.masks import valid_steps, weighted_mean
+from rnnjax.topologies.parts import valid_steps, weighted_mean
 
 __all__ = [
     "accuracy",

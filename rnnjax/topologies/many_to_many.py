@@ -14,7 +14,6 @@ from rnnjax.kinds import check_fields, public
 from rnnjax.network import output_shape, start_state
 from rnnjax.networks.masks import dropout
 from rnnjax.promotion import as_wide
-from rnnjax.topologies.masks import valid_steps
 from rnnjax.topologies.parts import (
     Dense,
     Reading,
@@ -24,6 +23,7 @@ from rnnjax.topologies.parts import (
     init_dense,
     run_options,
     split_key,
+    valid_steps,
     with_dropout,
 )
 from rnnjax.unroll import unroll

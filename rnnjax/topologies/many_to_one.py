@@ -16,7 +16,6 @@ from rnnjax.network import output_shape
 from rnnjax.networks import Bidirectional, dropout
 from rnnjax.networks.bidirectional import BidirectionalParams
 from rnnjax.promotion import as_wide, promoting
-from rnnjax.topologies.masks import masked_softmax, valid_steps
 from rnnjax.topologies.parts import (
     Dense,
     Reading,
@@ -24,8 +23,10 @@ from rnnjax.topologies.parts import (
     check_network,
     flat,
     init_dense,
+    masked_softmax,
     run_options,
     split_key,
+    valid_steps,
     with_dropout,
 )
 from rnnjax.unroll import unroll

@@ -270,7 +270,7 @@ def targets() -> tuple[Target, ...]:
         Target("activation_regularization", rnnjax.networks.activation_regularization, {"ys": xs, "lengths": lengths,
                "temporal": True, "resets": resets}),
         Target("pool", topologies.many_to_one.pool, {"ys": xs, "pooling": "mean", "lengths": lengths}),
-        Target("length_mask", topologies.masks.length_mask, {"lengths": lengths, "num_steps": 4}),
+        Target("length_mask", topologies.parts.length_mask, {"lengths": lengths, "num_steps": 4}),
         Target("masked_mean", topologies.masked_mean, {"values": xs, **padded}),
         Target("softmax_loss", topologies.softmax_loss, {"logits": logits, "labels": labels, "label_smoothing": 0.1,
                "class_weights": np.ones(3), "ignore_label": None, **padded}),

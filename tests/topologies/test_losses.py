@@ -15,7 +15,7 @@ from rnnjax.topologies import (
     sequence_accuracy,
     softmax_loss,
 )
-from rnnjax.topologies.masks import length_mask
+from rnnjax.topologies.parts import length_mask
 from tests.cells_table import fast_jit
 
 T, B, V = 5, 4, 3
