@@ -16,7 +16,7 @@ from rnnjax.analysis.text_flow import as_inputs, symbol_gradient_flow
 from rnnjax.forecast import sampling
 from rnnjax.lm import baselines
 from rnnjax.lm import model as models
-from rnnjax.lm.dynamic import Dynamic, _follow
+from rnnjax.lm.evaluate import Dynamic, _follow
 from rnnjax.lm.model import LanguageModel
 from rnnjax.online import RTRL
 from rnnjax.online.across import begin

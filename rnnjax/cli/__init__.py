@@ -140,8 +140,7 @@ def _app(words: list[str]) -> Any:
     """The commands, of which only the one that is asked for is imported."""
     import typer
 
-    from rnnjax.cli.options import common_options
-    from rnnjax.cli.words import WordedCommand, WordedGroup
+    from rnnjax.cli.options import WordedCommand, WordedGroup, common_options
 
     app = typer.Typer(
         cls=WordedGroup,

@@ -15,11 +15,9 @@ from rich.console import Console
 import rnnjax
 from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.checks import check_size
-from rnnjax.cli.claim import claim, ran_on, settle
 from rnnjax.cli.forecast_words import data_lines, facts, is_constant, say_results, which
-from rnnjax.cli.options import SITE, TRUST_CODE, given_options, options_command
-from rnnjax.cli.partners import FORECAST, check_partners
-from rnnjax.cli.stopping import stop_on_signal
+from rnnjax.cli.options import FORECAST, SITE, TRUST_CODE, check_partners, given_options, options_command
+from rnnjax.cli.training import claim, ran_on, settle, stop_on_signal
 from rnnjax.files import digest, write_atomic
 from rnnjax.fit import OptimizerOptions, Printer
 from rnnjax.fit.checkpoint import find_checkpoints
@@ -27,9 +25,8 @@ from rnnjax.fit.folder import Replacement, check_code, own_folder, remember
 from rnnjax.forecast.baselines import find_season
 from rnnjax.forecast.files import Source, read_series
 from rnnjax.forecast.made import made_series
-from rnnjax.forecast.options import ForecastOptions, make_forecaster
 from rnnjax.forecast.results import compute_results, write_results
-from rnnjax.forecast.run import ForecastConfig, ForecastPaths
+from rnnjax.forecast.run import ForecastConfig, ForecastOptions, ForecastPaths, make_forecaster
 from rnnjax.forecast.series import Series
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.training import fit

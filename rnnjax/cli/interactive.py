@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rnnjax.cli.output import echo
-from rnnjax.lm.session import Session
+from rnnjax.lm.sample import Session
 from rnnjax.text.shown import shown
 from rnnjax.text.vocabulary import Vocabulary
 

@@ -20,18 +20,15 @@ import typer
 
 from rnnjax.cell import check_size
 from rnnjax.cells.registry import cell_file
-from rnnjax.cli.display import nats
 from rnnjax.cli.interactive import converse
-from rnnjax.cli.options import Checkpoint, Json, RunArgument, TrustCode
-from rnnjax.cli.output import echo, echo_json, echo_table
-from rnnjax.cli.partners import EVAL, check_partners
+from rnnjax.cli.options import EVAL, Checkpoint, Json, RunArgument, TrustCode, check_partners
+from rnnjax.cli.output import echo, echo_json, echo_table, nats
 from rnnjax.cli.reading import read_for_run
 from rnnjax.files import FileWarning, first_line
 from rnnjax.fit.checkpoint import best, find_checkpoints, open_checkpoint, restore
 from rnnjax.fit.folder import check_code
 from rnnjax.fit.printer import duration
-from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
-from rnnjax.lm.evaluate import Evaluation, evaluate, evaluate_windows
+from rnnjax.lm.evaluate import Dynamic, Evaluation, evaluate, evaluate_dynamic, evaluate_windows
 from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import (
     Run,
@@ -40,8 +37,7 @@ from rnnjax.lm.run import (
     own_text,
     read_config,
 )
-from rnnjax.lm.sample import default_prime, generate, stream_text
-from rnnjax.lm.session import Session
+from rnnjax.lm.sample import Session, default_prime, generate, stream_text
 from rnnjax.summary import title
 from rnnjax.text.shown import shown
 from rnnjax.text.wide import check_wide

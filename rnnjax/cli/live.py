@@ -6,8 +6,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from rnnjax.lm.batches import Validation
-from rnnjax.lm.live import HELD_OUT, SEGMENT, LiveBatches, corpus_of
+from rnnjax.lm.batches import HELD_OUT, SEGMENT, LiveBatches, Validation, corpus_of
 from rnnjax.lm.options import RunConfig
 from rnnjax.text.corpus import Corpus, load_corpus
 from rnnjax.text.live import LiveText

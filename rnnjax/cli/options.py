@@ -1,4 +1,4 @@
-"""What commands have in common: how options are called, and sentences of the library in the words of the command."""
+"""Options of commands: how they are declared, what they need beside them, and how the help speaks of them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ import inspect
 import pathlib
 import platform
 import typing
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import rnnjax
 
 __all__ = [
+    "EVAL",
+    "FORECAST",
+    "MACHINES",
     "SITE",
+    "TRAIN",
     "TRUST_CODE",
     "Checkpoint",
     "Json",
+    "Partner",
     "RunArgument",
     "Site",
     "TrustCode",
+    "WordedCommand",
+    "WordedGroup",
+    "check_partners",
     "common_options",
     "given_options",
     "options_command",
@@ -114,3 +123,94 @@ def options_command(
         return run
 
     return decorate
+
+
+class Partner(NamedTuple):
+    """An option, and what it needs."""
+
+    option: str
+    needs: str  # the end of a sentence
+    works: Callable[[Mapping[str, Any]], bool]  # of the values of all options
+
+
+MACHINES = (Partner("wait", "--distributed", lambda v: v["distributed"] is not None),)
+
+TRAIN = (
+    Partner("average_after", "--average", lambda v: v["average"] > 0),
+    Partner("clip_by", "--clip above 0", lambda v: v["clip"] > 0),
+    Partner("decay", "--schedule step or plateau", lambda v: v["schedule"] in ("step", "plateau")),
+    Partner("decay_from", "--schedule step", lambda v: v["schedule"] == "step"),
+    Partner("embed_dropout", "--embed, as one-hot symbols are not dropped", lambda v: v["embed"] != 0),
+    Partner("locked", "--dropout or --embed-dropout", lambda v: max(v["dropout"], v["embed_dropout"]) > 0),
+    Partner("min_count", "--level char or word, as there are 256 bytes", lambda v: v["level"] != "byte"),
+    Partner("vocabulary_symbols", "--level char or word, as there are 256 bytes", lambda v: v["level"] != "byte"),
+    Partner("encoding", "--level char or word, as bytes are read as they are", lambda v: v["level"] != "byte"),
+    Partner("glob", "a folder as TEXT", lambda v: any(pathlib.Path(p).is_dir() for p in v["text"] or ())),
+)  # fmt: skip
+
+EVAL = (
+    Partner("warmup", "--streams above 1", lambda v: v["streams"] != 1),
+    Partner("dynamic_lr", "--dynamic", lambda v: v["dynamic"]),
+    Partner("dynamic_decay", "--dynamic", lambda v: v["dynamic"]),
+)
+
+FORECAST = (
+    Partner(
+        "samples",
+        "a model that draws, with --recursive or another --head",
+        lambda v: v["recursive"] or v["head"] != "quantiles",
+    ),
+)
+
+
+def check_partners(partners: Iterable[Partner], values: Mapping[str, Any], given: set[str]) -> None:
+    """Raises for the first option on the command line that would do nothing.
+
+    Args:
+        partners: what needs what.
+        values: of all options.
+        given: names of those on the command line; one that is set to what switches it off may stand alone.
+
+    Raises:
+        ValueError: in one sentence with what is missing.
+    """
+    for option, needs, works in partners:
+        off = values[option] in (0, False, None) or (option == "embed_dropout" and values[option] == -1)
+        if option in given and not off and not works(values):
+            raise ValueError(f"--{option.replace('_', '-')}: does nothing without {needs}; leave it out.")
+
+
+_WORDS = {"path": "PATH", "int": "NUMBER", "float": "NUMBER", "str": "TEXT", "text": "TEXT"}
+
+
+def _word(param: Any) -> str | None:
+    """Of the type, which releases of typer call differently."""
+    if getattr(param, "is_flag", False):
+        return ""
+    kind = getattr(getattr(param, "type", None), "name", None) or (
+        param.bare_type() if hasattr(param, "bare_type") else ""
+    )
+    return next((word for name, word in _WORDS.items() if name in str(kind).lower()), None)
+
+
+def _nothing(ctx: Any) -> None:
+    """No type."""
+
+
+class _Worded:
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if param.param_type_name == "option" and param.metavar is None:
+                param.metavar = _word(param)
+            elif param.param_type_name == "argument" and hasattr(param, "display_type_rich"):
+                param.display_type_rich = _nothing  # its name says what it is
+        return params
+
+
+class WordedCommand(_Worded, TyperCommand):
+    """A command whose help speaks in words."""
+
+
+class WordedGroup(_Worded, TyperGroup):
+    """The commands, whose help speaks in words."""

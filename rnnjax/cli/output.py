@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import typer
 from rnnjax.files import plain
 from rnnjax.text.shown import shown
 
-__all__ = ["echo", "echo_json", "echo_table"]
+__all__ = ["echo", "echo_json", "echo_table", "nats"]
 
 
 def echo(line: str = "", *, err: bool = False) -> None:
@@ -35,3 +36,10 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (header, *rows):
         parts = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, number or [False] * len(row)))
         typer.echo("  ".join(parts).rstrip())
+
+
+def nats(loss: float | None) -> str:
+    """A loss in nats and in bits a symbol."""
+    if loss is None or not math.isfinite(loss):
+        return "-"
+    return f"{loss:.4f} nats ({loss / math.log(2):.3f} bits)"

@@ -20,8 +20,7 @@ from rnnjax.fit.folder import remember
 from rnnjax.forecast.run import ForecastPaths, is_forecast_run
 from rnnjax.lm.run import Run, open_run
 from rnnjax.report import ReportOptions, collect_run, page
-from rnnjax.report.choose import asked_units
-from rnnjax.report.collect import STEPS, ReportText
+from rnnjax.report.collect import STEPS, ReportText, asked_units
 from rnnjax.report.forecasts import forecast_page
 from rnnjax.report.page import page_size
 from rnnjax.report.site import site_address

@@ -16,12 +16,12 @@ import jax
 
 from rnnjax.cells import cell_from_name
 from rnnjax.cells.registry import absolute_cell, cell_file
-from rnnjax.cli.claim import claim, ran_on, settle
 from rnnjax.cli.live import check_live, open_live
-from rnnjax.cli.origin import begin_with, describe_origin, take_up
-from rnnjax.cli.partners import TRAIN, check_partners
+from rnnjax.cli.options import TRAIN, check_partners
+from rnnjax.cli.output import nats
 from rnnjax.cli.presets import preset_options
 from rnnjax.cli.reading import read_text
+from rnnjax.cli.training import claim, ran_on, settle
 from rnnjax.cpu import devices_are_set, reuse_memory
 from rnnjax.engines.affine.native import compiles
 from rnnjax.files import write_json
@@ -32,11 +32,13 @@ from rnnjax.fit.processes import crew
 from rnnjax.fit.progress import Place
 from rnnjax.lm.batches import Batches
 from rnnjax.lm.model import LMParams
-from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, RunConfig
+from rnnjax.lm.options import KINDS, RESUMABLE, BudgetOptions, ModelOptions, RunConfig
 from rnnjax.lm.run import (
     Run,
     RunPaths,
+    grown,
     make_model,
+    open_run,
     own_text,
     read_config,
     write_config,
@@ -44,10 +46,11 @@ from rnnjax.lm.run import (
 from rnnjax.network import leaves
 from rnnjax.testing.contract import check_cell
 from rnnjax.text import corpus as corpora
-from rnnjax.text.corpus import Corpus
+from rnnjax.text.corpus import Corpus, TextOptions
+from rnnjax.text.shown import shown
 from rnnjax.user_code import code_digest
 
-__all__ = ["BUDGETS", "DEFAULT_MINUTES", "Started", "begin", "go_on"]
+__all__ = ["BUDGETS", "DEFAULT_MINUTES", "Started", "begin", "begin_with", "describe_origin", "go_on", "take_up"]
 
 BUDGETS = {field.name for field in dataclasses.fields(BudgetOptions)}
 DEFAULT_MINUTES = 5.0
@@ -306,3 +309,63 @@ def _fractions(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"--fractions: must be three numbers like 0.9,0.05,0.05, got {text!r}.") from error
+
+
+_SHAPE = ("cell", "layers", "hidden", "embed", "tie")  # of the parameters
+_NAMED = 10  # symbols
+
+
+def take_up(values: dict[str, Any], given: set[str]) -> Run:
+    """Opens the run, and makes its options those of the new one wherever the command line leaves them open.
+
+    Args:
+        values: of all options; changed.
+        given: names of those on the command line.
+
+    Raises:
+        ValueError: for a run that is damaged, or options that contradict it.
+        FileNotFoundError: if there is none.
+    """
+    root = values["init_from"]
+    if values["out"] and os.path.realpath(values["out"]) == os.path.realpath(root):
+        raise ValueError(f"--init-from: {root} is the folder of the new run, too; give --out another one.")
+    run = open_run(root, trust_code=values["trust_code"])
+    known = dataclasses.asdict(run.config.model) | {"embed": run.model.embed_size, "level": run.config.text.level}
+    asked = {name: values[name] for name in given}
+    if values["preset"] is not None:
+        asked = preset_options(values["preset"]) | asked
+    for name in (*_SHAPE, "level"):
+        value = asked.get(name, known[name])
+        if value != known[name] and (name, value) != ("embed", -1):
+            where = "" if name in given else f" (of --preset {values['preset']})"
+            raise ValueError(
+                f"--init-from: {root} was trained with --{name} {known[name]}, got {value}{where}; leave it out, or "
+                "train anew."
+            )
+    models = {field.name for field in dataclasses.fields(ModelOptions)}
+    values |= {name: known[name] for name in models if name in _SHAPE or name not in asked} | {"level": known["level"]}
+    if not values["text"]:  # that of the run
+        text = own_text(run.config, "--init-from")
+        options = {f.name: getattr(text, f.name) for f in dataclasses.fields(TextOptions)} | {"text": list(text.paths)}
+        options["fractions"] = ",".join(map(str, text.fractions))
+        values |= {name: value for name, value in options.items() if name in values and name not in given}
+    return run
+
+
+def begin_with(run: Run, options: ModelOptions, corpus: Corpus, seed: int) -> LMParams:
+    """The parameters of the run, with new rows and columns for the symbols that it did not know."""
+    model = make_model(options, len(corpus.vocabulary))
+    return grown(run.params, model.init(jax.random.fold_in(jax.random.key(seed), 0)))
+
+
+def describe_origin(run: Run, corpus: Corpus) -> tuple[dict[str, Any], str]:
+    """What the folder of the new run keeps of it, and a line for the reader."""
+    root, step, loss = str(pathlib.Path(run.paths.root).absolute()), run.meta.get("step"), run.meta.get("val_loss")
+    new = corpus.vocabulary.symbols[len(run.vocabulary) :]
+    kept = {"run": root, "step": step, "val_loss": loss, "text": run.provenance["sha256"], "new_symbols": len(new)}
+    names = ", ".join(shown(repr(symbol)) for symbol in new[:_NAMED]) + (", ..." if len(new) > _NAMED else "")
+    fresh = f"{len(new):,} are new and start afresh: {names}" if new else "none is new"
+    return kept, (
+        f"Begins with the parameters of {run.paths.root}, step {step}, validation {nats(loss)} a symbol on its text; "
+        f"of {len(corpus.vocabulary):,} symbols {fresh}."
+    )

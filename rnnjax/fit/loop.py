@@ -25,9 +25,9 @@ from rnnjax.averaging import judged, judged_prefix
 from rnnjax.files import plain
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.checkpoint import CheckpointError
+from rnnjax.fit.devices import finite, placed, without_keys
 from rnnjax.fit.folder import own_folder, remember, written
 from rnnjax.fit.logs import Log
-from rnnjax.fit.placing import finite, placed, without_keys
 from rnnjax.fit.processes import Clock, on_host
 from rnnjax.fit.progress import Place, Progress, TrainingFailedError, Trouble
 from rnnjax.fit.task import Interval, Task

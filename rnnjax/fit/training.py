@@ -15,9 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rnnjax.checks import check_choice, check_key, check_optimizer, check_real, check_size
 from rnnjax.data.shuffled import ShuffledBatches
-from rnnjax.fit.any_loss import EVAL_NAMES, FitTask, check_loss
+from rnnjax.fit.any_loss import EVAL_NAMES, Feed, FitTask, as_function, check_loss
 from rnnjax.fit.devices import check_mesh
-from rnnjax.fit.feed import Feed, as_function
 from rnnjax.fit.loop import Loop, Plan, Report
 from rnnjax.fit.progress import Outcome, Place
 from rnnjax.online import Cut, Lookback

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rnnjax.checks import check_size, short
-from rnnjax.forecast.numbers import as_floats
+from rnnjax.forecast.metrics import as_floats
 
 __all__ = ["BASELINES", "drift", "find_season", "naive", "naive2", "seasonal_naive"]
 

@@ -1,4 +1,4 @@
-r"""Measures of forecasts, as pure functions of arrays whose last axis is the horizon.
+"""Measures of forecasts, as pure functions of arrays whose last axis is the horizon.
 
 Values that are missing (NaN in ``actual``) do not count. The scale of `mase`, `rmsse` and `msis` is the error of the
 seasonal naive forecast within the history: the mean of abs(y_t - y_{t-season}), or of its square.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.checks import check_real, check_size, describe, short
-from rnnjax.forecast.numbers import as_floats
 
-__all__ = ["coverage", "crps", "mase", "msis", "owa", "rmsse", "smape", "wql"]
+__all__ = ["as_floats", "coverage", "crps", "mase", "msis", "owa", "rmsse", "smape", "wql"]
 
 
 def smape(actual: Any, forecast: Any) -> np.ndarray:
@@ -157,3 +157,26 @@ def _mean(values: np.ndarray) -> np.ndarray:
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(there, values, 0).sum(-1) / there.sum(-1)
+
+
+def as_floats(where: str, name: str, value: Any, axes: int | None = None) -> np.ndarray:
+    """Numbers of any kind as float64, on the host.
+
+    Raises:
+        TypeError: for what holds no real numbers.
+        ValueError: if the number of axes is not ``axes``, or is 0 where that is None; with -1 any will do.
+    """
+    try:
+        array = np.asarray(value)
+        known = array.dtype.kind in "biuf" or not array.size or jnp.issubdtype(array.dtype, jnp.floating)
+        array = array.astype(np.float64) if known else array.astype(object)
+    except (TypeError, ValueError):
+        array = np.zeros(1, object)
+    if array.dtype != np.float64:
+        raise TypeError(f"{where}: {name} must be an array of numbers, got {short(value)}.")
+    if axes == -1:
+        return array
+    if array.ndim < 1 or (axes is not None and array.ndim != axes):
+        wanted = "axes" if axes is None else f"{axes} of them" if axes > 1 else "one axis"
+        raise ValueError(f"{where}: {name} must have {wanted}, got {describe(array)}.")
+    return array

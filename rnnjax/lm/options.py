@@ -165,7 +165,7 @@ class BudgetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
-    """A text that is read as it comes, see `rnnjax.lm.live`.
+    """A text that is read as it comes, see `rnnjax.lm.batches`.
 
     Attributes:
         stream: whether it is.

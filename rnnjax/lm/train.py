@@ -121,7 +121,7 @@ def train(
         should_stop: asked at every line of metrics; True saves a checkpoint and returns.
         code: the digest of the file that the cell's code is in, if it is in one.
         params: to begin with, which are saved at once; None for new ones.
-        batches: chunks and validation text from elsewhere, see `rnnjax.lm.live`; None takes those of the corpus.
+        batches: chunks and validation text from elsewhere, see `rnnjax.lm.batches`; None takes those of the corpus.
 
     Raises:
         ValueError: if the text is too short, the budget too large, or a checkpoint does not fit the model.

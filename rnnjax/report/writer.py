@@ -18,7 +18,7 @@ from rnnjax.engines.affine.program import Program
 from rnnjax.engines.affine.recurrence import plan_of
 from rnnjax.lm.run import Run
 from rnnjax.network import start_state
-from rnnjax.report.packing import pack
+from rnnjax.report.page import pack
 
 __all__ = ["step_script", "writer_data"]
 

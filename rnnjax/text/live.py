@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnjax.text.counting import Counts
-from rnnjax.text.documents import DocumentFinder
+from rnnjax.text.encoding import Counts, DocumentFinder
 from rnnjax.text.sources import LONGEST_WORD
 from rnnjax.text.vocabulary import Vocabulary, tokenize
 from rnnjax.text.wide import HEAD, check_wide

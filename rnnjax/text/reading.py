@@ -13,8 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from rnnjax.files import digest
-from rnnjax.text.counting import Counts, count_symbols
-from rnnjax.text.encoding import Piece, Sink, encode, opened
+from rnnjax.text.encoding import Counts, Piece, Sink, count_symbols, encode, opened
 from rnnjax.text.sources import Source, Tally, read_symbols, signature
 from rnnjax.text.stored import IDS_VERSION, Stored, TextCache, cache_folder, text_name
 from rnnjax.text.vocabulary import UNKNOWN, Vocabulary

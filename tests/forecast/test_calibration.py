@@ -8,7 +8,7 @@ from scipy import stats
 
 from rnnjax import forecast
 from rnnjax.forecast import marks
-from rnnjax.forecast.calibration import Calibration, calibration_of
+from rnnjax.forecast.backtesting import Calibration, calibration_of
 from tests.forecast.test_command import leaky, trained  # noqa: F401  (a fixture)
 
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)

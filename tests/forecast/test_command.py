@@ -17,8 +17,7 @@ from rnnjax import forecast
 from rnnjax.files import read_json, write_json
 from rnnjax.fit.folder import own_folder
 from rnnjax.forecast import baselines, metrics
-from rnnjax.forecast.options import ForecastOptions
-from rnnjax.forecast.run import ForecastConfig, ForecastPaths
+from rnnjax.forecast.run import ForecastConfig, ForecastOptions, ForecastPaths
 from rnnjax.forecast.tables import Columns
 from rnnjax.report.forecasts import forecast_page
 from tests.lm import tiny_run

@@ -40,8 +40,7 @@ from rnnjax.cells import CELLS
 from rnnjax.fit import OptimizerOptions, fit
 from rnnjax.forecast.windows import Frames
 from rnnjax.lm import baselines
-from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
-from rnnjax.lm.evaluate import evaluate, evaluate_windows
+from rnnjax.lm.evaluate import Dynamic, evaluate, evaluate_dynamic, evaluate_windows
 from rnnjax.lm.model import LanguageModel
 from rnnjax.lm.sample import generate
 from rnnjax.text import TextOptions, Vocabulary, load_corpus

@@ -17,9 +17,9 @@ from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
 from rnnjax.lm.run import RunPaths
 from rnnjax.lm.train import train
-from rnnjax.text import counting, reading, sources, stored
+from rnnjax.text import encoding, reading, sources, stored
 from rnnjax.text.corpus import Corpus, TextOptions, load_corpus
-from rnnjax.text.counting import count_symbols
+from rnnjax.text.encoding import count_symbols
 from rnnjax.text.vocabulary import Vocabulary
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -66,7 +66,7 @@ def files_of(folder, text=TEXT):
 @pytest.mark.parametrize("block", [1, 3, 1 << 18])
 @pytest.mark.parametrize("level", ["char", "byte", "word"])
 def test_ids_in_a_file_are_those_in_memory(tmp_path, monkeypatch, cache, level, block):
-    monkeypatch.setattr(counting, "_MOST_WORDS", 3)
+    monkeypatch.setattr(encoding, "_MOST_WORDS", 3)
     paths = (files_of(tmp_path / "text"),)
     (tmp_path / "text" / "b.gz").write_bytes(b"")  # an empty one between
     for more in (
@@ -92,8 +92,8 @@ def test_ids_in_a_file_are_those_in_memory(tmp_path, monkeypatch, cache, level, 
 def test_counts_that_are_written_out_are_exact(monkeypatch):
     words = [f"w{i}" for i in np.random.default_rng(0).integers(0, 50, 2000)]
     expected = {word: words.count(word) for word in set(words)}
-    monkeypatch.setattr(counting, "_MOST_WORDS", 7)
-    monkeypatch.setattr(counting, "_RUN", 3)
+    monkeypatch.setattr(encoding, "_MOST_WORDS", 7)
+    monkeypatch.setattr(encoding, "_RUN", 3)
     counts = count_symbols([words[i : i + 9] for i in range(0, len(words), 9)])
     assert len(counts._runs) > 5
     for _ in range(2):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rnnjax.cli import main
-from rnnjax.cli.partners import TRAIN, check_partners
+from rnnjax.cli.options import TRAIN, check_partners
 from rnnjax.files import write_json
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.lm.options import KINDS

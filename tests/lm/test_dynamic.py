@@ -9,8 +9,7 @@ import optax
 import pytest
 
 import rnnjax
-from rnnjax.lm.dynamic import Dynamic, evaluate_dynamic
-from rnnjax.lm.evaluate import evaluate
+from rnnjax.lm.evaluate import Dynamic, evaluate, evaluate_dynamic
 from rnnjax.lm.model import LanguageModel
 from tests.lm.tiny_run import make_run, strong
 from tests.lm.tiny_run import rnnjax as command

@@ -15,9 +15,8 @@ from rnnjax.cli import start
 from rnnjax.cli.interactive import converse
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
-from rnnjax.lm import live
-from rnnjax.lm.batches import CorpusBatches, Validation
-from rnnjax.lm.live import LiveBatches
+from rnnjax.lm import batches as live
+from rnnjax.lm.batches import CorpusBatches, LiveBatches, Validation
 from rnnjax.lm.options import BudgetOptions, ModelOptions, StreamOptions, TrainOptions
 from rnnjax.text import live as reading
 from rnnjax.text.corpus import TextOptions, load_corpus

@@ -9,7 +9,7 @@ import pytest
 
 import rnnjax
 from rnnjax.lm.model import LanguageModel
-from rnnjax.lm.session import Session
+from rnnjax.lm.sample import Session
 from rnnjax.text.vocabulary import Vocabulary
 from tests.lm import tiny_run
 
@@ -46,7 +46,7 @@ def test_a_stop_that_is_long_or_comes_in_pieces_is_found(monkeypatch) -> None:
         ids = SYMBOLS.encode((text * 9)[first : first + size])
         return state, ids[-1:], ids[None]
 
-    monkeypatch.setattr("rnnjax.lm.session.draw_block", drawn)
+    monkeypatch.setattr("rnnjax.lm.sample.draw_block", drawn)
     for stop in ("", "f \na", "\n", "ab" * 3, text[3:150], "abab", "x"):
         session = Session(MODEL, PARAMS, SYMBOLS, jax.random.key(1), temperature=0.0)
         pieces = list(session.write(190, stop))

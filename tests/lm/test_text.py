@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnjax.text.counting import count_symbols
+from rnnjax.text.encoding import count_symbols
 from rnnjax.text.sources import Source, Tally, open_sources, read_symbols, stdlib_files
 from rnnjax.text.vocabulary import LEVELS, UNKNOWN, StreamDecoder, Vocabulary, tokenize
 from rnnjax.text.wide import unmarked, wide_encoding

@@ -27,10 +27,9 @@ from rnnjax.lm.plots import read_metrics
 from rnnjax.lm.run import open_run
 from rnnjax.report import ReportOptions, collect_run, page
 from rnnjax.report import site as report_site
-from rnnjax.report.choose import asked_units, ranked_units
-from rnnjax.report.collect import ReportText
-from rnnjax.report.dynamics import gradient_data
-from rnnjax.report.packing import to_json
+from rnnjax.report.collect import ReportText, asked_units, ranked_units
+from rnnjax.report.measures import gradient_data
+from rnnjax.report.page import to_json
 from rnnjax.report.site import COURSE
 from rnnjax.report.training import training_curves
 from rnnjax.report.writer import step_script

@@ -1,4 +1,4 @@
-"""The folder of a new run: whose place it takes, and what it is written by."""
+"""What commands that train share: the folder of a new run, what it is written by, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import contextlib
 import os
 import pathlib
 import platform
+import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
 from rnnjax.fit.folder import Replacement, aside_of, own_folder, remember
 
-__all__ = ["claim", "ran_on", "settle"]
+__all__ = ["claim", "ran_on", "settle", "stop_on_signal"]
 
 
 def claim(
@@ -74,3 +76,24 @@ def ran_on() -> dict[str, str]:
         "device": f"{device.device_kind} ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C (or SIGTERM) asks the training to stop after the interval; the second ends it at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        os.write(2, b"\nstopping: saving at the end of this interval; once more to stop at once\n")
+
+    # Where there are several processes, SIGTERM is JAX's: it tells all of them, and they stop at the same update.
+    numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+    old = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop.is_set
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
