@@ -125,7 +125,7 @@ class _Watch(threading.Thread):
 
 
 def _measure_here(text: str, level: str, steps: int) -> None:
-    from rnnjax.cli.presets import PRESETS
+    from rnnjax.cli.options import PRESETS
     from rnnjax.fit.optimizers import OptimizerOptions
     from rnnjax.lm.options import BudgetOptions, ModelOptions, RunConfig, TrainOptions
     from rnnjax.lm.run import RunPaths

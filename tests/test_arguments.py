@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import rnnjax
-from rnnjax.cli.presets import preset_options
+from rnnjax.cli.options import preset_options
 from rnnjax.kinds import public
 from rnnjax.lm import baselines
 from rnnjax.lm.model import LanguageModel

@@ -17,9 +17,8 @@ import jax
 from rnnjax.cells import cell_from_name
 from rnnjax.cells.registry import absolute_cell, cell_file
 from rnnjax.cli.live import check_live, open_live
-from rnnjax.cli.options import TRAIN, check_partners
+from rnnjax.cli.options import TRAIN, check_partners, preset_options
 from rnnjax.cli.output import nats
-from rnnjax.cli.presets import preset_options
 from rnnjax.cli.reading import read_text
 from rnnjax.cli.training import claim, ran_on, settle
 from rnnjax.cpu import devices_are_set, reuse_memory

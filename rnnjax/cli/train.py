@@ -20,9 +20,8 @@ from rich.text import Text
 
 from rnnjax.cli.distributed import processes as several
 from rnnjax.cli.live import check_live, describe_live, progress_words
-from rnnjax.cli.options import MACHINES, TRUST_CODE, check_partners, given_options, options_command
+from rnnjax.cli.options import MACHINES, PRESETS, TRUST_CODE, check_partners, given_options, options_command
 from rnnjax.cli.output import nats
-from rnnjax.cli.presets import PRESETS
 from rnnjax.cli.start import DEFAULT_MINUTES, Started, begin, go_on
 from rnnjax.cli.training import stop_on_signal
 from rnnjax.cli.verdicts import spoken

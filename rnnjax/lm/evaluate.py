@@ -99,7 +99,7 @@ def evaluate(
     length = len(ids) if np.ndim(ids) else 0
     if limit is not None and np.ndim(ids) == 1:  # what lies beyond is not read
         ids = ids[: check_size("evaluate", "limit", limit) + 1]
-    ids, predictions = _check(model, ids, streams=streams, window=window)
+    ids, predictions = _check("evaluate", model, ids, streams=streams, window=window)
     warmup, starts = check_size("evaluate", "warmup", warmup, least=0), check_starts("evaluate", starts, length)
     rows = streams if mesh is None else -(-streams // mesh.size) * mesh.size  # with some that do not count
     state = devices.place(mesh, model.initial_state((rows,)), devices.CARRY.state)
@@ -126,7 +126,7 @@ def evaluate_windows(
         ValueError: for less than two symbols, an id outside of the vocabulary, or a size below one.
         TypeError: if the ids are not integers.
     """
-    ids, predictions = _check(model, ids, window=window, batch_size=batch_size)
+    ids, predictions = _check("evaluate", model, ids, window=window, batch_size=batch_size)
     window = min(window, predictions)
     batch_size = min(batch_size, -(-predictions // window))
     total = 0.0
@@ -180,13 +180,13 @@ def _nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
 
 
-def _check(model: LanguageModel, ids: np.ndarray, **sizes: int) -> tuple[np.ndarray, int]:
+def _check(where: str, model: LanguageModel, ids: np.ndarray, **sizes: int) -> tuple[np.ndarray, int]:
     """The ids, and the number of predictions."""
-    ids = check_ids("evaluate", ids, model.vocab_size)
+    ids = check_ids(where, ids, model.vocab_size)
     if len(ids) < 2:
-        raise ValueError(f"evaluate: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
+        raise ValueError(f"{where}: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
     for name, size in sizes.items():
-        check_size("evaluate", name, size)
+        check_size(where, name, size)
     return ids, len(ids) - 1
 
 
@@ -254,11 +254,9 @@ def evaluate_dynamic(
     >>> found.count, found.loss < 1
     (399, True)
     """
-    ids = check_ids("evaluate_dynamic", ids, model.vocab_size)
-    if len(ids) < 2:
-        raise ValueError(f"evaluate_dynamic: ids must hold at least two symbols, got {len(ids)}; use a longer text.")
+    ids, count = _check("evaluate_dynamic", model, ids)
     starts = check_starts("evaluate_dynamic", starts, len(ids))
-    count, size = len(ids) - 1, options.window * _BLOCK
+    size = options.window * _BLOCK
     carry = (params, jax.tree.map(jnp.zeros_like, params), model.initial_state((1,)), jnp.zeros((), jnp.float32))
     total = 0.0
     cut: dict[str, Any] = {"streams": 1, "window": size, "warmup": 0, "starts": starts}

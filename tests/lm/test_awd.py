@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.cli.presets import preset_options
+from rnnjax.cli.options import preset_options
 from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.fit.optimizers import OptimizerOptions
 from rnnjax.lm.model import LanguageModel
