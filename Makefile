@@ -40,7 +40,7 @@ demo: $(VENV)/.installed-lm
 	$(VENV)/bin/rnnjax sample runs/demo --length 1000 --seed 1
 	@echo; echo "The pictures of this run:"; find runs/demo -name '*.png' -o -name '*.svg' -o -name '*.pdf'
 	@echo; echo "The run from within, as a page (half a minute):"
-	$(VENV)/bin/rnnjax report runs/demo --megabytes 9 $(SITE_OPTION)
+	$(VENV)/bin/rnnjax report runs/demo $(SITE_OPTION)
 	@echo "Open $(CURDIR)/runs/demo/report.html in a browser."
 
 lint: $(VENV)/.installed-test

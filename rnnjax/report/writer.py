@@ -24,6 +24,8 @@ __all__ = ["step_script", "writer_data"]
 
 _REFERENCE = 60  # symbols, behind which the page compares itself with JAX
 _NOT_IN_MATH = ("erf", "erfc")
+_BYTES = {16: 2.8, 8: 1.4}  # that a weight of so many bits takes in a page, at most
+_MATRICES = ("embedding", "w_ih", "w_hh", "w_out")
 
 
 class _JavaScript(Target):
@@ -56,7 +58,9 @@ def step_script(programs: Sequence[Program]) -> str:
 
 
 def writer_data(run: Run, size: int, ids: np.ndarray) -> tuple[dict[str, Any], str]:
-    """What the page needs to run the network: weights in 16 bits, and what JAX computes from the very same.
+    """What the page needs to run the network: rounded weights, and what JAX computes from the very same.
+
+    Weights are floats of 16 bits, or, where those would not fit, matrices have 8: integers, times a scale a column.
 
     Args:
         run: from `rnnjax.lm.run.open_run`.
@@ -67,19 +71,27 @@ def writer_data(run: Run, size: int, ids: np.ndarray) -> tuple[dict[str, Any], s
         Data for JSON, whose ``"why"`` says why there is no network where there is none, and the JavaScript of its step.
     """
     plans, why = _plans(run)
-    if not why and 2.8 * sum(leaf.size for leaf in jax.tree.leaves(run.params)) > size:
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    bits = next((bits for bits, each in _BYTES.items() if each * count <= size), 0)
+    if not why and not bits:
         why = "its weights do not fit into the page; --megabytes makes room"
     if why:
         return {"why": why}, "[]"
     model = dataclasses.replace(run.model, dtype="float32", dropout=0.0)
-    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float16), run.params)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), half)
-    layers = []
+    params = rounded(run.params, bits)
+
+    def weights(leaf: Any) -> str | dict[str, str] | None:
+        if leaf is None or bits == 16 or leaf.ndim != 2:
+            return None if leaf is None else pack(np.asarray(leaf, np.float16).view(np.uint16))
+        levels, scales = _levels(np.asarray(leaf))
+        return {"levels": pack((levels + 128).astype(np.uint8)), "scales": pack(scales)}
+
+    layers: list[dict[str, Any]] = []
     start = start_state(model.stack, params.stack, ())
-    for (plan, program), own, state in zip(plans, half.stack.layers, start.layers, strict=True):
+    for (plan, program), own, state in zip(plans, run.params.stack.layers, start.layers, strict=True):
         leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(state)]
-        w_hh, b = getattr(own, "w_hh", None), getattr(own, "b", None)
-        columns = program.columns(plan.own(own), plan.cell.hidden_size, jnp.float32)
+        shown = params.stack.layers[len(layers)]
+        columns = program.columns(plan.own(shown), plan.cell.hidden_size, jnp.float32)
         layers.append(
             {
                 "size": plan.cell.hidden_size,
@@ -88,18 +100,19 @@ def writer_data(run: Run, size: int, ids: np.ndarray) -> tuple[dict[str, Any], s
                 "h": leaf_names(state).index("h"),
                 "start": [pack(leaf) for leaf in leaves],
                 "own": [pack(np.asarray(column)) for column in columns],
-                "w_ih": _halves(own.w_ih),
-                "w_hh": None if w_hh is None else _halves(w_hh),
-                "b": None if b is None else _halves(b),
+                "w_ih": weights(own.w_ih),
+                "w_hh": weights(getattr(own, "w_hh", None)),
+                "b": weights(getattr(own, "b", None)),
             }
         )
     prime = np.asarray(ids[:_REFERENCE], np.int32)
     _, logits = model.logits(params, model.initial_state((1,)), jnp.asarray(prime)[:, None], implementation="scan")
     data = {
         "layers": layers,
-        "embedding": None if half.embedding is None else _halves(half.embedding),
-        "w_out": _halves(half.embedding.T if model.tie else half.w_out),
-        "b_out": _halves(half.b_out),
+        "bits": bits,
+        "embedding": weights(run.params.embedding),
+        "w_out": None if model.tie else weights(run.params.w_out),  # else the embedding, turned
+        "b_out": weights(run.params.b_out),
         "vocabulary": list(run.vocabulary.symbols),
         "unknown": run.vocabulary.unknown,
         "prime": prime.tolist(),
@@ -132,5 +145,19 @@ def _plans(run: Run) -> tuple[list[tuple[Plan, Program]], str]:
     return plans, ""
 
 
-def _halves(array: jax.Array) -> str:
-    return pack(np.asarray(array, np.float16).view(np.uint16))
+def rounded(params: Any, bits: int) -> Any:
+    """Parameters as a page holds them, float32 again."""
+
+    def one(path: Any, leaf: jax.Array) -> jax.Array:
+        if bits == 8 and getattr(path[-1], "name", "") in _MATRICES and leaf.ndim == 2:
+            levels, scales = _levels(np.asarray(leaf))
+            return jnp.asarray(levels * scales)
+        return jnp.asarray(jnp.asarray(leaf, jnp.float16), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _levels(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers from -127 to 127, and what those of each column are multiplied by, both float32."""
+    scales = np.maximum(np.abs(matrix).max(0), np.float32(1e-30)).astype(np.float32) / np.float32(127)
+    return np.rint(matrix / scales).astype(np.float32), scales

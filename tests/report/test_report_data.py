@@ -32,7 +32,7 @@ from rnnjax.report.measures import gradient_data
 from rnnjax.report.page import to_json
 from rnnjax.report.site import COURSE
 from rnnjax.report.training import training_curves
-from rnnjax.report.writer import step_script
+from rnnjax.report.writer import rounded, step_script, writer_data
 from rnnjax.text.vocabulary import Vocabulary
 from tests.analysis.pairs import pairs
 from tests.lm.tiny_run import log_softmax, rnnjax
@@ -305,6 +305,36 @@ def test_the_step_in_javascript_is_the_one_of_the_cell(cell, tmp_path):
     new, y = made.step(params, state, x)
     for got, expected in zip(found, [*jax.tree.leaves(new), y], strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_weights_in_the_page(written, bits):
+    """As many bits as fit; what they stand for is near the weights, and what JAX computed is of these very numbers."""
+    params = written.run.params
+    count = sum(np.asarray(leaf).size for leaf in jax.tree.leaves(params))
+    ids = unpack(written.data["ids"])
+    data, _ = writer_data(written.run, {16: 3, 8: 2}[bits] * count, ids)
+    assert data["bits"] == bits
+    assert "do not fit" in writer_data(written.run, count, ids)[0]["why"]
+
+    def weights(packed):
+        if isinstance(packed, str):
+            return unpack(packed).view(np.float16).astype(np.float32)
+        scales = unpack(packed["scales"])
+        return ((unpack(packed["levels"]).reshape(-1, len(scales)) - np.float32(128)) * scales).ravel()
+
+    shown = rounded(params, bits)
+    for layer, own, near in zip(data["layers"], params.stack.layers, shown.stack.layers, strict=True):
+        for name in ("w_ih", "w_hh", "b"):
+            whole, found = np.asarray(getattr(own, name)), weights(layer[name])
+            np.testing.assert_array_equal(found, np.asarray(getattr(near, name)).ravel())
+            step = 2**-11 if bits == 16 or whole.ndim == 1 else 0.501 / 127  # of the largest of its column
+            allowed = step * np.abs(whole).max(0, keepdims=whole.ndim > 1) * np.ones_like(whole) + 1e-7
+            assert (np.abs(found - whole.ravel()) <= allowed.ravel()).all()
+    model, prime = written.run.model, np.asarray(data["prime"])
+    _, logits = model.logits(shown, model.initial_state((1,)), jnp.asarray(prime)[:, None], implementation="scan")
+    expected = np.exp(log_softmax(np.asarray(logits[-1, 0])))
+    np.testing.assert_allclose(unpack(data["reference"]), expected, atol=1e-6)
 
 
 def test_a_text_that_begins_within_a_line_is_shown_from_the_next_one():

@@ -12,6 +12,7 @@ import pytest
 
 from rnnjax import cli
 from rnnjax.lm.options import ModelOptions
+from rnnjax.report import writer
 from tests.report.runs import data_of, headings, make_full_run, make_site, unpack, values_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -62,7 +63,7 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
 
     def run(name, text=None, **model):
-        return make_full_run(folder / name, ModelOptions(embed=0, **model), **(text or {}))
+        return make_full_run(folder / name, ModelOptions(**{"embed": 0, **model}), **(text or {}))
 
     def write(name, *runs, more=()):
         with pytest.raises(SystemExit) as caught:
@@ -72,8 +73,12 @@ def pages(tmp_path_factory):
 
     first, other = (run(name, hidden=4, layers=2) for name in ("a<b>&", "other"))
     min((other / "checkpoints").glob("step_*")).unlink()  # the next one holds other parameters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(writer._BYTES, 16, 1e9)  # as if the weights did not fit
+        small = write("small", run("tied", embed=5, hidden=5, tie=True))
     return {
         "browser": path,
+        "small": small,
         "two": write("two", first, other),
         "elman": write("elman", run("elman", {"level": "byte"}, cell="elman", hidden=3)),
         "site": make_site(folder / "site"),
@@ -278,6 +283,10 @@ def test_the_network_in_the_page_is_the_one_of_jax(two, browser, pages):
     elman = Opened(browser, pages["elman"])  # another cell, and bytes
     assert float(elman.page.get_attribute("#writer-box", "data-difference")) < 1e-5
     elman.ends_clean()
+    small = Opened(browser, pages["small"])  # with weights in 8 bits, the output's those of the embedding
+    assert "weights in 8 bits" in small.text("#writer-about") and "weights in 16 bits" in two.text("#writer-about")
+    assert float(small.page.get_attribute("#writer-box", "data-difference")) < 1e-5
+    small.ends_clean()
     linear = Opened(browser, pages["linear"])
     assert "not in the page: it reads words" in linear.text("#writer-about")
     linear.ends_clean()

@@ -1,5 +1,6 @@
 """What is handed out: wheel and sdist are built and checked, and the wheel runs in an environment of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def run(*words, **options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    pytest.importorskip("build", reason="pip install build twine")
+    pytest.importorskip("build.__main__", reason="pip install build twine")
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -48,16 +49,15 @@ def test_wheel_and_sdist_hold_what_they_must(built):
 
 
 def test_a_clean_environment_trains(built, tmp_path):
-    """Installed as a user does it, away from the checkout; the command line trains for twenty steps."""
+    """Installed as a user does it, away from the checkout; the demo makes its first twenty steps."""
     run(sys.executable, "-m", "venv", tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", f"{built[0]}[lm]")
     out = run(python, "-c", "import rnnjax; print(rnnjax.__version__, rnnjax.__file__)", cwd=tmp_path)
     assert str(tmp_path) in out
-    text = tmp_path / "text.txt"
-    text.write_text("the cat sat on the mat, and the mat sat still. " * 300, encoding="utf-8")
-    small = "--hidden 16 --batch-size 4 --chunk-len 16 --steps 20 --evals 1 --sample-length 20".split()
     command = tmp_path / "env" / "bin" / "rnnjax"
-    run(command, "train", text, "--out", "run", *small, cwd=tmp_path)
-    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    run(command, *"train --preset demo --steps 20 --evals 1 --sample-length 20 --out run".split(), cwd=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert rows[-1]["step"] == 20 and losses[-1] < 4  # of ln 108 = 4.7
     assert len(run(command, "sample", "run", "--length", 20, cwd=tmp_path)) >= 20

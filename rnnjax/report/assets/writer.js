@@ -9,6 +9,17 @@ function fromHalves(bits) {
   });
 }
 
+/** Numbers of 8 bits, each times the scale of its column. */
+function fromLevels(levels, scales) {
+  return Float32Array.from(levels, (level, k) => (level - 128) * scales[k % scales.length]);
+}
+
+/** A matrix [rows, width] with its rows as columns. */
+function turned(w, width) {
+  const rows = w.length / width;
+  return Float32Array.from(w, (_, k) => w[(k % rows) * width + Math.floor(k / rows)]);
+}
+
 /** out += a @ w, with w [rows, width]; zeros of a are skipped. */
 function addProduct(out, a, w) {
   const width = out.length;
@@ -21,12 +32,16 @@ function addProduct(out, a, w) {
 class Network {
   static async open(data, steps) {
     const network = new Network();
-    const halves = async (packed) => (packed === null ? null : fromHalves(await unpack(packed)));
-    Object.assign(network, { V: data.vocabulary.length, steps, embedding: await halves(data.embedding), w_out: await halves(data.w_out), b_out: await halves(data.b_out) });
+    const weights = async (packed) => {
+      if (packed === null) return null;
+      return packed.levels ? fromLevels(await unpack(packed.levels), await unpack(packed.scales)) : fromHalves(await unpack(packed));
+    };
+    const [V, embedding] = [data.vocabulary.length, await weights(data.embedding)];
+    Object.assign(network, { V, steps, embedding, w_out: (await weights(data.w_out)) ?? turned(embedding, embedding.length / V), b_out: await weights(data.b_out) });
     network.layers = [];
     for (const layer of data.layers) {
       const wide = async (list) => Promise.all(list.map(unpack));
-      network.layers.push({ ...layer, start: await wide(layer.start), own: await wide(layer.own), w_ih: await halves(layer.w_ih), w_hh: await halves(layer.w_hh), b: await halves(layer.b) });
+      network.layers.push({ ...layer, start: await wide(layer.start), own: await wide(layer.own), w_ih: await weights(layer.w_ih), w_hh: await weights(layer.w_hh), b: await weights(layer.b) });
     }
     network.clear();
     return network;
@@ -104,7 +119,7 @@ async function showWriter() {
   const own = network.probabilities();
   const difference = own.reduce((most, p, k) => Math.max(most, Math.abs(p - reference[k])), 0);
   byId("writer-about").textContent =
-    "The network runs in this page, with its weights in 16 bits. Type or paste a text: each symbol is coloured by how much it surprised the network, and the bars say what it expects next. " +
+    `The network runs in this page, with its weights in ${run.writer.bits} bits. Type or paste a text: each symbol is coloured by how much it surprised the network, and the bars say what it expects next. ` +
     `Its probabilities differ from those that JAX computed from the same weights by ${fixed(difference)} at most.`;
   box.dataset.difference = String(difference);
   const area = make("textarea", { rows: 4, "aria-label": "What the network reads", spellcheck: "false", id: "writer-text" });
