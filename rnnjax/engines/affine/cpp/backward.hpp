@@ -133,8 +133,8 @@ struct Backward : Sizes {
     if (resets(i, row)) return state(q.fresh[c.h], row);
     return i == 0 ? state(q.init[c.h], row) : (const real *)(q.hs ? q.hs : q.ys) + (time(i - 1) * B + row) * H;
   }
-  int64_t scratch_size(int64_t R) const {  // of recompute
-    return q.keep == 2 ? 2 * S * R * ld + R * (up(NU, UB) * NS * UB * VL + H) : 0;
+  int64_t scratch_size(int64_t R) const {  // of recompute; whole lines, since that of another thread follows
+    return q.keep == 2 ? 2 * S * R * ld + R * up(NU, UB) * NS * UB * VL + up(R * H, LINE) * LINE : 0;
   }
   void recompute(int64_t r0, int64_t r1, real *scratch) const {
     const int64_t R = r1 - r0, size = NS * UB * VL;
