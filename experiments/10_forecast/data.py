@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.common import DataError
 from rnnjax.forecast import Clock, Series
-from rnnjax.forecast.made import made_series
+from rnnjax.forecast.series import made_series
 
 
 class Case(NamedTuple):

@@ -20,7 +20,7 @@ from experiments import common
 from rnnjax import forecast
 from rnnjax.fit import OptimizerOptions
 from rnnjax.forecast import baselines, metrics
-from rnnjax.forecast.plots import Panel, forecast_figure
+from rnnjax.forecast.results import Panel, forecast_figure
 
 from . import data
 

@@ -24,10 +24,9 @@ from rnnjax.fit.checkpoint import find_checkpoints
 from rnnjax.fit.folder import Replacement, check_code, own_folder, remember
 from rnnjax.forecast.baselines import find_season
 from rnnjax.forecast.files import Source, read_series
-from rnnjax.forecast.made import made_series
 from rnnjax.forecast.results import compute_results, write_results
 from rnnjax.forecast.run import ForecastConfig, ForecastOptions, ForecastPaths, make_forecaster
-from rnnjax.forecast.series import Series
+from rnnjax.forecast.series import Series, made_series
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.training import fit
 from rnnjax.options import option

@@ -11,10 +11,9 @@ import numpy as np
 from rnnjax.cli.output import echo, echo_table
 from rnnjax.fit import Printer
 from rnnjax.forecast.files import Source
-from rnnjax.forecast.made import MADE
 from rnnjax.forecast.results import Results, time_text
 from rnnjax.forecast.run import ForecastConfig
-from rnnjax.forecast.series import Series
+from rnnjax.forecast.series import MADE, Series
 
 __all__ = ["data_lines", "facts", "is_constant", "say_results", "which"]
 

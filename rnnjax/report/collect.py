@@ -19,9 +19,8 @@ from rnnjax.files import plain
 from rnnjax.kinds import check_kinds, public
 from rnnjax.lm.baselines import read_baselines
 from rnnjax.lm.run import Run
-from rnnjax.report.measures import gradient_data, lyapunov_data, predictions
+from rnnjax.report.measures import facts, gradient_data, lyapunov_data, predictions, read_curves, read_samples
 from rnnjax.report.page import pack, quantize, to_json
-from rnnjax.report.training import facts, read_curves, read_samples
 from rnnjax.report.writer import writer_data
 
 __all__ = ["STEPS", "ReportOptions", "ReportText", "asked_units", "collect_run", "ranked_units"]

@@ -12,7 +12,7 @@ from rnnjax import forecast
 from rnnjax.forecast.dates import Clock, calendar
 from rnnjax.forecast.files import read_series
 from rnnjax.forecast.marks import Anomalies
-from rnnjax.forecast.plots import Panel, forecast_figure, surprise_figure
+from rnnjax.forecast.results import Panel, forecast_figure, surprise_figure
 from rnnjax.forecast.tables import Columns
 from rnnjax.forecast.windows import Frames
 from tests.lm import tiny_run

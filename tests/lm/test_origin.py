@@ -11,7 +11,7 @@ from rnnjax.fit import checkpoint as checkpoints
 from rnnjax.lm.evaluate import evaluate
 from rnnjax.lm.options import ModelOptions
 from rnnjax.lm.run import open_run
-from rnnjax.report.training import facts, read_curves
+from rnnjax.report.measures import facts, read_curves
 from rnnjax.text.corpus import load_corpus
 from rnnjax.text.vocabulary import UNKNOWN, Vocabulary
 from tests.lm.tiny_run import make_run, rnnjax

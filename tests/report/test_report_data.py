@@ -28,10 +28,9 @@ from rnnjax.lm.run import open_run
 from rnnjax.report import ReportOptions, collect_run, page
 from rnnjax.report import site as report_site
 from rnnjax.report.collect import ReportText, asked_units, ranked_units
-from rnnjax.report.measures import gradient_data
+from rnnjax.report.measures import gradient_data, training_curves
 from rnnjax.report.page import to_json
 from rnnjax.report.site import COURSE
-from rnnjax.report.training import training_curves
 from rnnjax.report.writer import rounded, step_script, writer_data
 from rnnjax.text.vocabulary import Vocabulary
 from tests.analysis.pairs import pairs
