@@ -119,6 +119,7 @@ def test_vmap_over_sequences_and_over_parameters(x64):
     same(lambda name, p, xs: jax.vmap(each(name), in_axes=(None, 0))(p, xs), params, four)
     _, own, _ = rows((3,))
     same(lambda name, p, xs: jax.vmap(grad(name))(p, xs), own, xs)
+    same(lambda name, p, xs: jax.grad(lambda p: jax.vmap(lambda p: loss(name, p, xs[0]))(p).sum())(p), own, xs)
     same(lambda name, p, xs: jax.vmap(lambda x: jax.vmap(lambda p: loss(name, p, x))(p))(xs), own, xs)
 
 

@@ -312,8 +312,10 @@ def _each(self: _Base | _Mapped, function: Callable[..., Any], axes: Any, *args:
     """The results of a function for all examples; ``axes`` as `jax.vmap` takes them."""
     if not _follow(self):
         return jax.vmap(function, in_axes=axes)(*args)
-    leaves, tree = jax.tree.leaves(args), jax.tree.structure(args)
-    along = jax.tree.leaves(jax.tree.broadcast(axes, args, is_leaf=_is_none), is_leaf=_is_none)
+    leaves, tree = jax.tree.flatten(args)
+    # An axis for every array below it; None among the axes is one, and among the arguments is nothing.
+    spread = jax.tree.map(lambda axis, some: [axis] * len(jax.tree.leaves(some)), axes, args, is_leaf=_is_none)
+    along = jax.tree.leaves(spread, is_leaf=_is_none)
     mapped = [jnp.moveaxis(a, axis, 0) for a, axis in zip(leaves, along, strict=True) if axis is not None]
 
     def one(some: list[jax.Array]) -> Any:
