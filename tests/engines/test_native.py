@@ -225,8 +225,9 @@ few = rnnjax.LSTM(210)  # rows: threads divide the units
 weights, x = few.init(jax.random.key(2), 40), xs[:, :1]
 some = jax.jit(jax.grad(lambda p: (rnnjax.unroll(few, p, None, x, implementation="native")[1] ** 2).sum()))
 every = lambda: jax.tree.leaves((jax.jit(run)(params, xs), grad(params, xs), kept(params), some(weights)))
-leaves, again = every(), every()
-assert all((a == b).all() for a, b in zip(leaves, again))
+leaves = every()
+for _ in range(5):  # a thread may come too late to help
+    assert all((a == b).all() for a, b in zip(leaves, every()))
 np.savez(sys.argv[1], *leaves)
 """
     found = []

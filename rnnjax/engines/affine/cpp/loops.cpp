@@ -158,9 +158,9 @@ int backward(const Call &given) {
     b.low = q.reverse ? q.T - b.i0 - b.now : b.i0;
     if (end < q.T) parallel(q, b.weight_jobs(), [&](int64_t i) { b.hand_over(i, done_low, done); });
     Gang gang;
-    const int most = (int)std::min<int64_t>({q.threads, b.NT, Gang::MOST_THREADS});
-    if (few) parallel(q, most, [&](int64_t) {
-      gang.join(most, [&](int me, int parties) { b.run(0, q.B, states.p, own.p, nullptr, &gang, me, parties); });
+    const int together = (int)std::min<int64_t>({q.threads, b.NT, Gang::MOST_THREADS});
+    if (few) parallel(q, together, [&](int64_t) {
+      gang.join(together, [&](int me, int parties) { b.run(0, q.B, states.p, own.p, nullptr, &gang, me, parties); });
     });
     else parallel(q, jobs, [&](int64_t i) {
       const int64_t r0 = q.B * i / jobs, r1 = q.B * (i + 1) / jobs;
