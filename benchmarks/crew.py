@@ -210,8 +210,8 @@ class Crew:
         if worker.step == "start":
             if not self.workers and not self.done:
                 raise RuntimeError(f"gpu: no worker starts; of the last one {reason}.")
-        elif self.queue and self.lives > 0:
-            self._start()
+        elif self.queue and self.lives > 0 and not any(w.step == "measure" for w in self.workers):
+            self._start()  # else with the next phase: a start takes the cores and the card from whoever measures
 
     def _through(self, task: Task, found: Any, reason: str | None) -> None:
         self.done += 1

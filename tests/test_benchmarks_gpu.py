@@ -21,8 +21,10 @@ from benchmarks.provenance import provenance
 
 # A worker that takes no JAX to start: it does what its task says, and writes down when.
 FAKE = """
-import json, os, signal, sys, time
+import json, os, signal, sys, threading, time
 
+with open(os.environ["LOG"] + ".starts", "a") as log:
+    log.write(f"{time.monotonic()}\\n")
 print(json.dumps({"next": None}), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
@@ -31,7 +33,9 @@ for line in sys.stdin:
     if task.get("dies") == step:
         print("no more memory", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60 if task.get("hangs") == step else 0.02)
+    time.sleep(60 if task.get("hangs") == step else 1.2 if task.get("slow") == step else 0.02)
+    if task.get("leaves") == step:
+        threading.Timer(0.6, os._exit, (1,)).start()
     with open(os.environ["LOG"], "a") as log:
         log.write(json.dumps([task["name"], step, os.getpid(), begin, time.monotonic()]) + "\\n")
     if step == "prepare":
@@ -130,6 +134,18 @@ def test_a_worker_whose_card_no_longer_answers_gets_nothing_more(fake):
     results = gpu.Results(None, HEADER)
     fake(tasks, results, workers=1)
     assert sorted(results.found["done"]) == [task["name"] for task in tasks] and results.found["skipped"] == []
+
+
+def test_nobody_starts_while_somebody_measures(fake, tmp_path):
+    """What a worker had that ends while it waits is made ready again later."""
+    tasks = [point("slow", tuned=False, slow="measure"), point("leaves", tuned=False, leaves="prepare")]
+    results = gpu.Results(None, HEADER)
+    log = fake(tasks, results, held=1, limits={})
+    assert sorted(results.found["done"]) == ["leaves", "slow"]
+    ((begin, end),) = [entry[3:] for entry in log if entry[:2] == ["slow", "measure"]]
+    starts = [float(line) for line in (tmp_path / "log.starts").read_text().splitlines()]
+    assert not any(begin < start < end for start in starts)
+    assert sum(entry[:2] == ["leaves", "prepare"] for entry in log) == 2  # once more, since it was lost
 
 
 def test_ctrl_c_leaves_a_whole_file_and_no_process(fake, tmp_path):
