@@ -331,3 +331,19 @@ def test_a_gpu_compiles_few_matmuls(monkeypatch):
     on_gpu, got = matmuls_and_gradients()
     assert (on_cpu, on_gpu) == (4 + 1 + 1 + 3 * 4, 1 + 1 + 1 + 3)
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=2e-5, atol=1e-6), got, want)
+
+
+def test_parameters_that_were_made_before_an_explicit_mesh():
+    """They lie on none, while inputs are sharded over it."""
+    cell = rnnjax.LSTM(3)
+    params, xs = cell.init(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (4, 2, 2))
+
+    def loss(params, xs, implementation):
+        return jnp.sum(rnnjax.unroll(cell, params, None, xs, implementation=implementation)[1])
+
+    want = jax.grad(loss)(params, xs, "scan")
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(xs, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "rows")))
+        got = jax.jit(jax.grad(loss), static_argnums=2)(params, rows, "fused")
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5), got, want)

@@ -20,13 +20,15 @@ def meet(params: Any, state: Any, xs: jax.Array, controls: Any, batch_axes: int)
     """The same arrays; outside of `jax.shard_map` and meshes with explicit axes nothing happens.
 
     Within `jax.shard_map` all vary along every axis along which one of them does; the cotangent of what did not is
-    summed over these axes, as JAX transposes it. On an explicit mesh the state lies as the batch of ``xs`` does.
+    summed over these axes, as JAX transposes it. On an explicit mesh the state lies as the batch of ``xs`` does, and
+    parameters that were made before it was set have all of themselves on every device.
     """
     everything = (params, state, xs, controls)
     if not on_mesh():
         return everything
     if _is_explicit():
         rows = tuple(jax.typeof(xs).sharding.spec)[1 : 1 + batch_axes]
+        params = jax.tree.map(lambda leaf: _as_rows(leaf, ()) if _is_elsewhere(leaf) else leaf, params)
         state = jax.tree.map(lambda leaf: _as_rows(leaf, rows), state)
         controls = controls._replace(fresh=jax.tree.map(lambda leaf: _as_rows(leaf, rows), controls.fresh))
         everything = (params, state, xs, controls)
@@ -72,4 +74,10 @@ def _vary(leaf: Any, along: frozenset[Any]) -> Any:
 
 def _as_rows(leaf: Any, rows: tuple[Any, ...]) -> Any:
     spec = PartitionSpec(*rows, *(None,) * (jnp.ndim(leaf) - len(rows)))
-    return leaf if jax.typeof(leaf).sharding.spec == spec else jax.sharding.reshard(leaf, spec)
+    there = jax.typeof(leaf).sharding.spec == spec and not _is_elsewhere(leaf)
+    return leaf if there else jax.sharding.reshard(leaf, spec)
+
+
+def _is_elsewhere(leaf: Any) -> bool:
+    """Whether it was made before the mesh was set, and lies on none."""
+    return bool(jax.typeof(leaf).sharding.mesh.empty)
