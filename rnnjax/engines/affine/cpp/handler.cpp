@@ -33,6 +33,7 @@ struct Shared {
   std::shared_ptr<Phase> phase;
   std::atomic<int64_t> begun{0};  // phases; negative when the call is over
   Places places;
+  const std::thread::id caller = std::this_thread::get_id();
 };
 struct Team {
   ffi::ThreadPool &pool;
@@ -40,6 +41,7 @@ struct Team {
   ~Team() { if (shared) shared->begun.store(-1, std::memory_order_release); }
 };
 void help(Shared &shared) {
+  if (std::this_thread::get_id() == shared.caller) return;  // a pool whose queue is full runs a task where it is given
   shared.places.settle();
   for (int64_t seen = 0, spins = 0;; spins++) {
     const int64_t begun = shared.begun.load(std::memory_order_acquire);
