@@ -72,7 +72,7 @@ fuzz: $(VENV)/.installed-test
 # The quick tests on the newest jax, which needs a newer Python than the oldest one supported.
 test-newest: $(NEWEST)/.installed
 	$(NEWEST)/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	$(NEWEST)/bin/python -m pytest -m quick -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=2 $(NEWEST)/bin/python -m pytest -m quick -n $(WORKERS) --dist worksteal  # native loops: 2 threads
 
 # One process: the tests share one GPU.
 JAX ?= jax[cuda13]
