@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rnnjax.cell import AffineCell
 from rnnjax.checks import check_choice, check_kind, check_real
+from rnnjax.engines.affine.recurrence import plan_of
+from rnnjax.engines.choice import is_floating
 from rnnjax.initializers import Glorot
 from rnnjax.kinds import check_fields
 from rnnjax.networks import (
@@ -175,9 +178,12 @@ class LanguageModel:
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
         drop = functools.partial(dropout, locked=self.locked, resets=resets)
         low = self._low(params)
+        rate = 0.0 if key is None else self.dropout if self.embed_dropout is None else self.embed_dropout
+        if not rate and self._folds(symbols.size):
+            low = _folded(low)
         xs = self._inputs(low, symbols)
-        if self.embed_size:
-            xs = drop(keys[0], xs, self.dropout if self.embed_dropout is None else self.embed_dropout)
+        if rate and low.embedding is not None:
+            xs = drop(keys[0], xs, rate)
         stack, layers = self.stack, low.stack
         if key is not None:
             if self.locked and not stack.dropout:
@@ -254,6 +260,24 @@ class LanguageModel:
         low = self._low(params)
         return Read(low.stack, self._inputs(low, chunk.inputs), chunk.resets)
 
+    def _folds(self, count: int) -> bool:
+        """Whether so many symbols go through ``embedding @ w_ih`` of the first layer, made once, as one-hot vectors.
+
+        The values are the same, ``one_hot(s) @ (embedding @ w_ih) = embedding[s] @ w_ih``; so it is done where it takes
+        fewer multiplications: V E + N V times G H in place of N E. Short of rounding, that is: in bfloat16 the product
+        would be rounded once more. An update of V = 65, E = 128, two AMD EPYC cores, milliseconds before / with it:
+        one LSTM of 512, 64 steps of 32: 45.0 / 38.6; two of 128, 50 steps of 50: 14.0 / 10.9.
+        """
+        cell: Any = self.stack.cells[0]
+        size, vocab = self.embed_size, self.vocab_size
+        if self.dtype != "float32" or type(self.stack) is not Stack or vocab * (size + count) >= count * size:
+            return False
+        if not is_floating(cell, AffineCell):
+            return False
+        plan = plan_of(cell, size, None, None)
+        params = plan.treedef.unflatten(plan.template)
+        return params.w_ih is not None and hasattr(params, "_replace")  # nothing else reads it, and it can be replaced
+
     def _low(self, params: LMParams) -> Any:
         """Matrices in the dtype of the matmuls."""
         return jax.tree.map(lambda w: w.astype(self.dtype) if w.ndim > 1 else w, params)
@@ -285,3 +309,10 @@ class LanguageModel:
         """The state at the end of a chunk, and the cross-entropy of every prediction, ``[T, B]``, without dropout."""
         state, ys, _ = self._run(params, state, chunk.inputs, chunk.resets, None)
         return state, self._losses(params, ys, chunk.targets)
+
+
+def _folded(low: Any) -> Any:
+    """The same model without an embedding: its product with the first layer's ``w_ih`` is that layer's instead."""
+    first, *others = low.stack.layers
+    first = first._replace(w_ih=low.embedding @ first.w_ih)
+    return low._replace(embedding=None, stack=low.stack._replace(layers=(first, *others)))
