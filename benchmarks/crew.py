@@ -4,11 +4,12 @@ A task goes through steps, of which a worker does all of one task:
 
     prepare   what needs cores only: workers do it side by side
     tune      what needs the card for itself: one worker at a time, while others prepare
+    load      what comes with a first call, mostly the driver's work: side by side, while nobody prepares or tunes
     measure   one worker at a time, while all others wait
 
-Phases follow each other: for some seconds workers prepare and tune, then everything that is ready is measured. A worker
-that dies or takes too long loses the task that it had in hand; the others that it had made ready go back into the
-queue, and a new worker takes its place. Nobody is waited for without a limit.
+Phases follow each other: for some seconds workers prepare and tune, then everything that is ready is loaded, then
+measured. A worker that dies or takes too long loses the task that it had in hand; the others that it had made ready go
+back into the queue, and a new worker takes its place. Nobody is waited for without a limit.
 
 A worker gets a line of JSON for every step, ``{"step": .., "task": {..}}``, and answers with one: ``{"next": ..}`` with
 the step that follows, or ``{"found": ..}`` as the last. It says ``{"next": null}`` once when it has started, and ends
@@ -30,7 +31,7 @@ from typing import Any
 __all__ = ["LIMITS", "Crew", "Progress"]
 
 # Seconds that a step may take; "start" is the import of everything and the first touch of the card.
-LIMITS = {"start": 180.0, "prepare": 120.0, "tune": 120.0, "measure": 60.0}
+LIMITS = {"start": 180.0, "prepare": 120.0, "tune": 120.0, "load": 60.0, "measure": 60.0}
 
 Task = dict[str, Any]  # has a "name"
 
@@ -120,8 +121,11 @@ class Crew:
                 if not self.workers:
                     break
                 self._make_ready()
+                self._load()
                 self._measure()
         finally:
+            for worker in self.workers:
+                _kill(worker)  # all of them before anybody is waited for
             for worker in self.workers:
                 _stop(worker)
             self.selector.close()
@@ -139,6 +143,16 @@ class Crew:
                     ready = worker.step is None and len(worker.waiting) < self.held
                     if ready and self.queue and self._seconds_left() > 0:
                         self._give(worker, "prepare", self.queue.popleft())
+            if not self._busy():
+                return
+            self._listen()
+
+    def _load(self) -> None:
+        """What is ready is called once, by all workers side by side."""
+        while True:
+            for worker in self.workers:
+                if worker.step is None:
+                    self._give_next("load", [worker])
             if not self._busy():
                 return
             self._listen()
@@ -243,13 +257,19 @@ class Crew:
         return self.budget - (time.monotonic() - self.started) - each * coming
 
 
+def _kill(worker: _Worker) -> None:
+    """Ends a process, with what it has started itself, an assembler say."""
+    if worker.process.poll() is None:
+        os.killpg(worker.process.pid, signal.SIGKILL)
+
+
 def _stop(worker: _Worker, patience: float = 0.0) -> str:
     """Ends a process, after some seconds in which it may end by itself; how it ended, and its last words."""
     process = worker.process
     try:
         process.wait(timeout=patience)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with what it has started itself, an assembler say
+        _kill(worker)
     process.stdin.close()
     process.stdout.close()
     worker.log.seek(0)

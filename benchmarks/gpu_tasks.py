@@ -24,10 +24,13 @@ from benchmarks.timing import stats
 from rnnjax.cell import param_shapes
 from rnnjax.cells import cell_from_name
 
-__all__ = ["UNTUNED", "Tasks", "host_problem"]
+__all__ = ["UNTUNED", "UNTUNED_NOTE", "Tasks", "host_problem"]
 
-# XLA tries the algorithms of a matmul on the card when it compiles; without it takes one by rule and needs no card.
-UNTUNED = {"xla_gpu_autotune_level": 0}
+# XLA tries the algorithms of a matmul on the card when it compiles; without, it takes one by rule and needs no card. Of
+# Triton's that would be the first, if there is any (none for the gradient of a GRU's weights in float32), and compiling
+# it takes 1 to 2 s of a core; cuBLAS has a rule of its own, and nothing to compile.
+UNTUNED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+UNTUNED_NOTE = "XLA's matmuls not tuned"
 _LOOP_STEPS = 256  # T of what loops in XLA, where a step takes 10 to 100 times as long
 
 Task = dict[str, Any]
@@ -44,7 +47,9 @@ class Tasks:
     def __init__(self) -> None:
         self.held: dict[str, Any] = {}
         self.healthy = True
-        default_implementation(host_problem(Point("elman", Sizes(2, 1, 1, 1), "float32", "")))  # tries the kernels
+        engine = default_implementation(host_problem(Point("elman", Sizes(2, 1, 1, 1), "float32", "")))
+        if jax.default_backend() == "gpu" and engine != "cuda":  # it tries the kernels; the warning says what failed
+            raise RuntimeError(f"gpu: the engine 'cuda' does not run here, {engine!r} would.")
 
     def do(self, step: str, task: Task) -> dict[str, Any]:
         """The answer: the step that comes next, or what was found."""
@@ -53,7 +58,8 @@ class Tasks:
         work = self.held[task["name"]]
         if step != "measure":
             getattr(work, step)()
-            return {"next": "tune" if step == "prepare" and task["tuned"] else "measure"}
+            after = {"prepare": "tune" if task["tuned"] else "load", "tune": "load", "load": "measure"}
+            return {"next": after[step]}
         found = work.measure()
         del self.held[task["name"]], work
         if "torch" in sys.modules:
@@ -105,14 +111,22 @@ class _Point(_Guarded):
                 one = self.guarded(self._where(name), maker)
                 for mode in MODES if one is not None else ():
                     row = self._where(name, mode) | {"T": steps, "detail": one.detail, "note": one.note}
-                    if not self.task["tuned"]:
-                        row["note"] = "; ".join(filter(None, (one.note, "XLA's matmuls not tuned")))
+                    if not self.task["tuned"] and name != "torch":
+                        row["note"] = "; ".join(filter(None, (one.note, UNTUNED_NOTE)))
                     self.runs[name, mode] = one.prepare(mode), row
             self._each(lambda prepared: prepared.lower, [] if self.task["tuned"] else [UNTUNED])
 
     def tune(self) -> None:
         with precision(self.point.dtype):
             self._each(lambda prepared: None, [{}])
+
+    def load(self) -> None:
+        with precision(self.point.dtype):
+            for key, (prepared, row) in list(self.runs.items()):
+                begin = time.perf_counter()
+                if self.guarded(self._where(*key), lambda p=prepared: (p.load or p.call)() or True) is None:
+                    del self.runs[key]
+                row["first_call_seconds"] = round(time.perf_counter() - begin, 2)
 
     def measure(self) -> Found:
         rounds = self.task["rounds"]
@@ -138,7 +152,7 @@ class _Point(_Guarded):
             for key, (prepared, row) in self.runs.items():
                 found = stats(seconds[key])
                 row |= {"seconds": found, "us_per_step": _short(1e6 * found["median"] / row["T"])}
-                if self.task["tuned"] and key == ("rnnjax", "training"):
+                if self.task["alone"] and key == ("rnnjax", "training"):
                     alone = self.guarded(
                         self._where(*key) | {"what": "loops alone"},
                         functools.partial(_kernels, prepared.call, row["T"]),
@@ -170,10 +184,7 @@ class _Point(_Guarded):
 
 
 class _Extra(_Guarded):
-    """Programs of ours that are compared with each other.
-
-    ``programs`` gives what the row of each begins with, its function and arguments.
-    """
+    """Programs of ours that are compared with each other: see `_EXTRAS`."""
 
     def __init__(self, task: Task):
         super().__init__(task)
@@ -181,24 +192,30 @@ class _Extra(_Guarded):
 
     def prepare(self) -> None:
         def all_of_them() -> None:
-            for row, function, args in _EXTRAS[self.task["kind"]](self.task["steps"]):
-                self.ready.append((row, jax.jit(function).lower(*args), args))
+            for row, function, args, options in _EXTRAS[self.task["kind"]](self.task["steps"]):
+                self.ready.append((row, jax.jit(function).lower(*args), args, options))
 
         self.guarded(self.task["kind"], all_of_them)
 
     def tune(self) -> None:
-        def all_of_them() -> None:
-            self.ready = [(row, lowered.compile(), args) for row, lowered, args in self.ready]
+        ready, self.ready = self.ready, []
+        for row, lowered, args, options in ready:
+            begin = time.perf_counter()
+            compiled = self.guarded(row, lambda l=lowered, o=options: l.compile(compiler_options=o or None))
+            if compiled is not None:
+                row = row | {"compile_seconds": round(time.perf_counter() - begin, 2)}
+                self.ready.append((row, compiled, args))
 
-        if self.guarded(self.task["kind"], lambda: all_of_them() or True) is None:
-            self.ready = []
+    def load(self) -> None:
+        ready, self.ready = self.ready, []
+        for row, compiled, args in ready:
+            if self.guarded(row, lambda c=compiled, a=args: jax.block_until_ready(c(*a)) is not None):
+                self.ready.append((row, compiled, args))
 
     def measure(self) -> Found:
         steps, rows = self.task["steps"], []
         for row, compiled, args in self.ready:
-            seconds = self.guarded(
-                self.task["kind"], lambda c=compiled, a=args: _in_a_row(lambda: c(*a), 2 * self.task["rounds"])
-            )
+            seconds = self.guarded(row, lambda c=compiled, a=args: _in_a_row(lambda: c(*a), 2 * self.task["rounds"]))
             if seconds is not None:
                 rows.append(row | {"us_per_step": round(1e6 * seconds / steps, 3)})
         return {self.task["kind"]: rows, "skipped": self.skipped}
@@ -220,6 +237,9 @@ class _LanguageModel(_Guarded):
                 self.ready.append((name, batch * chunk, step))
 
         self.guarded("language model", all_of_them)
+
+    def load(self) -> None:
+        """Has been called."""
 
     def measure(self) -> Found:
         rows = []
@@ -264,7 +284,11 @@ def _floor(point: Point) -> dict[str, float]:
     return {"forward": round(one, 3), "training": round(2 * one, 3)}
 
 
-def _resets(steps: int) -> list[tuple[dict[str, str], Callable[..., Any], tuple[Any, ...]]]:
+# A program: what its row begins with, a function and its arguments, and options of XLA.
+Program = tuple[dict[str, str], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def _resets(steps: int) -> list[Program]:
     """A GRU in training, without resets and where 1 % of the steps begin anew."""
     cell = rnnjax.GRU(768)
     params = cell.init(jax.random.key(0), 768, jnp.bfloat16)
@@ -278,17 +302,22 @@ def _resets(steps: int) -> list[tuple[dict[str, str], Callable[..., Any], tuple[
             final, ys = rnnjax.unroll(cell, params, state, xs, resets=resets)
             return loss_of(ys, final)
 
-        found.append(({"resets of a GRU of 768": name}, jax.grad(loss, argnums=(0, 1)), (params, xs, resets)))
+        found.append(({"resets of a GRU of 768": name}, jax.grad(loss, argnums=(0, 1)), (params, xs, resets), {}))
     return found
 
 
-def _networks(steps: int) -> list[tuple[dict[str, str], Callable[..., Any], tuple[Any, ...]]]:
-    """One LSTM in training, both directions of one, two layers, and several that `jax.vmap` trains side by side."""
+def _networks(steps: int) -> list[Program]:
+    """One LSTM in training, both directions of one, layers, and several that `jax.vmap` trains side by side.
+
+    The layers share launches if the engine expects a gain, and run one after the other besides, for comparison.
+    """
     found = []
     for title, count, net in (
         ("one", 1, rnnjax.LSTM(256)),
         ("both directions", 1, rnnjax.Bidirectional((rnnjax.LSTM(256),))),
         ("two layers", 1, rnnjax.Stack((rnnjax.LSTM(256),) * 2)),
+        ("two layers, one after the other", 1, rnnjax.Stack((rnnjax.LSTM(256), rnnjax.LSTM(256, forget_bias=0.5)))),
+        ("four layers", 1, rnnjax.Stack((rnnjax.LSTM(256),) * 4)),
         ("8 side by side", 8, rnnjax.LSTM(256)),
     ):
         keys = jax.random.split(jax.random.key(0), count)
@@ -303,13 +332,32 @@ def _networks(steps: int) -> list[tuple[dict[str, str], Callable[..., Any], tupl
         function = jax.grad(loss, argnums=(0, 1))
         given = params if count > 1 else jax.tree.map(lambda p: p[0], params)
         step = jax.vmap(function, (0, None)) if count > 1 else function
-        found.append(({"LSTM of 256": title}, step, (given, xs)))
+        found.append(({"LSTM of 256": title}, step, (given, xs), {}))
     return found
 
 
-_EXTRAS = {"resets": _resets, "networks": _networks}
+def _matmuls(steps: int) -> list[Program]:
+    """An LSTM in exact float32 in training: XLA's matmuls by cuBLAS alone, beside the choice among all that it has.
+
+    Triton's are compiled to be tried, in float32 for 10 s and more, and the processor's cores do not do TF32 here.
+    """
+    cell = rnnjax.LSTM(768)
+    params, state = cell.init(jax.random.key(0), 768), cell.initial_state((16,))
+    xs = jax.random.normal(jax.random.key(1), (steps, 16, 768))
+
+    @jax.default_matmul_precision("highest")
+    def loss(params: Any, xs: Any) -> jax.Array:
+        final, ys = rnnjax.unroll(cell, params, state, xs)
+        return loss_of(ys, final)
+
+    options = {"cuBLAS": {"xla_gpu_enable_triton_gemm": False}, "cuBLAS, not tuned": UNTUNED}
+    return [({"matmuls of an LSTM of 768 in float32": name}, jax.grad(loss, (0, 1)), (params, xs), o)
+            for name, o in options.items()]  # fmt: skip
+
+
+_EXTRAS = {"resets": _resets, "networks": _networks, "matmuls": _matmuls}
 _KINDS: dict[str, Callable[[Task], Any]] = {
-    "point": _Point, "resets": _Extra, "networks": _Extra, "language_model": _LanguageModel,
+    "point": _Point, "language_model": _LanguageModel, **dict.fromkeys(_EXTRAS, _Extra),
 }  # fmt: skip
 
 
@@ -334,10 +382,12 @@ def _kernels(call: Callable[[], Any], steps: int, calls: int = 4) -> dict[str, f
         with jax.profiler.trace(folder):
             for _ in range(calls):
                 call()
-        for path in pathlib.Path(folder).rglob("*.xplane.pb"):
-            profile = jax.profiler.ProfileData.from_file(str(path))
+        files = pathlib.Path(folder).rglob("*.xplane.pb")
+        profiles = [jax.profiler.ProfileData.from_file(str(path)) for path in files]
+    if not profiles:
+        raise RuntimeError("gpu: the profiler has written nothing.")
     spent: dict[str, float] = {}
-    for plane in profile.planes:
+    for plane in (plane for profile in profiles for plane in profile.planes):
         for line in plane.lines if "GPU" in plane.name else ():
             for event in line.events if line.name.startswith("Stream") else ():
                 if event.name.startswith("rnn_"):

@@ -1,13 +1,19 @@
 """``python -m benchmarks.worker``: a worker of `benchmarks.crew`, on JAX's default backend, for ``benchmarks gpu``."""
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
 
 def main() -> None:
-    """Answers a line with a line until there are no more."""
+    """Answers a line with a line until there are no more, or until who asks has ended, however that came."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to the log
 

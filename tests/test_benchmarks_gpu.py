@@ -6,9 +6,12 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
+import time
 import types
 
+import jax
 import pytest
 from typer.testing import CliRunner
 
@@ -38,10 +41,9 @@ for line in sys.stdin:
         threading.Timer(0.6, os._exit, (1,)).start()
     with open(os.environ["LOG"], "a") as log:
         log.write(json.dumps([task["name"], step, os.getpid(), begin, time.monotonic()]) + "\\n")
-    if step == "prepare":
-        print(json.dumps({"next": "tune" if task["tuned"] else "measure"}), flush=True)
-    elif step == "tune":
-        print(json.dumps({"next": "measure"}), flush=True)
+    after = {"prepare": "tune" if task["tuned"] else "load", "tune": "load", "load": "measure"}
+    if step in after:
+        print(json.dumps({"next": after[step]}), flush=True)
     else:
         row = {"cell": task["name"], "dtype": "float32", "H": 5, "B": 2, "mode": "forward", "floor_us": 1.0}
         row |= {"contestant": "rnnjax", "us_per_step": 2.0}
@@ -56,7 +58,7 @@ HEADER = {"command": "", "provenance": provenance()}
 
 def point(cell, *rivals, tuned=True, **more):
     task = {"name": cell, "kind": "point", "cell": cell, "sizes": (4, 2, 3, 5), "dtype": "float32", "rivals": rivals}
-    return task | {"tuned": tuned, "rounds": 1} | more
+    return task | {"tuned": tuned, "alone": False, "rounds": 1} | more
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def overlaps(intervals):
 
 
 def test_workers_share_the_work_and_measure_alone(fake, tmp_path):
-    """Two prepare at once; one tunes at a time; who measures, measures while nobody does anything."""
+    """Two prepare or load at once; one tunes at a time; who measures, measures while nobody does anything."""
     path, said = tmp_path / "found.json", []
     results = gpu.Results(path, HEADER)
     tasks = [point(f"cell {i}", tuned=i < 3) for i in range(8)]
@@ -93,6 +95,9 @@ def test_workers_share_the_work_and_measure_alone(fake, tmp_path):
     assert sorted(name for name, step, *_ in log if step == "measure") == [task["name"] for task in tasks]
     assert sorted(name for name, step, *_ in log if step == "tune") == ["cell 0", "cell 1", "cell 2"]
     assert len({process for _, _, process, *_ in log}) == 2
+    first = {step: min(begin for _, s, _, begin, _ in log if s == step) for step in ("load", "measure")}
+    last = {step: max(end for _, s, *_, end in log if s == step) for step in ("prepare", "tune", "load")}
+    assert max(last["prepare"], last["tune"]) <= first["load"] and last["load"] <= first["measure"]
     assert not overlaps([(begin, end) for _, step, _, begin, end in log if step == "tune"])
     for _, _, _, begin, end in (entry for entry in log if entry[1] == "measure"):
         assert sum(b < end and begin < e for *_, b, e in log) == 1
@@ -167,6 +172,89 @@ def test_ctrl_c_leaves_a_whole_file_and_no_process(fake, tmp_path):
     fake(tasks, gpu.Results(path, HEADER, resume=True))
     written = json.loads(path.read_text())
     assert len(written["done"]) == 5 and written["not_reached"] == []
+
+
+def wait_for_the_end(process):
+    for _ in range(200):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends when it has answered")
+def test_no_worker_outlives_who_started_it(tmp_path):
+    """Not one in a call that does not end, either, and whatever ends the command."""
+    (tmp_path / "own.py").write_text(
+        "import os, pathlib, time, rnnjax\n\n\nclass Hangs(rnnjax.GRU):\n    def update(self, *args):\n"
+        f"        pathlib.Path({str(tmp_path / 'process')!r}).write_text(str(os.getpid()))\n"
+        "        time.sleep(300)\n"
+    )
+    (tmp_path / "run.py").write_text(
+        "from benchmarks import gpu\nfrom tests.test_benchmarks_gpu import HEADER, point\n"
+        f"tasks = [point({str(tmp_path / 'own.py:Hangs')!r}, tuned=False)]\n"
+        "gpu.run_tasks(tasks, gpu.Results(None, HEADER), workers=1)\n"
+    )
+    root = str(pathlib.Path(gpu.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": root}
+    command = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], env=env, cwd=root)
+    try:
+        for _ in range(1200):
+            if (tmp_path / "process").exists() or command.poll() is not None:
+                break
+            time.sleep(0.05)
+        worker = int((tmp_path / "process").read_text())
+    finally:
+        command.kill()
+        command.wait()
+    assert wait_for_the_end(worker)
+
+
+def test_a_command_that_is_ended_writes_what_it_has(monkeypatch, tmp_path):
+    """By a time limit, say, while a worker hangs."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(gpu, "WORKER", [sys.executable, str(tmp_path / "fake.py")])
+    monkeypatch.setattr(gpu, "gpu_tasks", lambda steps, rounds: [point("gru"), point("lstm", hangs="measure")])
+    monkeypatch.setattr(gpu.jax, "default_backend", lambda: "gpu")
+    add = gpu.Results.add
+    monkeypatch.setattr(gpu.Results, "add", lambda *args: [add(*args), os.kill(os.getpid(), signal.SIGTERM)][0])
+    result = CliRunner().invoke(app, ["gpu", "--out", str(tmp_path / "found.json"), "--workers", "1"])
+    assert result.exit_code == 130 and "1 tasks were not reached; --resume goes on with" in result.output
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert written["done"] == ["gru"] and written["not_reached"] == ["lstm"]
+
+
+def test_every_worker_has_its_part_of_the_memory(monkeypatch):
+    """As many as find room for the largest point."""
+
+    def crew(gigabytes, workers=0, **env):
+        stats = None if gigabytes is None else {"bytes_limit": gigabytes * 2**30}
+        monkeypatch.setattr(gpu.jax, "local_devices", lambda: [types.SimpleNamespace(memory_stats=lambda: stats)])
+        monkeypatch.setattr(gpu, "available_cores", lambda: 16)
+        for name in ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        count, found = gpu._crew(workers)
+        assert found["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true" and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found
+        return count, float(found["XLA_CLIENT_MEM_FRACTION"])
+
+    assert crew(105) == (14, 0.0536) and crew(59) == (10, 0.075) and crew(2) == (1, 0.75)
+    assert crew(59, workers=3) == (3, 0.25) and crew(None) == (14, 0.0536)
+    assert crew(59, XLA_PYTHON_CLIENT_MEM_FRACTION="0.5") == (10, 0.05)  # which jaxlib refuses beside the newer name
+
+
+def test_the_table_says_what_a_row_needs():
+    row = {"cell": "gru", "dtype": "float32", "H": 5, "B": 2, "mode": "forward", "floor_us": 1.0, "us_per_step": 2.0}
+    row |= {"contestant": "rnnjax", "detail": "rnnjax.unroll, 'cuda'", "note": None}
+    document = {"gpu": [row]}
+    assert "| 2 / - |" in gpu.gpu_table(document) and "not tuned" not in gpu.gpu_table(document)
+    row |= {"detail": "rnnjax.unroll, 'fused'", "note": "XLA's matmuls not tuned"}
+    assert "| 2 / - (fused) \\* |" in gpu.gpu_table(document)
+    assert "\\* XLA's matmuls not tuned." in gpu.gpu_table(document)
 
 
 def test_the_budget_ends_a_run_but_not_what_is_ready(fake):
@@ -245,7 +333,7 @@ def test_contestants_take_turns_and_failures_are_written_down(monkeypatch):
         one = called(problem)
         prepare = one.prepare
         one.prepare = lambda mode: prepare(mode) if mode == "forward" else types.SimpleNamespace(
-            compile=None, lower=None, several=None, call=broken
+            compile=None, lower=None, load=None, several=None, call=broken
         )  # fmt: skip
         return one
 
@@ -264,13 +352,14 @@ def test_contestants_take_turns_and_failures_are_written_down(monkeypatch):
 
 def test_programs_that_are_compared_with_each_other(monkeypatch):
     """The smaller measurements; one that fails leaves the reason."""
-    doubled = lambda steps: [({"program": "doubled"}, lambda x: 2 * x, (1.0,))]  # noqa: E731
+    doubled = lambda steps: [({"program": "doubled"}, lambda x: 2 * x, (1.0,), gpu_tasks.UNTUNED)]  # noqa: E731
     monkeypatch.setitem(gpu_tasks._EXTRAS, "resets", doubled)
     monkeypatch.setitem(gpu_tasks._EXTRAS, "networks", broken)
     extra = lambda kind: {"name": kind, "kind": kind, "steps": 4, "rounds": 1, "tuned": True}  # noqa: E731
     tasks = gpu_tasks.Tasks()
     found = through_all_steps(tasks, extra("resets"))
     assert [row["program"] for row in found["resets"]] == ["doubled"] and found["resets"][0]["us_per_step"] > 0
+    assert found["resets"][0]["compile_seconds"] >= 0
     found = through_all_steps(tasks, extra("networks"))
     assert found["networks"] == [] and found["skipped"][0]["where"] == "networks"
     monkeypatch.setattr(gpu_tasks.lm, "ours", broken)
@@ -282,7 +371,7 @@ def test_programs_that_are_compared_with_each_other(monkeypatch):
 def test_the_smaller_programs_can_be_traced():
     """On a CPU they are lowered, no more."""
     for make in gpu_tasks._EXTRAS.values():
-        for _, function, args in make(2):
+        for _, function, args, _ in make(2):
             gpu_tasks.jax.jit(function).lower(*args)
 
 
@@ -294,7 +383,13 @@ def test_the_grid():
     assert len(keys) == len(points) == 4 * 6 * 3 * 4
     assert len({task["name"] for task in tasks}) == len(tasks) == len(points) + len(gpu.EXTRAS)
     tuned = [task["tuned"] for task in tasks]
-    assert tuned == sorted(tuned, reverse=True) and not any(task["rivals"] for task in points if not task["tuned"])
+    assert tuned == sorted(tuned, reverse=True) and 15 < sum(tuned) < 20
+    # Every point of float16 that cuDNN's persistent kernel is for stands beside torch, and so do its loops alone.
+    fp16 = [t for t in points if t["cell"] == "lstm" and t["dtype"] == "float16" and t["sizes"].H <= 1024]
+    assert len(fp16) == 15 and all("torch" in t["rivals"] and t["alone"] for t in fp16)
+    assert all(set(t["rivals"]) <= {"torch"} for t in points if not t["tuned"])
+    large = [t["sizes"].H > 1024 for t in points]
+    assert large == sorted(large)
     assert max(task["sizes"].T * task["sizes"].B * task["sizes"].H for task in points) <= 2**26
     assert json.loads(json.dumps(tasks[0]))["sizes"] == [1024, 16, 768, 768]
 
@@ -308,3 +403,25 @@ def test_loops_alone_are_measured_by_the_step(monkeypatch):
     monkeypatch.setattr(gpu_tasks.jax.profiler, "trace", written)
     monkeypatch.setattr(gpu_tasks.jax.profiler, "ProfileData", types.SimpleNamespace(from_file=lambda path: profile))
     assert gpu_tasks._kernels(lambda: None, steps=5, calls=2) == {"forward": 2.0}
+    monkeypatch.setattr(gpu_tasks.jax.profiler, "trace", contextlib.nullcontext)
+    with pytest.raises(RuntimeError, match="has written nothing"):  # which leaves the other numbers of a point alone
+        gpu_tasks._kernels(lambda: None, steps=5)
+
+
+def test_no_worker_measures_without_the_kernels(monkeypatch):
+    """Where a trial of them fails in one process, its rows would be those of another engine."""
+    monkeypatch.setattr(gpu_tasks.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gpu_tasks, "default_implementation", lambda problem: "fused")
+    with pytest.raises(RuntimeError, match="'cuda' does not run here, 'fused' would"):
+        gpu_tasks.Tasks()
+
+
+def test_nothing_of_a_point_stays_on_the_device():
+    """Neither between its first call and its measurement, of which there are several in a worker, nor after it."""
+    tasks, task = gpu_tasks.Tasks(), point("gru", "bare scan", tuned=False)
+    before = len(jax.live_arrays())
+    for step in ("prepare", "load"):
+        tasks.do(step, task)
+    loaded = len(jax.live_arrays())
+    tasks.do("measure", task)
+    assert loaded <= before and len(jax.live_arrays()) <= before

@@ -109,6 +109,8 @@ class Prepared:
         memory: what is known of its memory after compilation, by the names of a result row.
         several: so many calls, of which only the last is waited for, as in a training loop on a GPU.
         lower: the first part of `compile`, which needs no device; `compile` goes on from there if it has been called.
+        load: a first call after which nothing of it stays in the memory of the device but the program; None where
+            `call` is as good.
     """
 
     compile: Callable[..., None] | None
@@ -116,6 +118,7 @@ class Prepared:
     memory: Callable[[], dict[str, int]]
     several: Callable[[int], None] | None = None
     lower: Callable[[], None] | None = None
+    load: Callable[[], None] | None = None
 
 
 @dataclasses.dataclass
@@ -224,8 +227,12 @@ def JaxContestant(  # noqa: N802
                 result = run()
             jax.block_until_ready(result)
 
+        def load() -> None:
+            jax.block_until_ready(run())
+            del box["args"]
+
         call = lambda: jax.block_until_ready(run())  # noqa: E731
-        return Prepared(compile_, call, lambda: planned_bytes(box["compiled"]), several, lower)
+        return Prepared(compile_, call, lambda: planned_bytes(box["compiled"]), several, lower, load)
 
     def outputs() -> Outputs:
         def to_numpy(array):
