@@ -158,12 +158,14 @@ def wave_pieces(facts: Facts, card: Card, layers: int, steps: int) -> int:
     """Into how many pieces of time equal layers are cut that share launches; 1 where one after the other is faster.
 
     Layer after layer takes ``L T c_1`` microseconds, where ``c_N`` is the cost of a step of N networks, forward and
-    backward; C pieces take ``(C + L - 1) (T / C (c_L + m) + 100)``. This is an estimate, and no GPU has been asked yet:
-    100 microseconds stand for what a wave has beside its steps, two launches, the filling of what blocks exchange,
-    projections and gradients of fewer rows at a time; m for what a wave keeps for the backward pass, which XLA's loop
-    copies into arrays of all waves and out again, at 3 TB/s. An LSTM of 256 units, B = 16, T = 1024, takes 2.47 us a
-    step in training, both directions of one 2.88: two layers one after the other 5.06 ms, by this 4.2 in waves.
-    Pieces that leave no step over are preferred, since others need masks.
+    backward; C pieces take ``(C + L - 1) (T / C (1.04 c_L + m) + 100)``. This is an estimate, and no GPU has been asked
+    yet, so waves must promise a gain of 15 %. 100 microseconds stand for what a wave has beside its steps: 15 launches
+    forward and 17 backward besides the two of the kernels (counted in what XLA makes for an H200 of two layers), of 2
+    to 3 microseconds each, and a turn of two loops. m stands for copies at 3 TB/s: what the backward pass needs goes
+    into arrays of all waves and out again, and matmuls of several networks have them on the first axis, where the
+    kernels have time. Of an LSTM of 256 units in training, B = 16, both directions took 2.88 us where one took 2.47;
+    0.16 of it are such copies, about as much the matmuls of the second direction, and 1.04 is what is left. Pieces that
+    leave no step over are preferred, since others need masks.
 
     Args:
         facts: of one layer.
@@ -178,7 +180,8 @@ def wave_pieces(facts: Facts, card: Card, layers: int, steps: int) -> int:
         return 1
 
     kept = facts.item_bytes * (facts.seen + 2) + 4 * facts.states  # bytes: what the update saw, h, x, other leaves
-    many += 4 * layers * facts.rows * facts.hidden_size * kept / 3e6
+    turned = 8 * facts.gates + 2 * facts.item_bytes * (facts.gates + 3)  # zx; and dz, twice x, h
+    many = 1.04 * many + layers * facts.rows * facts.hidden_size * (4 * kept + turned) / 3e6
 
     def spent(pieces: int) -> float:
         length = _ceil(steps, pieces)

@@ -119,6 +119,40 @@ def test_values_and_gradients(name, in_pieces, x64):
     assert sorted(emulator.RUNS) == ["rnn_backward"] * waves + ["rnn_forward"] * waves
 
 
+ODD = {
+    "one step": (deep(rnnjax.LSTM(3), 2, residual=True), 1, 2, (3,), {}),
+    "five layers": (deep(rnnjax.GRU(4), 5, norm="layer", dropout=0.4, locked=True), 7, 3, (2, 2), dict(reverse=True)),
+    "one unit": (deep(rnnjax.LearnedState(rnnjax.LSTM(1)), 3, dropout=0.4), 11, 10, (3,), dict(remat="gates")),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "five layers" else [pytest.mark.thorough]) for n in ODD]
+)
+def test_odd_sizes(name, monkeypatch, x64):
+    """In float64, by an engine that is not the kernels': waves are exact, whatever pieces they are of."""
+    net, steps, pieces, batch, options = ODD[name]
+    monkeypatch.setattr(choice, "_engines", choice.registered())
+    choice.register(choice.Engine("mapped", choice.engine("fused").run, many=True, pieces=lambda job, layers: pieces))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), net.init(jax.random.key(0), 2))
+    state = jax.tree.map(lambda s: rng.normal(size=s.shape), net.initial_state(batch))
+    xs, flags = rng.normal(size=(steps, *batch, 2)), rng.random((steps, *batch)) < 0.4
+    given = dict(lengths=rng.integers(0, steps + 1, size=batch), resets=flags, key=jax.random.key(3))
+    given["reverse"] = options.get("reverse", False)
+
+    def loss(params, state, xs, implementation, remat):
+        final, ys = rnnjax.unroll(net, params, state, xs, implementation=implementation, remat=remat, **given)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((final, ys))), (final, ys)
+
+    both = (("mapped", options.get("remat")), ("scan", None))
+    traced = jax.make_jaxpr(lambda *arrays: loss(*arrays, *both[0]))(params, state, xs)
+    assert pieces + len(net.cells) - 1 in [e.params["length"] for e in scans(traced)]
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=(3, 4))
+    got, want = (run(params, state, xs, *which) for which in both)
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-9, atol=1e-10), got, want)
+
+
 def count_waves(net, steps=6, size=3, **options):
     """Of a program of ``"emulated"``: launches of its forward pass."""
     params = net.init(jax.random.key(0), size)
@@ -192,13 +226,14 @@ def test_the_rule():
     def pieces(size, layers, steps, rows=16, card=H200):
         return wave_pieces(Facts(4, 4, 1, 0, size, rows, "bf16"), card, layers, steps)
 
-    assert pieces(256, 2, 1024) == 4 and pieces(256, 3, 1024) == 8 and pieces(128, 2, 4096) == 8
+    assert pieces(256, 2, 4096) == 8 and pieces(256, 3, 1024) == 8 and pieces(64, 2, 1024) == 4
+    assert pieces(256, 2, 1024) == 1  # by 13 % faster, if the estimate is right
     assert pieces(256, 2, 50) == pieces(256, 2, 1) == pieces(256, 2, 0) == 1
     assert pieces(1024, 2, 1024) == pieces(2048, 3, 4096) == pieces(256, 3, 4096, rows=512) == 1
     assert pieces(256, 2, 1024, card=Card(90, 16)) == 1 and pieces(3000, 2, 4096) == 1
     engine = affine_engine("cuda on an H200", CudaLoops(H200), -1)
     job = Job(rnnjax.LSTM(256), "gpu", steps=1024, input_size=256, dtype=BF16, param_dtype=BF16)
-    assert engine.pieces(job, 2) == 4 and engine.pieces(job._replace(steps=64), 2) == 1
+    assert engine.pieces(job, 3) == 8 and engine.pieces(job._replace(steps=64), 3) == 1
     assert engine.pieces(job._replace(cell=rnnjax.cells.IndRNN(256)), 2) == 1
 
 
