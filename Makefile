@@ -74,13 +74,16 @@ test-newest: $(NEWEST)/.installed
 	$(NEWEST)/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
 	OMP_NUM_THREADS=2 $(NEWEST)/bin/python -m pytest -m quick -n $(WORKERS) --dist worksteal  # native loops: 2 threads
 
-# One process: the tests share one GPU.
+# One process, since the tests share one GPU; GPU_WORKERS=12 where it has 60 GB and the machine 12 cores, as compilation
+# takes most of the time. Files without such tests are not even read.
 JAX ?= jax[cuda13]
+GPU_WORKERS ?= 0
 test-gpu: $(VENV)/.installed-test
 	@$(VENV)/bin/python -c '$(ON_GPU)' 2>/dev/null || \
 	  $(VENV)/bin/python $(PIP_INSTALL) '$(JAX)'
 	$(VENV)/bin/python -c 'import jax; print(*jax.devices())'
-	$(VENV)/bin/python -m pytest -m gpu
+	$(VENV)/bin/python -m pytest -m gpu -n $(GPU_WORKERS) --dist worksteal \
+	  $$(grep -rl 'pytest\.mark\.gpu' tests --include='test_*.py')
 
 clean:
 	rm -rf $(VENV) $(NEWEST) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
