@@ -14,6 +14,7 @@ import rnnjax
 from benchmarks import latency, lm, memory, parts, report, tables
 from benchmarks.contestants import RIVALS
 from benchmarks.gpu import gpu_command
+from benchmarks.gpu_programs import gpu_programs_command
 from benchmarks.grid import DTYPES, GRIDS, MODES, Sizes, points
 from benchmarks.provenance import provenance
 from benchmarks.results_file import load_rows, read_json, write_json
@@ -293,6 +294,7 @@ def cpu_command(
 
 
 app.command("gpu")(gpu_command)
+app.command("gpu-programs")(gpu_programs_command)
 app.command("scale")(scale_command)
 app.command("text")(text_command)
 

@@ -10,7 +10,7 @@ float32 with ``"highest"`` precision does not spend 27 s a point on it.
 
 How long it takes, by an estimate from figures of a run on an H200 with 16 cores, that is 14 workers. Tracing and
 lowering a program, with NVRTC, takes 0.14 to 0.34 s of a core (measured for LSTM and GRU of 256 to 1024 units on an AMD
-EPYC, CPU time), XLA without tuning 0.5 to 0.7 s (compiled for an H200 on two slower cores, where there was none); a
+EPYC, CPU time), XLA without tuning 1.0 s (mean of all 576, `gpu-programs` on one of two busy cores); a
 program took 0.3 to 1.3 s forward and 0.5 to 2.3 s in training there, all in all and tuned. The driver's assembler takes
 0.05 to 0.14 s a kernel, of which a point has three.
 
@@ -52,7 +52,7 @@ SIZES, LARGE, BATCHES = (768, 256, 1024, 512, 128), (2048,), (16, 1, 64)
 WORKER = [sys.executable, "-m", "benchmarks.worker"]
 _MOST_WORKERS = 14  # each with a context of its own on the card, and memory
 _MOST_NUMBERS = 2**26  # T B H of a point; beyond, T is smaller
-_MEMORY = 5.5 * 2**30  # what a worker needs: XLA plans 4.2 GB for the largest point, training in float32
+_MEMORY = 5.5 * 2**30  # what a worker needs: XLA plans 4.3 GiB for the largest point, training in float32
 
 Task = dict[str, Any]
 EXTRAS = ("resets", "networks", "language_model", "matmuls")

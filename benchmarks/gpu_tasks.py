@@ -24,14 +24,14 @@ from benchmarks.timing import stats
 from rnnjax.cell import param_shapes
 from rnnjax.cells import cell_from_name
 
-__all__ = ["UNTUNED", "UNTUNED_NOTE", "Tasks", "host_problem"]
+__all__ = ["LOOP_STEPS", "PROGRAMS", "UNTUNED", "UNTUNED_NOTE", "Tasks", "host_problem"]
 
 # XLA tries the algorithms of a matmul on the card when it compiles; without, it takes one by rule and needs no card. Of
 # Triton's that would be the first, if there is any (none for the gradient of a GRU's weights in float32), and compiling
 # it takes 1 to 2 s of a core; cuBLAS has a rule of its own, and nothing to compile.
 UNTUNED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 UNTUNED_NOTE = "XLA's matmuls not tuned"
-_LOOP_STEPS = 256  # T of what loops in XLA, where a step takes 10 to 100 times as long
+LOOP_STEPS = 256  # T of what loops in XLA, where a step takes 10 to 100 times as long
 
 Task = dict[str, Any]
 Found = dict[str, Any]
@@ -97,7 +97,7 @@ class _Point(_Guarded):
         whole = self.guarded(self._where("rnnjax"), lambda: host_problem(self.point))
         if whole is None:
             return
-        short = dataclasses.replace(whole, xs=whole.xs[:_LOOP_STEPS])
+        short = dataclasses.replace(whole, xs=whole.xs[:LOOP_STEPS])
         with precision(self.point.dtype):
             engine = self.guarded(self._where("rnnjax"), lambda: default_implementation(whole))
             makers: dict[str, Callable[[], Any]] = {}
@@ -184,7 +184,7 @@ class _Point(_Guarded):
 
 
 class _Extra(_Guarded):
-    """Programs of ours that are compared with each other: see `_EXTRAS`."""
+    """Programs of ours that are compared with each other: see `PROGRAMS`."""
 
     def __init__(self, task: Task):
         super().__init__(task)
@@ -192,7 +192,7 @@ class _Extra(_Guarded):
 
     def prepare(self) -> None:
         def all_of_them() -> None:
-            for row, function, args, options in _EXTRAS[self.task["kind"]](self.task["steps"]):
+            for row, function, args, options in PROGRAMS[self.task["kind"]](self.task["steps"]):
                 self.ready.append((row, jax.jit(function).lower(*args), args, options))
 
         self.guarded(self.task["kind"], all_of_them)
@@ -355,9 +355,9 @@ def _matmuls(steps: int) -> list[Program]:
             for name, o in options.items()]  # fmt: skip
 
 
-_EXTRAS = {"resets": _resets, "networks": _networks, "matmuls": _matmuls}
+PROGRAMS = {"resets": _resets, "networks": _networks, "matmuls": _matmuls}
 _KINDS: dict[str, Callable[[Task], Any]] = {
-    "point": _Point, "language_model": _LanguageModel, **dict.fromkeys(_EXTRAS, _Extra),
+    "point": _Point, "language_model": _LanguageModel, **dict.fromkeys(PROGRAMS, _Extra),
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("rich", reason="the extra lm is not installed")
 
-from benchmarks import gpu, gpu_tasks
+from benchmarks import gpu, gpu_programs, gpu_tasks
 from benchmarks.commands import app
 from benchmarks.contestants import RIVALS
 from benchmarks.provenance import provenance
@@ -353,8 +353,8 @@ def test_contestants_take_turns_and_failures_are_written_down(monkeypatch):
 def test_programs_that_are_compared_with_each_other(monkeypatch):
     """The smaller measurements; one that fails leaves the reason."""
     doubled = lambda steps: [({"program": "doubled"}, lambda x: 2 * x, (1.0,), gpu_tasks.UNTUNED)]  # noqa: E731
-    monkeypatch.setitem(gpu_tasks._EXTRAS, "resets", doubled)
-    monkeypatch.setitem(gpu_tasks._EXTRAS, "networks", broken)
+    monkeypatch.setitem(gpu_tasks.PROGRAMS, "resets", doubled)
+    monkeypatch.setitem(gpu_tasks.PROGRAMS, "networks", broken)
     extra = lambda kind: {"name": kind, "kind": kind, "steps": 4, "rounds": 1, "tuned": True}  # noqa: E731
     tasks = gpu_tasks.Tasks()
     found = through_all_steps(tasks, extra("resets"))
@@ -370,7 +370,7 @@ def test_programs_that_are_compared_with_each_other(monkeypatch):
 @pytest.mark.thorough
 def test_the_smaller_programs_can_be_traced():
     """On a CPU they are lowered, no more."""
-    for make in gpu_tasks._EXTRAS.values():
+    for make in gpu_tasks.PROGRAMS.values():
         for _, function, args, _ in make(2):
             gpu_tasks.jax.jit(function).lower(*args)
 
@@ -425,3 +425,44 @@ def test_nothing_of_a_point_stays_on_the_device():
     loaded = len(jax.live_arrays())
     tasks.do("measure", task)
     assert loaded <= before and len(jax.live_arrays()) <= before
+
+
+def test_launches_of_a_compiled_program():
+    """One before a loop of five turns, of which each makes two and another loop of three turns with one."""
+    text = """HloModule jit_f, is_scheduled=true
+
+%within (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0)
+  ROOT %copy.1 = f32[2]{0} copy(%a)
+}
+
+%body.2 (arg: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %arg = (s32[], f32[2]{0}) parameter(0)
+  %f.1 = f32[2]{0} fusion(%x), kind=kLoop, calls=%fused, metadata={op_name="a fusion(b"}
+  %call = (f32[2]{0}) custom-call(%f.1), custom_call_target="__gpu$xla.gpu.ptx"
+  %while.3 = f32[2]{0} while(%call), condition=%c, body=%within, backend_config={"known_trip_count":{"n":"3"}}
+}
+
+ENTRY %main.9 (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  %wrapped = f32[2]{0} fusion(%x), kind=kLoop, calls=%other
+  %while.1 = (s32[], f32[2]{0}) while(%t), condition=%c, body=%body.2, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %bitcast = f32[2]{0} bitcast(%while.1)
+}
+"""
+    assert gpu_programs.launches(text) == 1 + 5 * (2 + 3)
+
+
+def test_programs_for_a_gpu_need_its_compiler(monkeypatch):
+    """Which the tests do without."""
+    from jax.experimental import topologies
+
+    def missing(**options):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    result = CliRunner().invoke(app, ["gpu-programs"])
+    assert result.exception.args == ("gpu-programs: needs JAX's compiler for NVIDIA GPUs; pip install 'jax[cuda13]'.",)
+    monkeypatch.setattr(gpu.jax, "default_backend", lambda: "gpu")
+    result = CliRunner().invoke(app, ["gpu-programs"])
+    assert result.exception.args == ("gpu-programs: needs JAX_PLATFORMS=cpu, got the backend 'gpu'.",)
