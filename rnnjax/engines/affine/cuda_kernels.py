@@ -196,7 +196,7 @@ def run_forward(
         jax.ShapeDtypeStruct((text.states, steps, rows, H) if keep and text.states else (1,), jnp.float32),
     ]
     args = [
-        jnp.array([steps, rows // setting.networks], jnp.int32),
+        _sizes(steps, rows // setting.networks),
         wt,
         b.astype(jnp.float32),
         zx,
@@ -263,7 +263,7 @@ def run_backward(
         jax.ShapeDtypeStruct(leaves if setting.resets else (1,), jnp.float32),
     ]
     args = [
-        jnp.array([steps, rows // setting.networks], jnp.int32),
+        _sizes(steps, rows // setting.networks),
         w,
         kept.seen,
         kept.h,
@@ -304,6 +304,11 @@ def _missing(shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """All bits set: what nobody has written yet."""
     bits = {2: jnp.uint16, 4: jnp.uint32}[jnp.dtype(dtype).itemsize]
     return jax.lax.bitcast_convert_type(jnp.full(shape, np.iinfo(bits).max, bits), dtype)
+
+
+def _sizes(*sizes: int) -> jax.Array:
+    """As an array that is made within the program: who divides rows among devices takes no constants."""
+    return jnp.stack([jnp.full((), size, jnp.int32) for size in sizes])
 
 
 def _none() -> jax.Array:

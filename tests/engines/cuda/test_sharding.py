@@ -17,9 +17,10 @@ from rnnjax.engines.affine.recurrence import affine_engine
 launched = []
 
 def launch(kernel, outs, args, aliases):
-    """In place of a kernel: some numbers that follow from a row's own numbers alone."""
+    """In place of a kernel, which reads all operands: some numbers that follow from a row's own numbers alone."""
     launched.append((kernel.name, outs[2].shape[1]))
-    made = [jnp.zeros(out.shape, out.dtype) for out in outs]
+    read = sum(jnp.sum(jnp.where(a == a, a, 0).astype(jnp.float32)) for a in args)
+    made = [jnp.zeros(out.shape, out.dtype) + (0 * read).astype(out.dtype) for out in outs]
     if kernel.name == "rnn_forward":
         zx, state = args[3], args[5]
         made[2] = 2 * zx[..., : outs[2].shape[-1]] + state[0]
