@@ -153,8 +153,11 @@ def test_nobody_starts_while_somebody_measures(fake, tmp_path):
     assert sum(entry[:2] == ["leaves", "prepare"] for entry in log) == 2  # once more, since it was lost
 
 
-def test_ctrl_c_leaves_a_whole_file_and_no_process(fake, tmp_path):
+def test_ctrl_c_leaves_a_whole_file_and_no_process(fake, tmp_path, request):
     path, done = tmp_path / "found.json", []
+    # What a shell starts in the background ignores the signal, and so does what that starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def interrupt(line):
         done.append(line)
