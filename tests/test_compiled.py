@@ -82,9 +82,14 @@ def test_what_nobody_reads_goes(tmp_path, monkeypatch):
     folder.mkdir(parents=True, mode=0o700)
     other = folder.parent / "another"
     other.mkdir()
-    for path, days in ((folder / "new", 1), (folder / "old", 40), (other / "old", 40), (other / "new", 29)):
-        path.touch()
+    tried = folder / "xla_gpu_per_fusion_autotune_cache_dir"
+    tried.mkdir()
+    ages = {folder / "new": 1, folder / "old": 40, other / "old": 40, other / "new": 29, tried / "old": 40, tried: 50}
+    for path, days in ages.items():
+        if path != tried:
+            path.touch()
         os.utime(path, (time.time() - 86400 * days,) * 2)
     with warnings.catch_warnings():
         compiled.keep_compiled()
-    assert sorted(path.relative_to(folder.parent).parts[-1] for path in folder.parent.glob("*/*")) == ["new", "new"]
+    left = sorted(path.name for path in folder.parent.glob("*/**/*"))
+    assert left == ["new", "new", "xla_gpu_per_fusion_autotune_cache_dir"]

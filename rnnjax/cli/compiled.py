@@ -53,8 +53,8 @@ def keep_compiled() -> None:
 
 def _forget(folders: pathlib.Path) -> None:
     """Removes the files of any processor and version of jaxlib that nobody has read for long."""
-    for path in folders.glob("*/*"):
+    for path in folders.glob("*/**/*"):  # what XLA has tried on a GPU lies in a folder of its own
         with contextlib.suppress(OSError):  # of another command that does the same, or of another user
             found = path.stat()
-            if max(found.st_atime, found.st_mtime) < time.time() - _KEPT:
+            if path.is_file() and max(found.st_atime, found.st_mtime) < time.time() - _KEPT:
                 path.unlink()
