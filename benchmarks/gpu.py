@@ -20,8 +20,11 @@ program took 0.3 to 1.3 s forward and 0.5 to 2.3 s in training there, all in all
     loading all of them, 0.5 to 1 s each, 14 at a time                               20 s
     measuring 18 tasks, and 9 points beside torch: 3 to 4 s                          90 s
     measuring 265 points, 0.3 s with copies to the card                              80 s
-    ends of phases, where some cores wait for the last                               20 s
-    altogether                                                                      300 s
+    ends of phases, where some cores wait for the last                               40 s
+    altogether                                                                      320 s
+
+The last two are what `Crew` took with 14 workers that slept for such times. With 10, for which there is memory on 80
+GB, the budget of 330 s left out 30 points of 2,048 units.
 """
 
 import itertools
