@@ -39,7 +39,7 @@ from rnnjax.engines.affine.cuda_rules import (
     wave_pieces,
 )
 from rnnjax.engines.affine.cuda_sharding import by_rows
-from rnnjax.engines.affine.cuda_trial import passes_trial
+from rnnjax.engines.affine.cuda_trial import trial
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Refusal
@@ -293,8 +293,10 @@ def _card() -> Card | str:
         warnings.warn(f"rnnjax: the engine 'cuda' {reason}; XLA runs recurrent cells instead.", stacklevel=2)
         return reason
     card = Card(round(10 * float(device.compute_capability)), int(device.core_count))
-    if not passes_trial(CudaLoops(card)):
-        warnings.warn("rnnjax: a trial of the engine 'cuda' failed; XLA runs recurrent cells instead.", stacklevel=2)
+    wrong = trial(CudaLoops(card))
+    if wrong:
+        why = f"a trial of the engine 'cuda' failed ({wrong})"
+        warnings.warn(f"rnnjax: {why}; XLA runs recurrent cells instead.", stacklevel=2)
         return "needs a GPU on which its trial gives the right numbers"
     return card
 

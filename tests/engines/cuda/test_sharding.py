@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.engines.cuda import emulator
 from tests.processes import run_program
 
 PROGRAM = r'''
@@ -85,3 +86,30 @@ print("same")
 @pytest.mark.quick
 def test_each_device_runs_its_rows():
     assert run_program(PROGRAM, devices=4) == "same\n"
+
+
+TRIAL = r"""
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
+from rnnjax.engines.affine.cuda import CudaLoops
+from rnnjax.engines.affine.cuda_rules import Card
+from rnnjax.engines.affine.cuda_trial import trial
+from tests.engines.cuda import emulator
+
+said = []
+def tries(x):
+    said.append(trial(CudaLoops(Card(90, 132), emulator.launch)))
+    return x
+
+auto, explicit = (jax.make_mesh((2,), ("d",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit))
+jax.jit(jax.shard_map(tries, mesh=auto, in_specs=P("d"), out_specs=P("d")))(jnp.ones(2))
+with jax.set_mesh(explicit), jax.debug_nans(True), jax.enable_x64(True):
+    jax.grad(tries)(1.0)
+print(said)
+"""
+
+
+@pytest.mark.skipif(emulator.COMPILER is None, reason="no C++ compiler here")
+def test_the_trial_does_not_mind_who_asks_first():
+    """With several devices, in the midst of a trace, on a mesh."""
+    assert run_program(TRIAL, devices=2) == "['', '']\n"
