@@ -52,12 +52,18 @@ class Tasks:
             raise RuntimeError(f"gpu: the engine 'cuda' does not run here, {engine!r} would.")
 
     def do(self, step: str, task: Task) -> dict[str, Any]:
-        """The answer: the step that comes next, or what was found."""
+        """The answer: the step that comes next, or what was found.
+
+        Raises:
+            RuntimeError: if the card has broken in this step, which ends the process; what else it held can be saved.
+        """
         if step == "prepare":
             self.held[task["name"]] = _KINDS[task["kind"]](task)
         work = self.held[task["name"]]
         if step != "measure":
             getattr(work, step)()
+            if step != "prepare" and not _card_answers():  # else all that this process holds would fail, one by one
+                raise RuntimeError("gpu: the card no longer answers this process.")
             after = {"prepare": "tune" if task["tuned"] else "load", "tune": "load", "load": "measure"}
             return {"next": after[step]}
         found = work.measure()

@@ -419,6 +419,15 @@ def test_no_worker_measures_without_the_kernels(monkeypatch):
         gpu_tasks.Tasks()
 
 
+def test_a_card_that_breaks_at_a_first_call_costs_one_task(monkeypatch):
+    """The process ends there, and its other tasks go back; it does not go on to say of each of them that it failed."""
+    tasks, task = gpu_tasks.Tasks(), point("gru", tuned=False)
+    assert tasks.do("prepare", task) == {"next": "load"}
+    monkeypatch.setattr(gpu_tasks, "_card_answers", lambda: False)
+    with pytest.raises(RuntimeError, match="the card no longer answers"):
+        tasks.do("load", task)
+
+
 def test_nothing_of_a_point_stays_on_the_device():
     """Neither between its first call and its measurement, of which there are several in a worker, nor after it."""
     tasks, task = gpu_tasks.Tasks(), point("gru", "bare scan", tuned=False)
