@@ -26,7 +26,7 @@ from rnnjax.cpu import use_cores
 from rnnjax.engines import implementations
 from rnnjax.network import Network, network_step, start_state
 from rnnjax.networks import Bidirectional, LearnedState, Regularized, Stack
-from rnnjax.saving import load, save
+from rnnjax.saving import load, load_tree, save, save_tree
 from rnnjax.summary import summary
 from rnnjax.tbptt import tbptt
 from rnnjax.testing.contract import check_cell
@@ -58,8 +58,10 @@ __all__ = [
     "implementations",
     "linear_step",
     "load",
+    "load_tree",
     "network_step",
     "save",
+    "save_tree",
     "start_state",
     "summary",
     "tbptt",

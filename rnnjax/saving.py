@@ -1,12 +1,14 @@
 r"""`save` and `load`: a cell and its parameters in one safetensors file, which every framework reads; nothing runs.
 
-The file holds the arrays by readable names (``layers[0].w_ih``) in their own dtypes, and in its metadata the ``repr``
-of the cell and digests of all of these. Beside the two stands what other files of arrays need too: names and checks.
+`save_tree` and `load_tree` do the same for any pytree of arrays. The file of a cell holds the arrays by readable names
+(``layers[0].w_ih``) in their own dtypes, and in its metadata the ``repr`` of the cell and digests of all of these.
+Beside the two pairs stands what other files of arrays need too: names and checks.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import pathlib
 import re
@@ -27,13 +29,16 @@ from rnnjax.kinds import public
 __all__ = [
     "CheckpointError",
     "load",
+    "load_tree",
     "named_arrays",
     "restore",
     "save",
+    "save_tree",
 ]
 
 _FORMAT = "2"  # of the metadata, with digests
 _UNSEALED = "1"  # without digests
+_TREE = "rnnjax.tree"  # key of the metadata of what `save_tree` writes
 
 
 @public(but=("cell",))
@@ -43,7 +48,8 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
     Args:
         path: of the file; its folder must be there.
         cell: a cell, `Stack`, `Bidirectional` network, model of `rnnjax.topologies` or whatever else has an ``init``.
-        params: from ``cell.init``, in any dtypes, which the file keeps.
+        params: from ``cell.init``, in any dtypes, which the file keeps. Parameters of your own around a cell's, states
+            and whatever else is no cell's alone go into a file by `save_tree`.
 
     Raises:
         ValueError: if ``params`` are not those of the cell; it names the first leaf that disagrees.
@@ -66,7 +72,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
         _like(cell, input_size, arrays),
         where="save",
         owner=type(cell).__name__,
-        advice="take params that its init makes",
+        advice="take params that its init makes, or write any tree by rnnjax.save_tree",
     )
     metadata = {
         "rnnjax.format": _FORMAT,
@@ -126,6 +132,89 @@ def load(path: str | os.PathLike[str], cell: Any = None) -> tuple[Any, Any]:
                 f"{jax.dtypes.canonicalize_dtype(array.dtype)}; load it under jax.enable_x64(True)."
             )
     return cell, jax.tree.map(jnp.asarray, params)
+
+
+@public
+def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
+    """Writes any pytree of arrays to a safetensors file, in one move: what stood there stays whole until then.
+
+    For what is no cell's alone: parameters in a dict, the state that an agent or a stream is in, an optimizer's state.
+
+    Args:
+        path: of the file; its folder must be there.
+        tree: of arrays, numbers and keys of `jax.random`, with readable paths: dicts, lists, tuples, NamedTuples.
+
+    Raises:
+        TypeError: for a leaf that is none of these, or of a dtype that safetensors does not have.
+        OSError: if the file cannot be written.
+
+    >>> import pathlib, tempfile, jax, jax.numpy as jnp, rnnjax
+    >>> cell = rnnjax.GRU(4)
+    >>> tree = {"cell": cell.init(jax.random.key(0), input_size=3), "state": cell.initial_state((2,)), "step": 7}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rnnjax.save_tree(pathlib.Path(folder, "agent.safetensors"), tree)
+    ...     again = rnnjax.load_tree(pathlib.Path(folder, "agent.safetensors"), like=tree)
+    >>> int(again["step"]), bool((again["cell"].w_ih == tree["cell"].w_ih).all())
+    (7, True)
+    """
+    arrays = named_arrays(jax.tree.map(functools.partial(_stored, "save_tree"), tree))
+    write_arrays(pathlib.Path(path), arrays, seal(arrays, {_TREE: "1"}))
+
+
+@public
+def load_tree(path: str | os.PathLike[str], like: Any) -> Any:
+    """What `save_tree` wrote, in the structure of ``like``.
+
+    Args:
+        path: of the file.
+        like: a tree as the one that was written, of which only structure, shapes and dtypes count: new parameters, or
+            what `jax.eval_shape` makes of the function that makes them.
+
+    Returns:
+        The tree, its leaves arrays of JAX, or of NumPy where JAX would cut them down (float64, without x64).
+
+    Raises:
+        ValueError: if the file is truncated, edited or damaged, or if an array is missing, left over, or of another
+            shape or dtype than in ``like``; the first is named.
+        FileNotFoundError: if there is no such file.
+    """
+    file = pathlib.Path(path)
+    where = f"load_tree: {file}"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"load_tree: there is no file {str(file)!r}; name one that rnnjax.save_tree has written."
+        )
+    shapes = jax.tree.map(functools.partial(_stored, "load_tree"), like)
+    with open_regular(file.resolve(), "load_tree") as raw:
+        stored = ArraysFile(raw, os.fstat(raw.fileno()).st_size, where=where)
+        if _TREE not in stored.metadata:
+            raise CheckpointError(f"{where} was not written by rnnjax.save_tree; rnnjax.load reads what save writes.")
+        arrays = stored.read_sealed()
+    found = restore(arrays, shapes, where=where, owner="like", advice="take a tree as the one that was saved")
+    return jax.tree.map(_like_leaf, like, found)
+
+
+def _stored(where: str, leaf: Any) -> Any:
+    """What of a leaf a file holds: the data of a key, a number in the dtype that it has in JAX; shapes stay shapes."""
+    if isinstance(leaf, bool | int | float | complex):
+        return np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.result_type(type(leaf))))
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        raise TypeError(f"{where}: a leaf must be an array, a number or a key, got {describe(leaf)}; leave it out.")
+    if not _is_key(leaf):
+        return leaf
+    return jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
+
+
+def _like_leaf(leaf: Any, array: np.ndarray) -> Any:
+    if not _is_key(leaf):
+        return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+    kinds: list[Any] = []
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)  # which asks for more than a shape
+    return jax.random.wrap_key_data(jnp.asarray(array), impl=kinds[0])
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _read(path: pathlib.Path, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -217,7 +306,8 @@ def _described_cell(where: str, metadata: Mapping[str, str]) -> Any:
     described = metadata.get("cell")
     if described is None:
         raise CheckpointError(
-            f"{where} describes no cell; pass cell=, or read it with the converter of the framework that wrote it."
+            f"{where} describes no cell; pass cell=, read what save_tree wrote by rnnjax.load_tree, or take the "
+            "converter of the framework that wrote it."
         )
     if metadata.get("rebuild") != "yes":
         raise CheckpointError(

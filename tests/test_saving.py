@@ -389,6 +389,56 @@ def test_a_checkpoint_of_before_holds_the_same_biases(tmp_path):
             stored.tree({"params": random_params(GRU(3), 3)._replace(w_ih=params.w_ih)})
 
 
+def tree_of_an_agent():
+    """What a training of one's own holds: parameters around a cell's, an optimizer, a state, a key and numbers."""
+    net = LearnedState(Stack((GRU(4), LSTM(3))))
+    params = {"net": random_params(net, 3), "pi": jnp.ones((3, 2), jnp.bfloat16)}
+    state = rnnjax.start_state(net, params["net"], (2,))
+    key = jax.random.split(jax.random.key(3, impl="rbg"), 2)
+    return {"params": params, "opt": optax.adam(0.1).init(params), "state": state, "key": key, "n": 3, "done": [True]}
+
+
+def test_any_tree_there_and_back(tmp_path):
+    tree, path = tree_of_an_agent(), tmp_path / "agent.safetensors"
+    rnnjax.save_tree(path, tree)
+    for like in (tree, jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))):
+        again = rnnjax.load_tree(path, like)
+        assert jax.random.key_impl(again["key"]) == jax.random.key_impl(tree["key"])
+        again, want = ({**one, "key": jax.random.key_data(one["key"])} for one in (again, tree))
+        assert_same(again, jax.tree.map(jnp.asarray, want))
+    by_others = safetensors.load_file(path)  # the readers of other programs
+    np.testing.assert_array_equal(by_others["['params']['net'].cell.layers[1].w_hh"], tree["params"]["net"][0][0][1][1])
+    wide = {"a": np.array([1 + 1e-12])}
+    rnnjax.save_tree(path, wide)
+    assert rnnjax.load_tree(path, wide)["a"] == wide["a"]
+
+
+def test_what_is_no_such_tree(tmp_path):
+    tree, path = tree_of_an_agent(), tmp_path / "agent.safetensors"
+    rnnjax.save_tree(path, tree)
+    with pytest.raises(CheckpointError, match=r"leaf \"\['n'\]\" is i32\[\], but like has f32\[2\]"):
+        rnnjax.load_tree(path, {**tree, "n": np.zeros(2, np.float32)})
+    with pytest.raises(CheckpointError, match=r"load_tree: .*leaf \"\['done'\]\[0\]\" is none of like's"):
+        rnnjax.load_tree(path, {name: part for name, part in tree.items() if name != "done"})
+    with pytest.raises(CheckpointError, match=r"describes no cell; .*rnnjax\.load_tree"):
+        rnnjax.load(path)
+    with pytest.raises(TypeError, match="save_tree: a leaf must be an array, a number or a key, got 'text'"):
+        rnnjax.save_tree(path, {"a": "text"})
+    with pytest.raises(CheckpointError, match=r"save: there is no leaf .*rnnjax.save_tree"):
+        rnnjax.save(path, GRU(4), tree["params"])
+    rnnjax.save(path, GRU(3), random_params(GRU(3), 2))
+    with pytest.raises(CheckpointError, match=r"was not written by rnnjax.save_tree; rnnjax.load"):
+        rnnjax.load_tree(path, tree)
+    with pytest.raises(FileNotFoundError, match=r"load_tree: there is no file"):
+        rnnjax.load_tree(tmp_path / "none", tree)
+    rnnjax.save_tree(path, tree)
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        rnnjax.load_tree(path, tree)
+
+
 def test_a_file_of_an_older_deep_stack_is_a_stack(tmp_path):
     """Files that were written when equal layers lay on top of each other; here one of them within another network."""
     rng = np.random.default_rng(0)

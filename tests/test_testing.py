@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,38 @@ def test_a_right_implementation_passes(implementation):
         return unroll_scan(*args, **options)
 
     check_laws(CELL, implementations=[implementation(right)])
+
+
+class CountState(NamedTuple):
+    h: jax.Array
+    n: jax.Array  # [*batch], of integers
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """h' = tanh(x @ w_ih + h @ w_hh + b) / n, and the steps are counted; the derivative may be wrong by a factor."""
+
+    hidden_size: int
+    factor: float = 1.0
+
+    def init(self, key, input_size, dtype=jnp.float32):
+        return rnnjax.Elman(self.hidden_size).init(key, input_size, dtype)
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return CountState(jnp.zeros((*batch_shape, self.hidden_size), dtype), jnp.zeros(batch_shape, jnp.int32))
+
+    def step(self, params, state, x):
+        wide = jnp.promote_types(state.h.dtype, jnp.float32)
+        z = (x @ params.w_ih + state.h.astype(params.w_hh.dtype) @ params.w_hh + params.b).astype(wide)
+        z = self.factor * z + jax.lax.stop_gradient((1 - self.factor) * z)
+        h = (jnp.tanh(z) / (state.n[..., None] + 1)).astype(state.h.dtype)
+        return CountState(h, state.n + 1), h
+
+
+def test_a_cell_that_counts():
+    check_laws(Counting(3), laws=["loop", "valid", "resets", "dtypes", "derivative", "second_derivative", "remat"])
+    with pytest.raises(AssertionError, match="breaks the law 'derivative'"):
+        check_laws(Counting(3, factor=0.9), laws=["derivative"])
 
 
 def without_resets(cell, params, state, xs, controls, **options):

@@ -5,7 +5,7 @@ tuples of NumPy arrays. Pictures are in `rnnjax.analysis.plots`, which alone nee
 """
 
 from rnnjax.analysis.ablation import ablate
-from rnnjax.analysis.fixed_points import find_fixed_points
+from rnnjax.analysis.fixed_points import find_fixed_points, visited_states
 from rnnjax.analysis.flat import trajectory
 from rnnjax.analysis.gradient_flow import gradient_flow, gradient_lost
 from rnnjax.analysis.jacobians import jacobian_spectrum, lyapunov_spectrum, recurrent_bound, step_jacobians
@@ -30,4 +30,5 @@ __all__ = [
     "step_jacobians",
     "text_values",
     "trajectory",
+    "visited_states",
 ]

@@ -87,7 +87,8 @@ def find_fixed_points(
         merge_distance: see above, in the units of the state.
         max_distance: how far from the nearest visited state a point may lie. None takes the radius of the cloud of
             visited states, the largest distance of one from their mean, and asks besides that no unit lies more
-            than about a quarter of its range outside of what was visited; where that is zero, anything goes.
+            than about a quarter of its range outside of what was visited; where that is zero, anything goes, as it does
+            with ``math.inf``.
         visited: states that the network passes, with any batch axes, where ``states`` are not such, because noise was
             added for example; None takes ``states``.
         group: how many starts are polished at once; each needs a few times ``D^2`` numbers.
@@ -126,7 +127,8 @@ def find_fixed_points(
     cloud = cloud.reshape(-1, ends.shape[-1])
     distances, radius = _distances(ends, cloud)
     if max_distance is not None:
-        radius = check_real(where, "max_distance", max_distance, above=0)
+        endless = isinstance(max_distance, float | np.floating) and max_distance == math.inf
+        radius = math.inf if endless else check_real(where, "max_distance", max_distance, above=0)
     near = np.isfinite(speeds) & (distances <= radius)
     if max_distance is None:
         near &= _between(ends, cloud, radius)

@@ -3,7 +3,7 @@
 from rnnjax.cells.combined import MILSTM, MIRNN, LayerNormGRU, LayerNormLSTM
 from rnnjax.cells.conv_lstm import ConvLSTM
 from rnnjax.cells.diagonal import DiagonalGRU, DiagonalLSTM
-from rnnjax.cells.elman import Elman, IndRNN, LeakyRNN, MinimalRNN
+from rnnjax.cells.elman import Elman, IndRNN, LeakyRNN, MinimalRNN, leaky_noise
 from rnnjax.cells.gru import GRU, MGU, GRUResetBefore
 from rnnjax.cells.highway import RecurrentHighway
 from rnnjax.cells.linear import LRU, SRU, MinGRU, MinLSTM
@@ -39,6 +39,7 @@ __all__ = [
     "RecurrentHighway",
     "cell_from_name",
     "describable",
+    "leaky_noise",
 ]
 
 CELLS.update(

@@ -149,11 +149,14 @@ def series_of_table(
         found["values"].append(row_values[:end])
         rest = np.stack([put(c[own]) for c in known], axis=1) if known else np.zeros((length, 0))
         if np.isnan(rest).any():
-            bad = int(np.argwhere(np.isnan(rest))[0][0])
+            bad, which = np.argwhere(np.isnan(rest))[0]
             row = int(own[min(int(np.searchsorted(at, bad)), len(own) - 1)])
+            gap = bad not in at
+            when = f"at a time that is left out before {times[row]}" if gap else "here"  # type: ignore[index]
+            advice = "add a row with it, the target left empty, or name it as observed" if gap else "fill it in"
             raise ValueError(
-                f"{place(row)}: known covariates must be there at "
-                "every time, also where the target is missing, got none at or before this row; fill them in."
+                f"{place(row)}: known covariates must be there at every time, also where the target is missing, got no "
+                f"{columns.known[which]!r} {when}; {advice}."
             )
         found["known"].append(rest)
         found["observed"].append(
@@ -187,7 +190,10 @@ def _clock(times: np.ndarray, groups: list[list[int]], place: Callable[[int], st
                     f"{'name the column that tells series apart, ' if columns.by is None else ''}"
                     "or write times in UTC if a clock was put back."
                 )
-            raise ValueError(f"{place(row)}: times must rise in a series, got {now} behind {before}; sort the rows.")
+            raise ValueError(
+                f"{place(row)}: times must rise in a series, got {now} behind {before}; sort the rows"
+                f"{', or name the column that tells series apart' if columns.by is None else ''}."
+            )
     rows = max(groups, key=len)
     if len(rows) < 2:
         raise ValueError(f"{place(rows[0])}: a series must hold two times or more, got one.")

@@ -6,8 +6,8 @@ A folder holds three functions, each in a file that `jax.export.deserialize` rea
     step.jaxexport     state, y  = step(state, x)      x [B, I]
     unroll.jaxexport   state, ys = unroll(state, xs)   xs [T, B, I]
 
-B and T are symbolic: one file serves every batch size and length. States are dicts by readable names (``layers[0].h``),
-so the reader needs none of our classes.
+A `Bidirectional` network, which needs the future, has no step. B and T are symbolic: one file serves every batch size
+and length. States are dicts by readable names (``layers[0].h``), so the reader needs none of our classes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def export_cell(
     platforms: Sequence[str] | None = None,
 ) -> list[pathlib.Path]:
     """Writes a trained cell as the functions ``start``, ``step`` and ``unroll``, see `rnnjax.interop.exporting`.
+
+    A `Bidirectional` network has no ``step``. All steps of all rows count: what has lengths is run a row at a time, or
+    rows of one length together.
 
     In a program that knows nothing of rnnjax::
 
@@ -92,7 +95,7 @@ def export_cell(
         params,
         jax.ShapeDtypeStruct(shape, dtype),
         start=lambda p, batch: start_state(cell, p, batch, dtype),
-        step=cell.step,
+        step=getattr(cell, "step", None),
         # The scan is the implementation whose program needs no kernel and no size to be known.
         unroll=lambda p, state, xs: unroll(cell, p, state, xs, implementation="scan"),
         bake=bake,
@@ -107,7 +110,7 @@ def export_functions(
     x: jax.ShapeDtypeStruct,
     *,
     start: Callable[[Any, tuple[Any, ...]], Any],
-    step: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]],
+    step: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]] | None,
     unroll: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]],
     bake: bool = True,
     platforms: Sequence[str] | None = None,
@@ -119,7 +122,7 @@ def export_functions(
         params: any pytree.
         x: shape and dtype of one input, without batch axes.
         start: ``(params, batch_shape) -> state``.
-        step: ``(params, state, x [B, ...]) -> (state, y)``.
+        step: ``(params, state, x [B, ...]) -> (state, y)``; None where there is none, and no file for it.
         unroll: ``(params, state, xs [T, B, ...]) -> (state, ys)``.
         bake: as in `export_cell`.
         platforms: as in `export_cell`.
@@ -135,13 +138,14 @@ def export_functions(
     state = jax.eval_shape(lambda p: start(p, (B,)), params)
     arguments: dict[str, tuple[Callable[..., tuple[Any, ...]], tuple[Any, ...]]] = {
         "start": (lambda p, x: (start(p, x.shape[:1]),), (one,)),
-        "step": (step, (state, one)),
         "unroll": (unroll, (state, many)),
     }
+    if step is not None:
+        arguments["step"] = (step, (state, one))
     root = pathlib.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, (function, given) in arguments.items():
+    for name, (function, given) in sorted(arguments.items()):
         plain = _without_classes(function, (params, *given))
         named = [_by_name(tree) for tree in (params, *given)]
         if bake:

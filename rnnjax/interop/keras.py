@@ -123,7 +123,12 @@ def from_keras(
 
 
 def _choose(where: str, found: list[Found], name: str | Sequence[str] | None) -> list[Found]:
-    have = ", ".join(repr(layer.name) for layer in found) or "none"
+    if not found:
+        raise ValueError(
+            f"{where}: there must be a recurrent layer of Keras, got none; a .h5 of model.save must be written anew, "
+            "by model.save('model.keras') or model.save_weights('model.weights.h5')."
+        )
+    have = ", ".join(repr(layer.name) for layer in found)
     if name is None:
         if len(found) != 1:
             raise ValueError(f"{where}: without name there must be one recurrent layer, got {have}; choose by name.")

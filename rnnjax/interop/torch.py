@@ -88,8 +88,8 @@ def from_torch(
     Raises:
         TypeError: for another module.
         FileNotFoundError: if there is no such file.
-        ValueError: if a file is truncated or damaged, if names are missing or unknown, if shapes do not fit, if the
-            kind cannot be told, or for several recurrent layers without ``prefix``.
+        ValueError: if a file is none of safetensors, truncated or damaged, if names are missing or unknown, if shapes
+            do not fit, if the kind cannot be told, or for several recurrent layers without ``prefix``.
         ModuleNotFoundError: for a module, where torch is not installed.
 
     >>> rng = np.random.default_rng(0)
@@ -103,6 +103,11 @@ def from_torch(
         file = pathlib.Path(source)
         if not file.is_file():
             raise FileNotFoundError(f"{where}: there is no file {str(file)!r}; name a safetensors file.")
+        if file.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+            raise ValueError(
+                f"{where}: {str(file)!r} must be a safetensors file; what torch.save writes holds code, so read it "
+                "with torch.load(path, weights_only=True) and hand over the state_dict that comes."
+            )
         source, _ = read_arrays(file.resolve(), where=f"{where}: {file}")
     if not isinstance(source, Mapping):
         if kind is not None or nonlinearity is not None or prefix is not None:

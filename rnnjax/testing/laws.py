@@ -34,6 +34,7 @@ from rnnjax.testing.problems import (
     plain,
     unroll_problem,
     with_gradients,
+    without_float0,
 )
 
 __all__ = ["LAWS", "Case", "Law", "check_laws"]
@@ -321,7 +322,8 @@ _loss = jax.jit(loss_of)
 
 
 def _moved(point: Any, along: Any, step: float) -> Any:
-    return jax.tree.map(lambda a, d: np.asarray(a) + step * np.asarray(d), point, along)
+    """Integers, as a counter in a state, stay where they are."""
+    return jax.tree.map(lambda a, d: a if a.dtype.kind in "iub" else np.asarray(a) + step * np.asarray(d), point, along)
 
 
 def _dot(a: Any, b: Any) -> float:
@@ -344,9 +346,11 @@ def _second_derivative(case: Case) -> None:
     @fast_jit
     def slopes(point: Any) -> tuple[jax.Array, Any]:
         def slope(point: Any) -> jax.Array:
-            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss)(point), v)), jnp.zeros(()))
+            first = without_float0(jax.grad(loss, allow_int=True)(point), point)
+            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, first, v)), jnp.zeros(()))
 
-        return jax.value_and_grad(slope)(point)
+        value, second = jax.value_and_grad(slope, allow_int=True)(point)
+        return value, without_float0(second, point)
 
     eps, point = 1e-5, tuple(problem[:3])
     above, below = (slopes(_moved(point, u, step))[0] for step in (eps, -eps))

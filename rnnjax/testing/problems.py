@@ -31,6 +31,7 @@ __all__ = [
     "plain",
     "unroll_problem",
     "with_gradients",
+    "without_float0",
 ]
 
 
@@ -182,8 +183,9 @@ def _with_gradients(cell: Any, implementation: str | None, reverse: bool, remat:
         return loss_of(state, ys), (state, ys)
 
     def outcome(problem: Problem) -> Outcome:
-        gradients, (state, ys) = jax.grad(loss, has_aux=True)(tuple(problem[:3]), problem)
-        return Outcome(state, ys, gradients)
+        point = tuple(problem[:3])
+        gradients, (state, ys) = jax.grad(loss, has_aux=True, allow_int=True)(point, problem)
+        return Outcome(state, ys, without_float0(gradients, point))
 
     return fast_jit(outcome)
 
@@ -229,7 +231,7 @@ def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, grad
             d_here, back, d_xs[(t, *index)] = pullback(params, single, xs[(t, *index)], back, d_ys[(t, *index)])
             d_params = jax.tree.map(lambda total, d: total + np.asarray(d), d_params, d_here)
             if restart:
-                (d_here,) = start_pullback(_arrays(back))
+                (d_here,) = start_pullback(_cotangent(start, _arrays(back)))
                 d_params = jax.tree.map(lambda total, d: total + np.asarray(d), d_params, d_here)
                 back = jax.tree.map(np.zeros_like, back)
         _put(d_state, index, back)
@@ -237,7 +239,16 @@ def loop_with_gradients(cell: Any, problem: Problem, reverse: bool = False, grad
 
 
 _arrays = jax.device_put  # of NumPy's; jnp.asarray compiles a program for every shape
-_loss_gradient = jax.jit(jax.grad(loss_of, argnums=(0, 1)))
+
+
+def without_float0(gradients: Any, point: Any) -> Any:
+    """Zeros in place of the derivatives by integers, as by a counter in a state, which have a dtype of their own."""
+    return jax.tree.map(lambda d, a: jnp.zeros_like(a) if d.dtype == jax.dtypes.float0 else d, gradients, point)
+
+
+@jax.jit
+def _loss_gradient(state: Any, ys: jax.Array) -> Any:
+    return without_float0(jax.grad(loss_of, argnums=(0, 1), allow_int=True)(state, ys), (state, ys))
 
 
 @functools.lru_cache(maxsize=32)
@@ -245,9 +256,21 @@ def _compiled_step(cell: Any) -> tuple[Any, Any]:
     one = functools.partial(network_step, cell) if isinstance(cell, Network) else cell.step
 
     def pullback(params: Any, state: Any, x: Any, d_state: Any, d_y: Any) -> Any:
-        return jax.vjp(one, params, state, x)[1]((d_state, d_y))
+        point = (params, state, x)
+        (new, _), pull = jax.vjp(one, *point)
+        return without_float0(pull((_cotangent(new, d_state), d_y)), point)
 
     return fast_jit(one), fast_jit(pullback)
+
+
+def _cotangent(of: Any, d: Any) -> Any:
+    """What `jax.vjp` takes for an output: of integers no numbers."""
+    real = (jnp.floating, jnp.complexfloating)
+    return jax.tree.map(
+        lambda a, d: d if any(jnp.issubdtype(a.dtype, kind) for kind in real) else np.zeros(a.shape, jax.dtypes.float0),
+        of,
+        d,
+    )
 
 
 def _at(tree: Any, index: tuple[int, ...]) -> Any:

@@ -171,6 +171,8 @@ def test_plateaus_that_no_sequence_reaches_are_left_out(x64):
     anywhere = find_fixed_points(cell, params, starts, x, steps=0, max_distance=100.0)
     beyond = anywhere.points[:, 0] > 2
     assert anywhere.fixed[beyond].all() and anywhere.hits[beyond].sum() >= 3  # which are none
+    boundless = find_fixed_points(cell, params, starts, x, steps=0, max_distance=np.inf)
+    np.testing.assert_array_equal(boundless.points, anywhere.points)
     found = find_fixed_points(cell, params, starts, x, steps=0, visited=visited)
     assert found.fixed.sum() == 1 and found.far == anywhere.hits[beyond].sum() and found.points.max() < 2
     np.testing.assert_allclose(found.points[found.fixed], [[0.0]], atol=1e-5)

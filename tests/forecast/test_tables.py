@@ -40,8 +40,11 @@ def test_long_table_becomes_series_on_a_grid() -> None:
     np.testing.assert_equal(found.values[1], [10, np.nan, 30])
     assert found.static.tolist() == [[0], [1]]
     assert str(found.clock[0]) == "day" and found.clock[1].start == np.datetime64("2024-01-05")
-    with pytest.raises(ValueError, match="known covariates must be there at every time"):
+    left_out = "row 4: known covariates must be there .* got no 'price' at a time that is left out before 2024-01-04"
+    with pytest.raises(ValueError, match=f"{left_out}.*; add a row with it"):
         forecast.from_table(table, target="kwh", time="day", by="meter", known=["price"])
+    with pytest.raises(ValueError, match=r"row 1: times must rise .*; sort the rows, or name the column that tells"):
+        forecast.from_table({name: column[1:] for name, column in table.items()}, target="kwh", time="day")
     table = {name: column[:3:2] + column[4::2] for name, column in table.items()}
     dense = {"kwh": [1, 2, None], "price": [1.0, 2.0, 3.0]}
     known = forecast.from_table(dense, target="kwh", known=["price"])
@@ -132,7 +135,8 @@ BAD = {
     "a gap in a covariate": (
         GOOD.replace(f"{HOURS[9]},2,1", f"{HOURS[9]},2,"),
         ["--known", "holiday"],
-        "line 11: known covariates must be there",
+        "line 11: known covariates must be there at every time, also where the target is missing, got no 'holiday' "
+        "here; fill it in",
     ),
     "no such column": (GOOD, ["--by", "metre"], "line 1: there must be a column 'metre'"),
     "a column twice": (GOOD, ["--by", "kwh"], "'kwh' as several"),

@@ -134,6 +134,21 @@ def test_batch_size_and_length_are_open(folders):
         assert tuple(map(str, exported.in_avals[-1].shape)) == shapes
 
 
+def test_both_directions_have_no_step(tmp_path):
+    net = rnnjax.Bidirectional((LSTM(4), rnnjax.ProjectedLSTM(2, cell_size=3)))
+    params = random_params(net, 3)
+    start, unroll = export_cell(tmp_path, net, params)
+    assert [start.name, unroll.name] == ["start.jaxexport", "unroll.jaxexport"] and len(list(tmp_path.iterdir())) == 2
+    start, unroll = (jax.export.deserialize(path.read_bytes()).call for path in (start, unroll))
+    xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    state, ys = unroll(start(xs[0]), xs)
+    want, want_ys = fast_jit(lambda p, xs: rnnjax.unroll(net, p, None, xs))(params, xs)
+    np.testing.assert_allclose(ys, want_ys, atol=1e-6)
+    assert state.keys() == named_arrays(want).keys()
+    for name, array in named_arrays(want).items():
+        np.testing.assert_allclose(state[name], array, atol=1e-6)
+
+
 def test_other_platforms(tmp_path):
     cell = GRU(3)
     (path, *_) = export_cell(tmp_path, cell, random_params(cell, 2), platforms=("cuda", "tpu"))

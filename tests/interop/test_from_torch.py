@@ -235,6 +235,14 @@ def test_state_dict_that_does_not_fit(name):
         from_torch(source, **options)
 
 
+def test_a_pickle_is_not_read(tmp_path):
+    for name in ("lstm.pt", "lstm.pth"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04 what torch.save writes")
+        sentence = rf"^from_torch: '.*{name}' must be a safetensors file; .*weights_only=True"
+        with pytest.raises(ValueError, match=sentence):
+            from_torch(tmp_path / name)
+
+
 def test_integers_are_no_weights():
     with pytest.raises(TypeError, match=r"^from_torch: bias_hh_l1 must be an array of a floating dtype, got i32\[16\]"):
         from_torch(weights() | {"bias_hh_l1": np.zeros(16, np.int32)})
