@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         leave_when_interrupted()
         keep_compiled()
+        # JAX would take most of a GPU's memory at once, and nobody could sample from what another command trains.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # not all streams have an encoding
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -90,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if issubclass(category, FileWarning):
-                complain(f"warning: {message}")
+            if issubclass(category, FileWarning) or str(message).startswith("rnnjax: "):
+                complain(f"warning: {str(message).removeprefix('rnnjax: ')}")
             else:
                 others(message, category, *rest, **more)
 

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 
 import rnnjax
+from rnnjax import cli
 from rnnjax.analysis.labels import label_from_name
 from rnnjax.cells import cell_from_name
 from rnnjax.cli import COMMANDS, language_model, main
 from rnnjax.cli.verdicts import spoken
+from rnnjax.files import FileWarning
 from rnnjax.lm.options import ModelOptions
 from rnnjax.text.corpus import TextOptions, load_corpus
 from rnnjax.text.shown import shown
@@ -91,6 +94,40 @@ def test_help_and_version_are_fast_and_whole(capsys):
     for name, command in COMMANDS.items():
         function = getattr(importlib.import_module(command.module), name.replace("-", "_"))
         assert (function.__doc__ or "").strip().splitlines()[0] == command.summary
+
+
+def test_what_an_engine_warns_of_is_one_sentence(monkeypatch, capsys):
+    """No path of a module, and no line of its code."""
+
+    def run(words):
+        warnings.warn("rnnjax: the engine 'cuda' needs NVRTC; XLA runs recurrent cells instead.", stacklevel=1)
+        warnings.warn("load: it is old.", FileWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(cli, "_run", run)
+    with pytest.raises(SystemExit), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        main(["info"])
+    assert capsys.readouterr().err.splitlines() == [
+        "rnnjax: warning: the engine 'cuda' needs NVRTC; XLA runs recurrent cells instead.",
+        "rnnjax: warning: load: it is old.",
+    ]
+
+
+def test_commands_share_the_memory_of_a_gpu(monkeypatch):
+    """One trains while another samples from what there is; who has said otherwise is heard."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    for given, found in ((None, "false"), ("true", "true")):
+        monkeypatch.setenv(name, given or "")
+        if given is None:
+            monkeypatch.delenv(name)
+        monkeypatch.setattr(sys, "argv", ["rnnjax", "--version"])
+        for function in ("leave_when_interrupted", "keep_compiled"):
+            monkeypatch.setattr(cli, function, lambda: None)
+        monkeypatch.setattr(cli, "_run", lambda words: 0)
+        with pytest.raises(SystemExit):
+            main()
+        assert os.environ[name] == found
 
 
 def test_sentences_speak_of_options():

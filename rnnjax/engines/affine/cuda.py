@@ -277,7 +277,7 @@ def _fits(loops: CudaLoops, plan: Plan, job: Job, exact: bool) -> str:
                 kernel = cuda_kernels.make_kernel(work.setting, tiles, backward=backward)
                 nvrtc.compile_ptx(kernel.source, kernel.capability)
         except nvrtc.CompileError as error:
-            warnings.warn(f"{error} XLA runs this cell instead.", stacklevel=2)
+            warnings.warn(f"rnnjax: {error} XLA runs this cell instead.", stacklevel=2)
             return "needs kernels that NVRTC compiles"
     return ""
 
