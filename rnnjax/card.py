@@ -77,6 +77,7 @@ class Card:
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.parameters.items())
+        rows = "1 row" if self.batch_size == 1 else f"{self.batch_size} rows"
         gates = ", ".join(f"{gate.name} ({gate.kind})" for gate in self.gates) or "none"
         matmul, pointwise, hard = self.operations
         lines = [
@@ -87,7 +88,7 @@ class Card:
             f"parameters: {self.num_parameters:,} ({shapes})",
             f"a step of one row: {matmul:,} operations in matrix products, {pointwise:,} others ({hard:,} of them "
             "tanh, exp and the like)",
-            f"a step of {self.batch_size} rows: {self.step_bytes:,} bytes of parameters, states, x and y",
+            f"a step of {rows}: {self.step_bytes:,} bytes of parameters, states, x and y",
         ]
         if self.floor is not None:
             lines.append(f"at least {1e6 * self.floor[0]:.3g} microseconds a step, set by {self.floor[1]}")

@@ -72,6 +72,7 @@ def export_cell(
         The paths of the files.
 
     Raises:
+        TypeError: for a model of `rnnjax.topologies`, which `jax.export` takes as the function that it is.
         OSError: if they cannot be written.
         ModuleNotFoundError: if flatbuffers is not installed, with which jax writes and reads such files.
 
@@ -86,6 +87,11 @@ def export_cell(
     ((5, 4), ['start.jaxexport', 'step.jaxexport', 'unroll.jaxexport'])
     """
     check_dtype("export_cell", dtype)
+    if hasattr(cell, "apply") and not hasattr(cell, "initial_state"):
+        raise TypeError(
+            f"export_cell: cell must be a cell or a network, got {short(cell)}; export the function of a model by "
+            "jax.export.export(jax.jit(lambda xs: model.apply(params, xs)))."
+        )
     shape = input_shape(cell, input_size_of(cell, named_arrays(params))[0])
     if platforms is not None and not all(isinstance(name, str) for name in platforms):
         raise TypeError(f"export_cell: platforms must be names, as ('cpu', 'cuda'), got {short(platforms)}.")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cell import batch_shape, cast_like
+from rnnjax.cell import batch_shape, cast_like, describe, param_shapes
 from rnnjax.checks import check_size, short
 from rnnjax.engines.scan import select
 from rnnjax.network import start_state
@@ -58,9 +58,28 @@ class Read(NamedTuple):
 Reader = Callable[[Any, Any], Read]  # (params, chunk) -> Read; params are those of the loss
 
 
-def read_with(reader: Reader | None, params: Any, chunk: Any) -> Read:
-    """What the reader finds; without one the parameters are the cell's, and the chunk is its input."""
-    return Read(params, chunk) if reader is None else reader(params, chunk)
+def read_with(border: Any, params: Any, chunk: Any) -> Read:
+    """What the border's reader finds; without one the parameters are the cell's, and the chunk is its input.
+
+    Raises:
+        TypeError: if these are no parameters of the cell, or no array.
+    """
+    where, cell, reader = type(border).__name__, border.cell, border.reader
+    read = Read(params, chunk) if reader is None else reader(params, chunk)
+    advice = (
+        f"pass {where}(cell, reader) with a function (params, chunk) -> rnnjax.online.Read(params['cell'], chunk['x'])"
+    )
+    if not isinstance(read, Read):
+        raise TypeError(f"{where}: reader must return a rnnjax.online.Read, got {describe(read)}; {advice}.")
+    if read.xs is not None and not hasattr(read.xs, "shape"):  # what starts a trace may ask for the parameters alone
+        raise TypeError(f"{where}: what the cell reads in a chunk must be an array, got {describe(read.xs)}; {advice}.")
+    wanted = type(param_shapes(cell, 1))
+    if type(read.params) is not wanted:
+        raise TypeError(
+            f"{where}: the parameters of the cell must be {wanted.__name__}, as its init makes, got "
+            f"{describe(read.params)}; {advice}."
+        )
+    return read
 
 
 @runtime_checkable

@@ -78,7 +78,7 @@ class SnAp1:
 
     def start(self, params: Any, state: Any, chunk: Any) -> Any:
         """Of each cell, and of each state of a unit of it, zeros ``[B, *shape]`` for every parameter."""
-        read = read_with(self.reader, params, chunk)
+        read = read_with(self, params, chunk)
         rows = math.prod(batch_shape(self.cell, state))
         cells = zip(leaves(self.cell, read.params), leaves(self.cell, state), strict=True)
         return tuple(
@@ -99,12 +99,12 @@ class SnAp1:
                 return net.join([into(cell, own, part, traces) for (_, cell, own), (_, _, part) in inside])
             return send(functools.partial(_contract, rows, jax.eval_shape(lambda: params)), params, state, next(traces))
 
-        return into(self.cell, read_with(self.reader, params, chunk).params, state, iter(trace))
+        return into(self.cell, read_with(self, params, chunk).params, state, iter(trace))
 
     def advance(self, params: Any, state: Any, trace: Any, chunk: Any, run: Any, n: Any) -> Any:
         """See `Border`."""
         del run, n
-        read = read_with(self.reader, params, chunk)
+        read = read_with(self, params, chunk)
         batch = batch_shape(self.cell, state)
         rows = math.prod(batch)
 

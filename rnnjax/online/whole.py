@@ -46,7 +46,7 @@ class RTRL:
 
     def start(self, params: Any, state: Any, chunk: Any) -> Any:
         """Zeros: ``[B, S, *shape]`` for every parameter."""
-        own = read_with(self.reader, params, chunk).params
+        own = read_with(self, params, chunk).params
         rows, size = jax.eval_shape(functools.partial(_rows, self.cell), state).shape
         return jax.tree.map(lambda p: jnp.zeros((rows, size, *p.shape), compute_dtype(p.dtype)), own)
 
@@ -58,12 +58,12 @@ class RTRL:
             d = _rows(cell, d_state)  # [B, S]
             return jax.tree.map(lambda e: jnp.tensordot(d.astype(e.dtype), e, 2), trace)
 
-        return send(contract, read_with(self.reader, params, chunk).params, state, trace)
+        return send(contract, read_with(self, params, chunk).params, state, trace)
 
     def advance(self, params: Any, state: Any, trace: Any, chunk: Any, run: Any, n: Any) -> Any:
         """See `Border`."""
         del run, n
-        read = read_with(self.reader, params, chunk)
+        read = read_with(self, params, chunk)
         cell = self.cell
 
         def one(params: Any, flat: jax.Array, x: jax.Array) -> jax.Array:

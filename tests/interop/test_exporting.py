@@ -149,6 +149,24 @@ def test_both_directions_have_no_step(tmp_path):
         np.testing.assert_allclose(state[name], array, atol=1e-6)
 
 
+def test_a_model_of_any_size_without_naming_an_engine(tmp_path):
+    model = rnnjax.topologies.ManyToOne(rnnjax.Bidirectional((LSTM(4), GRU(3))), output_size=2, input_size=3)
+    params = model.init(jax.random.key(0))
+    T, B = jax.export.symbolic_shape("T, B")
+    given = jax.ShapeDtypeStruct((T, B, 3), jnp.float32), jax.ShapeDtypeStruct((B,), jnp.int32)
+    function = fast_jit(lambda xs, lengths: model.apply(params, xs, lengths=lengths))
+    exported = jax.export.export(function)(*given)
+    xs = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+    for length in (6, 4):  # each row as if it were alone, by the default engine
+        alone = function(xs[:length, :1], np.array([length], np.int32))
+        both = exported.call(xs, np.array([length, 3], np.int32))
+        np.testing.assert_allclose(both[:1], alone, atol=1e-6)
+    with pytest.raises(ValueError, match=r"'fused' needs numbers of steps and rows that are known, got T and \(B,\)"):
+        jax.export.export(jax.jit(lambda xs: model.apply(params, xs, implementation="fused")))(given[0])
+    with pytest.raises(TypeError, match=r"^export_cell: cell must be a cell or a network, got ManyToOne.*jax\.export"):
+        export_cell(tmp_path, model, params)
+
+
 def test_other_platforms(tmp_path):
     cell = GRU(3)
     (path, *_) = export_cell(tmp_path, cell, random_params(cell, 2), platforms=("cuda", "tpu"))

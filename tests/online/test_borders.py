@@ -366,3 +366,24 @@ def test_uoro_in_tbptt_takes_a_network(x64):
 def test_errors(call, error, sentence):
     with pytest.raises(error, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("border", [RTRL, SnAp1, EProp])
+def test_a_border_that_does_not_find_its_cell_says_how(border):
+    cell = rnnjax.GRU(3)
+    params = cell.init(jax.random.key(0), 2)
+    own, xs = {"cell": params}, np.ones((4, 2, 2), np.float32)
+    optimizer = optax.sgd(0.1)
+
+    def loss_fn(params, state, chunk):
+        return jnp.zeros(()), state
+
+    for given, chunk, reader, sentence in (
+        (params, {"x": xs}, None, r"what the cell reads in a chunk must be an array, got \{'x'"),
+        (own, xs, None, "the parameters of the cell must be GRUParams, as its init makes, got .'cell'"),
+        (own, {"x": xs}, lambda p, c: (p["cell"], c["x"]), "reader must return a rnnjax.online.Read, got"),
+    ):
+        advice = r".*; pass \w+\(cell, reader\) with a function"
+        with pytest.raises(TypeError, match=f"^{border.__name__}: {sentence}{advice}"):
+            rnnjax.tbptt(loss_fn, optimizer, given, optimizer.init(given), cell.initial_state((2,)), chunk,
+                         chunk_len=2, border=border(cell, reader))  # fmt: skip

@@ -32,6 +32,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 from rnnjax.cell import AffineCell, compute_dtype, param_shapes
 from rnnjax.checks import check_kind, describe
@@ -67,6 +68,8 @@ def affine_engine(name: str, loops: Loops, rank: Callable[[Job], float] | float)
     def fits(job: Job) -> str:
         if not is_floating(job.cell, AffineCell):
             return f"needs an affine cell with a floating state, got {type(job.cell).__name__}"
+        if any(map(is_symbolic_dim, (job.steps, *job.batch))):
+            return f"needs numbers of steps and rows that are known, got {job.steps} and {job.batch}"
         if isinstance(job.remat, str) and job.remat != "gates":
             return f"needs remat to be None, True, an int or 'gates', got {job.remat!r}"
         return loops.fits(plan_of(job.cell, job.input_size, job.param_dtype, job.dtype), job)
