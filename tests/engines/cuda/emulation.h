@@ -1,16 +1,10 @@
 // What the CUDA kernels use, on the host: every CUDA thread is a fiber (ucontext), all blocks run side by side, and
 // operations of a warp, a block or a cluster hand over until the others have come. Warps run in random order. A store
 // that others may see becomes visible late and in random order, as on a GPU: this is what the protocol must stand.
-#include <ucontext.h>
+// Compiled with every kernel, hence the light headers: what needs others is in emulation.cpp, compiled once.
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <map>
-#include <utility>
-#include <vector>
 #define __global__
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
@@ -24,41 +18,10 @@ inline float2 make_float2(float a, float b) { return {a, b}; }
 inline float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
 inline float __uint_as_float(unsigned a) { float f; memcpy(&f, &a, 4); return f; }
 inline unsigned __float_as_uint(float a) { unsigned f; memcpy(&f, &a, 4); return f; }
-namespace emulation {
-struct Barrier { int count = 0, turn = 0; };
-struct Mbarrier { int parties = 0, pending = 0; long bytes = 0; int phase = 0; };
-struct Warp { unsigned slot[2][32][8]; Barrier barrier; };
-struct Block { std::vector<unsigned char> memory; Barrier barriers[16]; std::vector<Warp> warps; std::map<unsigned, Mbarrier> mbarriers; int id; };
-struct Index { int x; };
-struct Fiber { ucontext_t context; char* stack; Index thread, block_index; Block* block; bool done; int shared = 0; };
-static std::vector<std::function<void()>> late_stores;
-static unsigned seed = 1;
-static Fiber* current;
-static ucontext_t scheduler;
-static std::vector<Block> blocks;
-static int cluster = 1, errors = 0;
-static long progress = 0;
-static std::function<void()> body;
-static std::map<int, Barrier> cluster_barriers;
-static inline unsigned random_number() { return seed = seed * 1664525u + 1013904223u, seed >> 8; }
-static inline void hand_over() { Fiber* f = current; swapcontext(&f->context, &scheduler); }
-static inline void meet(Barrier& b, int parties, bool wait) {
-  const int turn = b.turn;
-  if (++b.count == parties) { b.count = 0; ++b.turn; ++progress; return; }
-  if (wait) while (b.turn == turn) hand_over();
-}
-static inline unsigned (*share(const unsigned* v, int k))[8] {  // every lane gives k words; all see all
-  Fiber* f = current; Warp& w = f->block->warps[f->thread.x / 32]; const int side = f->shared++ & 1;
-  memcpy(w.slot[side][f->thread.x % 32], v, 4 * k);
-  meet(w.barrier, 32, true);
-  return w.slot[side];
-}
-static inline void complain(const char* what) { if (!errors++) printf("emulation: %s\n", what); }
-static inline void aligned(const void* p, size_t to) { if ((size_t)p % to) complain("an address is not aligned"); }
-}
+#include "emulation_state.h"
 #define threadIdx (emulation::current->thread)
 #define blockIdx (emulation::current->block_index)
-#define smem (emulation::current->block->memory.data())
+#define smem (emulation::current->block->memory)
 static inline u32 bf16_bits(float x) { u32 b = __float_as_uint(x); return x != x ? 0x7fff : (b + 0x7fff + ((b >> 16) & 1)) >> 16; }
 static inline u32 f16_bits(float x) { if (x != x) return 0x7fff; _Float16 h = (_Float16)x; u16 r; memcpy(&r, &h, 2); return r; }
 static inline u32 pack_bf16(float hi, float lo) { return bf16_bits(lo) | bf16_bits(hi) << 16; }
@@ -101,22 +64,21 @@ static inline void store_word(void* p, u32 v) {
   emulation::aligned(p, 4);
   if (v == 0xffffffffu) emulation::complain("the pattern of what is missing was written");
   if (*(u32*)p != 0xffffffffu) emulation::complain("a word was written twice");
-  emulation::late_stores.push_back([=] { memcpy(p, &v, 4); ++emulation::progress; });
+  emulation::store_late(p, v, nullptr);
 }
 static inline void prefetch(const void*) {}
 static inline void breathe() { emulation::hand_over(); }
 static inline u32 smem_addr(const void* p) { return (u32)((unsigned char*)p - smem) | (u32)(emulation::current->block->id % emulation::cluster) << 24; }
 static inline u32 mapa(u32 a, u32 r) { return (a & 0xffffff) | r << 24; }
 static inline emulation::Block& block_of(u32 a) { return emulation::blocks[emulation::current->block->id / emulation::cluster * emulation::cluster + (a >> 24)]; }
-static inline void turn_phase(emulation::Mbarrier& m) { if (m.pending == 0 && m.bytes == 0) { m.phase ^= 1; m.pending = m.parties; ++emulation::progress; } }
-static inline void mbar_init(u32 a, u32 n) { auto& m = block_of(a).mbarriers[a & 0xffffff]; m.parties = m.pending = n; }
+static inline emulation::Mbarrier& mbarrier_of(u32 a) { return emulation::mbarrier(block_of(a), a & 0xffffff); }
+static inline void mbar_init(u32 a, u32 n) { auto& m = mbarrier_of(a); m.parties = m.pending = n; }
 static inline void mbar_fence() {}
-static inline void mbar_expect(u32 a, u32 n) { auto& m = block_of(a).mbarriers[a & 0xffffff]; m.bytes += n; --m.pending; turn_phase(m); }
-static inline bool mbar_try(u32 a, u32 phase) { return block_of(a).mbarriers[a & 0xffffff].phase != (int)phase; }
+static inline void mbar_expect(u32 a, u32 n) { auto& m = mbarrier_of(a); m.bytes += n; --m.pending; emulation::turn_phase(m); }
+static inline bool mbar_try(u32 a, u32 phase) { return mbarrier_of(a).phase != (int)phase; }
 static inline void store_async(u32 a, u32 bar, u32 v) {
-  unsigned char* to = block_of(a).memory.data() + (a & 0xffffff); emulation::Mbarrier* m = &block_of(bar).mbarriers[bar & 0xffffff];
-  emulation::late_stores.push_back([=] { memcpy(to, &v, 4); m->bytes -= 4; turn_phase(*m); ++emulation::progress; });
+  emulation::store_late(block_of(a).memory + (a & 0xffffff), v, &mbarrier_of(bar));
 }
 static inline void cluster_sync() {
-  emulation::meet(emulation::cluster_barriers[emulation::current->block->id / emulation::cluster], 32 * W * emulation::cluster, true);
+  emulation::meet(emulation::cluster_barrier(emulation::current->block->id / emulation::cluster), 32 * W * emulation::cluster, true);
 }

@@ -23,6 +23,22 @@ def _folder():
     return Path(tempfile.mkdtemp(prefix="rnnjax-emulation-"))
 
 
+def compile_text(source, target):
+    """Compiles a text in which kernels stand, with what they use on the host."""
+    inside = [] if source.name == "emulation.cpp" else [_machine()]
+    flags = ["-std=c++17", "-O0", "-w", "-shared", "-fPIC", "-I", str(HERE)]
+    command = [COMPILER, *flags, "-o", str(target), str(source), *map(str, inside)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
+    return target
+
+
+@functools.lru_cache(maxsize=1)
+def _machine():
+    """What all kernels share, compiled once."""
+    return compile_text(HERE / "emulation.cpp", _folder() / "emulation.so")
+
+
 @functools.lru_cache(maxsize=256)
 def library(kernel):
     """The compiled text of a kernel."""
@@ -30,10 +46,7 @@ def library(kernel):
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     path, source = _folder() / f"{name}.so", _folder() / f"{name}.cpp"
     source.write_text(text)
-    flags = ["-std=c++17", "-O0", "-w", "-shared", "-fPIC", "-I", str(HERE)]
-    done = subprocess.run([COMPILER, *flags, "-o", str(path), str(source)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:4000]
-    return ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(compile_text(source, path)))
 
 
 def run(kernel, outs, args, aliases, seed, absent):

@@ -1,7 +1,6 @@
 """The functions that the kernels are told of a cell, compiled on the host, compute what JAX computes."""
 
 import ctypes
-import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 
 from rnnjax.engines.affine import cuda_kernels
 from tests.engines.cuda.cells import POINTWISE, plan_of, text_of
-from tests.engines.cuda.emulator import COMPILER, HERE
+from tests.engines.cuda.emulator import COMPILER, compile_text
 
 SIZES = dict(DT=2, HDT=2, H=8, HP=16, U=8, NB=8, W=4, NLR=1, CL=1, GROUPS=1, SPIN="1u")
 WRAPPER = """
@@ -38,10 +37,7 @@ def compiled(texts, folder):
         source += [f"namespace cell_{n} {{", text.functions, WRAPPER % n, "}"]
     path, library = folder / "cells.cpp", folder / "cells.so"
     path.write_text("\n".join(source))
-    command = [COMPILER, "-std=c++17", "-O0", "-w", "-shared", "-fPIC", "-I", str(HERE), "-o", str(library), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:4000]
-    return ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(compile_text(path, library)))
 
 
 @pytest.mark.quick
