@@ -155,7 +155,7 @@ class CudaLoops:
             cuda_matmuls.weight_gradient(operands.xs, d_zx, operands.w_ih),
             None if w_hh is None else cuda_matmuls.weight_gradient(kept.states.h, d_zh, w_hh),
             cuda_matmuls.bias_gradient(d_zx, operands.b),
-            cuda_matmuls.input_gradient(d_zx, operands.w_ih),
+            cuda_matmuls.input_gradient(d_zx, operands.w_ih, operands.xs.dtype),
         )
         d_own = work.own_leaves(operands, d_columns)
         return Cotangents(work.unpack(d_start, d_final), d_own, d_fresh_state, finished)

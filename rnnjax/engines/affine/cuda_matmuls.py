@@ -22,9 +22,14 @@ def project(xs: jax.Array, w: jax.Array) -> jax.Array:
     return _einsum("t...i,ig->t...g", "tn...i,nig->tn...g", xs, w)
 
 
-def input_gradient(d_zx: jax.Array, w: jax.Array) -> jax.Array:
-    """``d_zx @ w.T``: that of ``xs``."""
-    return _einsum("t...g,ig->t...i", "tn...g,nig->tn...i", d_zx, w)
+def input_gradient(d_zx: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
+    """``d_zx @ w.T``: that of ``xs``, which are of this dtype.
+
+    It is rounded to that where the matmul writes it: XLA makes the conversion of a float32 result another pass over it,
+    4 bytes read and 4 more written a number (a compiled training step of a GRU in bfloat16 for an H200).
+    """
+    rounded = dtype if dtype == w.dtype else jnp.float32
+    return _einsum("t...g,ig->t...i", "tn...g,nig->tn...i", d_zx, w, rounded)
 
 
 def weight_gradient(a: jax.Array, d_z: jax.Array, w: jax.Array) -> jax.Array:
@@ -42,6 +47,6 @@ def bias_gradient(d_zx: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(d_zx.astype(jnp.float32), axis=axes)
 
 
-def _einsum(one: str, many: str, x: jax.Array, w: jax.Array) -> Any:
+def _einsum(one: str, many: str, x: jax.Array, w: jax.Array, dtype: Any = jnp.float32) -> Any:
     subscripts = one if w.ndim == 2 else many
-    return jnp.einsum(subscripts, x.astype(w.dtype), w, preferred_element_type=jnp.float32)
+    return jnp.einsum(subscripts, x.astype(w.dtype), w, preferred_element_type=dtype)

@@ -52,7 +52,10 @@ class Kept(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """Gradients of the weights and the inputs, from loops that compute them themselves; in the dtype of the plan."""
+    """Gradients of the weights and the inputs, from loops that compute them themselves.
+
+    They are in the dtype of the plan; those of the inputs may be in that of ``xs``.
+    """
 
     w_ih: jax.Array
     w_hh: jax.Array | None
