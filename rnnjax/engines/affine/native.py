@@ -10,7 +10,7 @@ update (`program`, `native_text`) follows while its results are in the cache. Th
 steps, whose gradients of weights and inputs are taken before the chunk leaves the cache: two calls do everything.
 
 All numbers are computed in the dtype of the update, float32 or float64; what is kept in 16 bits is widened before.
-Compiling takes about a second a cell and dtype, and a few more once a machine; see `native_build` for the cache.
+Compiling takes a quarter of a second a cell and dtype, and 3 s once a machine; see `native_build` for the cache.
 """
 
 from __future__ import annotations
