@@ -146,10 +146,12 @@ def export_functions(
         "start": (lambda p, x: (start(p, x.shape[:1]),), (one,)),
         "unroll": (unroll, (state, many)),
     }
-    if step is not None:
-        arguments["step"] = (step, (state, one))
     root = pathlib.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
+    if step is not None:
+        arguments["step"] = (step, (state, one))
+    else:
+        (root / f"step{SUFFIX}").unlink(missing_ok=True)  # that of another cell
     paths = []
     for name, (function, given) in sorted(arguments.items()):
         plain = _without_classes(function, (params, *given))

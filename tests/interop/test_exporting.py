@@ -137,6 +137,7 @@ def test_batch_size_and_length_are_open(folders):
 def test_both_directions_have_no_step(tmp_path):
     net = rnnjax.Bidirectional((LSTM(4), rnnjax.ProjectedLSTM(2, cell_size=3)))
     params = random_params(net, 3)
+    (tmp_path / "step.jaxexport").write_bytes(b"of another cell")
     start, unroll = export_cell(tmp_path, net, params)
     assert [start.name, unroll.name] == ["start.jaxexport", "unroll.jaxexport"] and len(list(tmp_path.iterdir())) == 2
     start, unroll = (jax.export.deserialize(path.read_bytes()).call for path in (start, unroll))
