@@ -39,7 +39,7 @@ from rnnjax.engines.affine.cuda_rules import (
     wave_pieces,
 )
 from rnnjax.engines.affine.cuda_sharding import by_rows
-from rnnjax.engines.affine.cuda_trial import trial
+from rnnjax.engines.affine.cuda_trial import cluster_trial, trial
 from rnnjax.engines.affine.loops import Cotangents, Finished, Kept, Operands
 from rnnjax.engines.affine.plan import Plan
 from rnnjax.engines.affine.program import Refusal
@@ -298,6 +298,14 @@ def _card() -> Card | str:
         why = f"a trial of the engine 'cuda' failed ({wrong})"
         warnings.warn(f"rnnjax: {why}; XLA runs recurrent cells instead.", stacklevel=2)
         return "needs a GPU on which its trial gives the right numbers"
+    if not card.has_clusters:
+        return card
+    alone = dataclasses.replace(card, alone=True)
+    wrong = cluster_trial(CudaLoops(alone))
+    if not wrong:
+        return alone
+    why = f"a trial of clusters failed ({wrong})"
+    warnings.warn(f"rnnjax: {why}; the engine 'cuda' runs small networks without.", stacklevel=2)
     return card
 
 

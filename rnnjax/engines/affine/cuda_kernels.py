@@ -110,7 +110,12 @@ def make_kernel(setting: Setting, tiles: Tiles, *, backward: bool, keep: bool = 
     }
     head = setting.text.macros + "".join(f"#define {name} {value}\n" for name, value in macros.items())
     part = "backward" if backward else "forward"
-    source = head + _text("common.cu") + setting.text.functions + _text(f"{part}.cu" if setting.dense else "units.cu")
+    files = ["cluster.cu", "forward.cu"] if tiles.cluster > 1 else ["forward.cu"]
+    if backward:
+        files = ["backward.cu"]
+    if not setting.dense:
+        files = ["units.cu"]
+    source = head + _text("common.cu") + setting.text.functions + "".join(map(_text, files))
     capability = setting.card.capability
     return Kernel(source, f"rnn_{part}", capability, tiles.blocks, 32 * tiles.warps, tiles.shared_bytes, tiles.cluster)
 
@@ -183,6 +188,7 @@ def run_forward(
     exchange: tuple[int, ...] = (1,)
     if w_hh is not None:
         wt = _padded_weights(w_hh, text.gates, H, tiles.padded, dtype).transpose(0, 2, 3, 1)  # [N, G, HP, HP]
+    if w_hh is not None and tiles.cluster == 1:  # within a cluster nothing goes through memory
         exchange = (steps, *_exchange_shape(tiles, tiles.padded, dtype))
         first = _to_exchange(state[0].reshape(setting.networks, -1, H), tiles, dtype)
     keep_seen = keep and keep_seen

@@ -15,7 +15,12 @@ All times are microseconds a step on one H200 (132 processors), T = 1024, LSTM, 
 * Groups of 8 rows take what the formulas say, those of 16 and 32 rows 1.2 to 1.4 times as long. Of 142 candidates for
   23 kernels (H 128 to 2048, B 16 and 64, all formats), the choice with these factors is the fastest in 19, up to 15 %
   slower in the others; without them up to 1.6 times (H=1024 B=64 backward: 10.4 against 6.3, all in one call).
-* Of 132 processors, 66 clusters of two and 30 of four fit (not 33).
+* Of 132 processors, 66 clusters of two, 30 of four (not 33) and 15 of eight fit.
+* Small networks, forward: a cluster that serves 8 rows by itself, without memory between (`_alone`). A prototype of it
+  took 0.71 at H=64 and at H=128, B=16, 0.72 at H=256, B=1, and there 0.88 at B=16 and 0.89 at B=64, where the exchange
+  through memory takes 0.78 (H=128 B=16) and 0.79, 0.83 and 1.06 (H=256). **The kernel of this package has not run on a
+  GPU yet**: what the rule says of it is a fit to those five points. Larger ones are slower that way (H=384 1.59, H=512
+  2.27), and so was the backward pass but at one of the points measured (H=256 B=64: 1.65 against 1.84), so it has none.
 * Large blocks are slower than that (H=768 B=16, an early version: 24 units 1.62, 32 2.28), hence a surcharge.
 * 8 warps a block; 6 and 12 are within 5 %, 4 spill (1.74 against 1.34). As many weights as registers hold stay there;
   three products in TF32 need room for their parts (H=768: with 2 chunks in registers 2.65, with 4 3.70, which spilled).
@@ -32,7 +37,7 @@ __all__ = ["Card", "Facts", "Tiles", "backward_tiles", "forward_tiles", "is_wort
 _WARPS = 8
 _REGISTERS = 250  # of a thread, at 8 warps
 _WIDE = {False: {16: 1.3, 32: 1.2}, True: {16: 1.2, 32: 1.4}}  # groups of more than 8 rows take that much longer
-_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.91}  # the part of the processors that clusters of that size can use
+_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.91, 8: 0.91}  # the part of the processors that clusters of that size can use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +47,12 @@ class Card:
     Attributes:
         capability: compute capability, 90 for 9.0.
         processors: streaming multiprocessors.
+        alone: whether clusters may serve rows by themselves; a trial has to say so.
     """
 
     capability: int
     processors: int
+    alone: bool = False
 
     @property
     def shared_bytes(self) -> int:
@@ -99,7 +106,7 @@ class Tiles:
         rows: of a group.
         warps: of a block.
         resident: chunks of weights that a warp keeps in registers.
-        cluster: blocks of a cluster.
+        cluster: blocks of a cluster; forward those of a group, which exchange ``h`` among themselves.
         groups: of rows, of all networks.
         shared_bytes: dynamic shared memory of a block.
         cost: an estimate, microseconds a step.
@@ -123,7 +130,10 @@ class Tiles:
 
 def forward_tiles(facts: Facts, card: Card) -> Tiles | None:
     """The forward kernel's tiles; None where a group does not fit on the card."""
-    return min(_candidates(facts, card, backward=False), key=lambda tiles: tiles.cost, default=None)
+    found = list(_candidates(facts, card, backward=False))
+    if card.alone and card.has_clusters:
+        found += [tiles for cluster in (2, 4, 8) if (tiles := _alone(facts, card, cluster))]
+    return min(found, key=lambda tiles: tiles.cost, default=None)
 
 
 def backward_tiles(facts: Facts, card: Card) -> Tiles | None:
@@ -237,10 +247,8 @@ def _tiles(facts: Facts, card: Card, units: int, rows: int, cluster: int, *, bac
     reduce_floats = reduce_floats * warps // _WARPS
     share = _ceil(chunks, warps)
     pairs_of_thread = _ceil(units * rows, 32 * warps)
-    taken = 26 + pairs_of_thread * (2 * facts.gates + facts.seen + facts.states + facts.own)
-    taken += 4 * row_tiles * share + 4 * tiles * row_tiles * (1 if tiles * row_tiles >= 4 else 2)
+    taken = _registers(facts, pairs_of_thread, tiles * row_tiles, row_tiles * share)
     taken += 18 * pairs_of_thread if backward else 0
-    taken += 80 if facts.format == "tf32x3" else 0
     resident = min(share, (_REGISTERS - taken) // (8 * tiles))
     if resident < 1:
         return None
@@ -257,6 +265,38 @@ def _tiles(facts: Facts, card: Card, units: int, rows: int, cluster: int, *, bac
         cost = 0.78 + (0.0080 if rows == 8 else 0.0113) * work
     cost = (cost + 0.03 * max(0, units - 16)) * _WIDE[backward].get(rows, 1)
     return Tiles(padded, units, rows, warps, resident, cluster, groups, shared, cost * waves)
+
+
+def _alone(facts: Facts, card: Card, cluster: int, rows: int = 8) -> Tiles | None:
+    """Forward, a cluster a group: every warp has 8 units, and all of k in registers.
+
+    Microseconds a step ``0.54 + 0.0049 m + 0.00071 n``, and at least 0.71, for m mma instructions of a quarter of a
+    processor and n messages of 16 bytes to a block.
+    """
+    chunk, item = 64 // facts.item_bytes, facts.item_bytes
+    step = _multiple(8 * cluster, chunk)
+    padded = _ceil(facts.hidden_size, step) * step
+    units, groups = padded // cluster, _ceil(facts.rows, rows) * facts.networks
+    warps, share, tiles, row_tiles = units // 8, padded // chunk, _ceil(facts.gates, 2), rows // 8
+    at_once = _room(card, cluster) // cluster
+    if warps > _WARPS or at_once < 1:
+        return None
+    resident = min(share, (_REGISTERS - _registers(facts, 2 * row_tiles, tiles * row_tiles, row_tiles)) // (8 * tiles))
+    pitch = padded if padded * item % 128 == 64 else padded + chunk
+    shared = 32 + 4 * facts.gates * units + 2 * rows * item * (pitch + units)
+    if resident < share or shared > card.shared_bytes:
+        return None
+    work = 2 * tiles * row_tiles * share * _ceil(warps, 4) * (3 if facts.format == "tf32x3" else 1)
+    messages = min(rows, facts.rows) * padded * item // 16
+    cost = max(0.71, 0.54 + 0.0049 * work + 0.00071 * messages)
+    waves = _ceil(groups, at_once)
+    return Tiles(padded, units, rows, warps, resident, cluster, groups, shared, cost * waves)
+
+
+def _registers(facts: Facts, pairs: int, tiles: int, loaded: int) -> int:
+    """Of a thread, beside those of weights: pairs of a unit and row, tiles of sums, tiles of h under way."""
+    taken = 26 + pairs * (2 * facts.gates + facts.seen + facts.states + facts.own)
+    return taken + 4 * loaded + 4 * tiles * (1 if tiles >= 4 else 2) + (80 if facts.format == "tf32x3" else 0)
 
 
 def _ceil(a: int, b: int) -> int:

@@ -12,7 +12,7 @@ namespace emulation {
 struct Thread : Fiber { ucontext_t context; char* stack; bool done; };
 Fiber* current;
 Block* blocks;
-int cluster = 1;
+int cluster = 1, mute = -1;
 long progress = 0;
 static int errors = 0;
 static unsigned seed = 1;
@@ -39,17 +39,19 @@ void complain(const char* what) { if (!errors++) printf("emulation: %s\n", what)
 Mbarrier& mbarrier(Block& block, unsigned place) { return mbarriers[{block.id, place}]; }
 Barrier& cluster_barrier(int which) { return cluster_barriers[which]; }
 void turn_phase(Mbarrier& m) { if (m.pending == 0 && m.bytes == 0) { m.phase ^= 1; m.pending = m.parties; ++progress; } }
-void store_late(void* to, unsigned v, Mbarrier* counts) {
+void store_late(void* to, unsigned v, Mbarrier* counts, const Block* block) {
   late_stores.push_back([=] {
+    if (block && !block->left) complain("a message came after its block had left");
+    if (block && !counts->parties) complain("a message came before its mbarrier was made");
     memcpy(to, &v, 4);
     if (counts) { counts->bytes -= 4; turn_phase(*counts); }
     ++progress;
   });
 }
-static void enter() { body(arguments); Thread* t = (Thread*)current; t->done = true; ++progress; swapcontext(&t->context, &scheduler); }
+static void enter() { body(arguments); Thread* t = (Thread*)current; t->done = true; --t->block->left; ++progress; swapcontext(&t->context, &scheduler); }
 int run(void (*function)(void**), void** given, int grid, int threads, int bytes, int size, unsigned start, int absent) {
   constexpr size_t STACK = 1 << 16;
-  body = function; arguments = given; seed = start; cluster = size; errors = 0; progress = 0; late_stores.clear(); cluster_barriers.clear();
+  body = function; arguments = given; seed = start; cluster = size; mute = size > 1 ? absent : -1; errors = 0; progress = 0; late_stores.clear(); cluster_barriers.clear();
   mbarriers.clear();
   std::vector<Block> all(grid);
   std::vector<std::vector<unsigned char>> memory(grid, std::vector<unsigned char>(bytes + 16, 0xa5));
@@ -61,7 +63,7 @@ int run(void (*function)(void**), void** given, int grid, int threads, int bytes
   for (size_t i = 0; i < fibers.size(); ++i) {
     Thread& f = fibers[i];
     f.thread.x = i % threads; f.block_index.x = i / threads; f.block = &blocks[i / threads];
-    f.done = f.block_index.x == absent; f.stack = stacks + i * STACK;
+    f.done = size == 1 && f.block_index.x == absent; f.block->left += !f.done; f.stack = stacks + i * STACK;
     getcontext(&f.context);
     f.context.uc_stack.ss_sp = f.stack; f.context.uc_stack.ss_size = STACK; f.context.uc_link = nullptr;
     makecontext(&f.context, (void (*)())enter, 0);

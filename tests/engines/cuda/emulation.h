@@ -77,7 +77,12 @@ static inline void mbar_fence() {}
 static inline void mbar_expect(u32 a, u32 n) { auto& m = mbarrier_of(a); m.bytes += n; --m.pending; emulation::turn_phase(m); }
 static inline bool mbar_try(u32 a, u32 phase) { return mbarrier_of(a).phase != (int)phase; }
 static inline void store_async(u32 a, u32 bar, u32 v) {
-  emulation::store_late(block_of(a).memory + (a & 0xffffff), v, &mbarrier_of(bar));
+  if (emulation::current->block->id == emulation::mute) return;
+  emulation::store_late(block_of(a).memory + (a & 0xffffff), v, &mbarrier_of(bar), &block_of(a));
+}
+static inline void store_async4(u32 a, u32 bar, uint4 v) {
+  if (a % 16) emulation::complain("a message is not aligned");
+  store_async(a, bar, v.x); store_async(a + 4, bar, v.y); store_async(a + 8, bar, v.z); store_async(a + 12, bar, v.w);
 }
 static inline void cluster_sync() {
   emulation::meet(emulation::cluster_barrier(emulation::current->block->id / emulation::cluster), 32 * W * emulation::cluster, true);

@@ -13,8 +13,9 @@ import numpy as np
 
 HERE = Path(__file__).parent
 SEEDS = [1]  # of the order of warps and stores
-ABSENT = [-1]  # a block that never starts
+ABSENT = [-1]  # a block that never starts; of a cluster: whose messages get lost
 RUNS: list[str] = []  # the kernels that have run, by name
+CLUSTERS: list[int] = []  # and how many blocks were a cluster
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
@@ -52,6 +53,7 @@ def library(kernel):
 def run(kernel, outs, args, aliases, seed, absent):
     """The results of a launch; what nobody writes stays NaN."""
     RUNS.append(kernel.name)
+    CLUSTERS.append(kernel.cluster)
     args = [np.require(np.asarray(a), requirements="CW") for a in args]
     results = []
     for i, out in enumerate(outs):

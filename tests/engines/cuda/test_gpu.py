@@ -1,5 +1,6 @@
 """The kernels on a GPU: all pointwise cells against ``"scan"`` in float64, and the same bits in every run."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,9 @@ import pytest
 
 import rnnjax
 from rnnjax.engines import Controls, engine
+from rnnjax.engines.affine import cuda, cuda_kernels
+from rnnjax.engines.affine.cuda import CudaLoops
+from rnnjax.engines.affine.recurrence import affine_engine
 from tests.engines.cuda import test_emulated
 from tests.engines.cuda.cells import POINTWISE, Custom
 from tests.engines.cuda.test_emulated import NETWORKS, TOLERANCE, _mapped, outcome, problem
@@ -154,3 +158,36 @@ def test_the_layers_of_a_stack_share_launches(steps):
         got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, xs, name) for name in (None, "scan"))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
         assert jnp.linalg.norm(g - w) <= 1e-4 * jnp.linalg.norm(w)
+
+
+SMALL = [(21, (9,), "float32"), (128, (16,), "bfloat16"), (190, (3, 20), "bfloat16"), (256, (1,), "float16")]
+
+
+@pytest.mark.parametrize("size, batch, dtype", SMALL)
+@pytest.mark.parametrize("kind", [rnnjax.LSTM, rnnjax.GRU, Custom])
+def test_clusters_that_serve_rows_alone(kind, size, batch, dtype, x64):
+    """Chosen whether the trial passed or not, over many steps, and the same bits in every run."""
+    card = cuda._card()
+    if isinstance(card, str) or not card.has_clusters:
+        pytest.skip("this GPU has no clusters")
+    clusters = []
+
+    def launch(kernel, *args):
+        clusters.append((kernel.name, kernel.cluster))
+        return cuda_kernels.launch(kernel, *args)
+
+    run = affine_engine("clusters", CudaLoops(dataclasses.replace(card, alone=True), launch), -1).run
+    compare(run, kind(size), 500, batch, dtype, valid=True, resets=True)
+    assert clusters[0][0] == "rnn_forward" and clusters[0][1] > 1
+    arrays, (valid, resets), _ = problem(kind(size), 500, batch, dtype, valid=True, resets=True)
+    params, state, xs, fresh = jax.tree.map(lambda a: a.astype(jnp.dtype(dtype)), arrays)
+    first = None
+    one = jax.jit(
+        lambda xs: run(kind(size), params, state, xs, Controls(jnp.asarray(valid), jnp.asarray(resets), fresh))
+    )
+    for _ in range(20):
+        poison()
+        found = [np.asarray(leaf) for leaf in jax.tree.leaves(one(xs))]
+        first = first or found
+        for got, want in zip(found, first, strict=True):
+            np.testing.assert_array_equal(got, want)

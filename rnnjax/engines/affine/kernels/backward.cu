@@ -164,9 +164,7 @@ rnn_backward(
         store_async(mapa(xr_a + off, row / U), mapa(bar_a + 8 * (i & 1), row / U), __float_as_uint(a + a2));
       }
       if (PWW < W && warp >= PWW) { bar_sync<NTHR>(GATE_WAIT); continue; }
-      u32 spins = 0;
-      while (!mat.dead && !__all_sync(FULL, mbar_try(bar_a + 8 * (i & 1), ((i - 1) >> 1) & 1)))
-        if (exhausted(spins, broken)) { mat.dead = true; *(volatile u32*)broken = 1; }
+      mbar_wait(bar_a + 8 * (i & 1), ((i - 1) >> 1) & 1, mat.dead, broken);
       bad = mat.dead;
 #else
       if (warp >= PWW) { bar_arrive<NTHR>(1 + (i & 1)); bar_sync<NTHR>(GATE_WAIT); continue; }

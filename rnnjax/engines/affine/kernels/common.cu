@@ -8,7 +8,7 @@
 //   G, NS   gates; numbers that the update sees, of which NX = NS - G are of gates whose zx and zh it sees apart
 //   S       leaves of the state besides h;  NP  parameters of the update, one number a unit
 //   U, NB   units and rows of a block;  W  its warps;  NLR  how many chunks of weights a warp keeps in registers
-//   CL      blocks of a cluster (backward);  NETS  networks of the same cell, one after the other in all arrays
+//   CL      blocks of a cluster;  NETS  networks of the same cell, one after the other in all arrays
 //   GROUPS  groups of NB rows of a network, each served by P = HP / U blocks
 //   MASK, RESET, REV   whether there are invalid steps, restarts, and time runs down
 //   SAVE, SAVE_SEEN    whether states, and what the update saw, are kept for the backward pass
@@ -148,6 +148,10 @@ DEV bool mbar_try(u32 a, u32 phase) {
 DEV void store_async(u32 a, u32 bar, u32 v) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" :: "r"(a), "r"(v), "r"(bar) : "memory");
 }
+DEV void store_async4(u32 a, u32 bar, uint4 v) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
+               :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
+}
 DEV void cluster_sync() { asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 #endif
 extern __shared__ __align__(16) unsigned char smem[];
@@ -177,15 +181,24 @@ DEV bool exhausted(u32& spins, volatile u32* broken) {  // the same answer in al
   ++spins;
   return (spins & 255) == 0 && __any_sync(FULL, spins > SPIN || *broken);
 }
+#if CL > 1
+DEV void mbar_wait(u32 bar, u32 phase, bool& dead, volatile u32* broken) {  // dead: the same in all lanes
+  u32 spins = 0;
+  while (!dead && !__all_sync(FULL, mbar_try(bar, phase)))
+    if (exhausted(spins, broken)) { dead = true; *broken = 1; }
+}
+#endif
 
 // ---------------------------------------------------------------- the matmul of a warp
 // A (weights) lies in registers and shared memory. B (h or dz) comes from global memory straight into the registers of
 // mma by 16-byte loads, with k permuted in the same way in both. What other blocks have not written yet is all ones:
 // a pattern that no writer makes. Every word is looked at until it is something else, so no flag and no order between
 // words is needed. A warp that has looked SPIN times sets `broken` and goes on with what is there, which is NaN.
-template <int MT, int NCH>
+//
+// KW warps share k: each has NL of its NCH chunks.
+template <int MT, int NCH, int KW = W>
 struct Mat {
-  static constexpr int NL = (NCH + W - 1) / W;
+  static constexpr int NL = (NCH + KW - 1) / KW;
   static constexpr int NR = NLR < NL ? NLR : NL;
   static constexpr int KA = MT * NT >= 4 ? 1 : (MT * NT >= 2 ? 2 : 4);
   u32 wr[MT][NR][8];
@@ -196,7 +209,7 @@ struct Mat {
   volatile u32* broken;
 
   template <class F> DEV void load_weights(u32* smem_w, u32* flag, F row_ptr) {  // row_ptr(row), or null
-    lane = threadIdx.x & 31; warp = threadIdx.x >> 5; chunk0 = warp * NL; ws = smem_w; broken = flag;
+    lane = threadIdx.x & 31; warp = threadIdx.x >> 5; chunk0 = KW > 1 ? warp * NL : 0; ws = smem_w; broken = flag;
     const int q = lane & 3, r = lane >> 2;
 #pragma unroll
     for (int m = 0; m < MT; ++m)
@@ -224,7 +237,7 @@ struct Mat {
     for (int j = 0; j < NL; ++j)
 #pragma unroll
       for (int n = 0; n < NT; ++n)
-        if (ok[n] && (NCH % W == 0 || chunk0 + j < NCH)) load_relaxed(v[j][n], base + j * js + n * ns);
+        if (ok[n] && (NCH % KW == 0 || chunk0 + j < NCH)) load_relaxed(v[j][n], base + j * js + n * ns);
         else v[j][n][0] = v[j][n][1] = v[j][n][2] = v[j][n][3] = 0;
   }
   DEV bool missing(const u32 (&v)[NL][NT][4]) {
@@ -235,7 +248,7 @@ struct Mat {
       for (int n = 0; n < NT; ++n) m = umax2(m, max4(v[j][n]));
     return __any_sync(FULL, m == FULL);
   }
-  DEV void multiply(const u32 (&v)[NL][NT][4]) {
+  template <class F> DEV void multiply(F get) {  // get(j, v): of chunk j, what each tile of 8 rows multiplies
 #pragma unroll
     for (int a = 0; a < KA; ++a)
 #pragma unroll
@@ -245,7 +258,9 @@ struct Mat {
 #pragma unroll
           for (int i = 0; i < 4; ++i) acc[a][m][n][i] = 0;
 #pragma unroll
-    for (int j = 0; j < NL; ++j)
+    for (int j = 0; j < NL; ++j) {
+      u32 v[NT][4];
+      get(j, v);
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
         u32 a[8];
@@ -259,10 +274,11 @@ struct Mat {
         }
 #pragma unroll
         for (int n = 0; n < NT; ++n) {
-          multiply_add(acc[(2 * j) % KA][m][n], a[0], a[1], a[2], a[3], v[j][n][0], v[j][n][1]);
-          multiply_add(acc[(2 * j + 1) % KA][m][n], a[4], a[5], a[6], a[7], v[j][n][2], v[j][n][3]);
+          multiply_add(acc[(2 * j) % KA][m][n], a[0], a[1], a[2], a[3], v[n][0], v[n][1]);
+          multiply_add(acc[(2 * j + 1) % KA][m][n], a[4], a[5], a[6], a[7], v[n][2], v[n][3]);
         }
       }
+    }
   }
   DEV float sum(int m, int n, int i) const {
     float d = acc[0][m][n][i];
@@ -284,7 +300,12 @@ struct Mat {
         for (int n = 0; n < NT; ++n)
           if (max4(v[j][n]) == FULL) load_relaxed(v[j][n], base + j * js + n * ns);
     }
-    multiply(v);
+    multiply([&](int j, u32 (&of)[NT][4]) {
+#pragma unroll
+      for (int n = 0; n < NT; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) of[n][i] = v[j][n][i];
+    });
   }
 };
 
