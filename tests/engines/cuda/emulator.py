@@ -1,5 +1,6 @@
 """Runs the CUDA kernels on the host: their text compiled by g++, every CUDA thread a fiber."""
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -21,7 +22,9 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 @functools.lru_cache(maxsize=1)
 def _folder():
-    return Path(tempfile.mkdtemp(prefix="rnnjax-emulation-"))
+    folder = Path(tempfile.mkdtemp(prefix="rnnjax-emulation-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def compile_text(source, target):
