@@ -53,7 +53,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
 
     Raises:
         ValueError: if ``params`` are not those of the cell; it names the first leaf that disagrees.
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or its folder is not there.
 
     >>> import pathlib, tempfile, jax, rnnjax
     >>> cell = rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(2)), residual=False)
@@ -80,7 +80,7 @@ def save(path: str | os.PathLike[str], cell: Any, params: Any) -> None:
         "rebuild": "yes" if _rebuilds(cell) else "no",
         "input_size": str(input_size),
     }
-    write_arrays(pathlib.Path(path), arrays, seal(arrays, metadata))
+    write_arrays(_target("save", path), arrays, seal(arrays, metadata))
 
 
 @public(but=("cell",))
@@ -146,7 +146,7 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
 
     Raises:
         TypeError: for a leaf that is none of these, or of a dtype that safetensors does not have.
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or its folder is not there.
 
     >>> import pathlib, tempfile, jax, jax.numpy as jnp, rnnjax
     >>> cell = rnnjax.GRU(4)
@@ -158,7 +158,16 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     (7, True)
     """
     arrays = named_arrays(jax.tree.map(functools.partial(_stored, "save_tree"), tree))
-    write_arrays(pathlib.Path(path), arrays, seal(arrays, {_TREE: "1"}))
+    write_arrays(_target("save_tree", path), arrays, seal(arrays, {_TREE: "1"}))
+
+
+def _target(where: str, given: str | os.PathLike[str]) -> pathlib.Path:
+    path = pathlib.Path(given)
+    if path.is_dir():
+        raise IsADirectoryError(f"{where}: {str(path)!r} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{where}: there is no folder {str(path.parent)!r}; make it first.")
+    return path
 
 
 @public

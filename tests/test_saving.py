@@ -464,3 +464,17 @@ def test_a_file_of_an_older_deep_stack_is_a_stack(tmp_path):
         assert_same(got, jax.tree.map(jnp.asarray, want))
     np.testing.assert_array_equal([norm.scale for norm in inner.norms[1:]], scale)
     np.testing.assert_array_equal([state.h for state in params.layers[0].start.layers], start)
+
+
+def test_a_place_that_cannot_hold_a_file_is_named(tmp_path):
+    cell = GRU(3)
+    params = cell.init(jax.random.key(0), 2)
+    for where, write in (
+        ("save", lambda p: rnnjax.save(p, cell, params)),
+        ("save_tree", lambda p: rnnjax.save_tree(p, params)),
+    ):
+        with pytest.raises(FileNotFoundError, match=rf"^{where}: there is no folder '.*nowhere'; make it first\.$"):
+            write(tmp_path / "nowhere" / "net.safetensors")
+        with pytest.raises(IsADirectoryError, match=rf"^{where}: '.*' is a folder; name a file in it\.$"):
+            write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
