@@ -215,13 +215,18 @@ def test_no_worker_outlives_who_started_it(tmp_path):
     assert wait_for_the_end(worker)
 
 
-def test_a_command_that_is_ended_writes_what_it_has(monkeypatch, tmp_path):
-    """By a time limit, say, while a worker hangs."""
+def stand_in(monkeypatch, tmp_path, tasks):
+    """The command with a worker and tasks that need no GPU."""
     (tmp_path / "fake.py").write_text(FAKE)
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     monkeypatch.setattr(gpu, "WORKER", [sys.executable, str(tmp_path / "fake.py")])
-    monkeypatch.setattr(gpu, "gpu_tasks", lambda steps, rounds: [point("gru"), point("lstm", hangs="measure")])
+    monkeypatch.setattr(gpu, "gpu_tasks", lambda steps, rounds: tasks)
     monkeypatch.setattr(gpu.jax, "default_backend", lambda: "gpu")
+
+
+def test_a_command_that_is_ended_writes_what_it_has(monkeypatch, tmp_path):
+    """By a time limit, say, while a worker hangs."""
+    stand_in(monkeypatch, tmp_path, [point("gru"), point("lstm", hangs="measure")])
     add = gpu.Results.add
     monkeypatch.setattr(gpu.Results, "add", lambda *args: [add(*args), os.kill(os.getpid(), signal.SIGTERM)][0])
     result = CliRunner().invoke(app, ["gpu", "--out", str(tmp_path / "found.json"), "--workers", "1"])
@@ -274,12 +279,7 @@ def test_the_budget_ends_a_run_but_not_what_is_ready(fake):
 
 
 def test_the_command(monkeypatch, tmp_path):
-    """With a worker and tasks that need no GPU."""
-    (tmp_path / "fake.py").write_text(FAKE)
-    monkeypatch.setenv("LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(gpu, "WORKER", [sys.executable, str(tmp_path / "fake.py")])
-    monkeypatch.setattr(gpu, "gpu_tasks", lambda steps, rounds: [point("gru"), point("lstm", dies="tune")])
-    monkeypatch.setattr(gpu.jax, "default_backend", lambda: "gpu")
+    stand_in(monkeypatch, tmp_path, [point("gru"), point("lstm", dies="tune")])
     arguments = ["gpu", "--out", str(tmp_path / "found.json"), "--workers", "1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
