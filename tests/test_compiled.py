@@ -89,7 +89,14 @@ def test_what_nobody_reads_goes(tmp_path, monkeypatch):
         if path != tried:
             path.touch()
         os.utime(path, (time.time() - 86400 * days,) * 2)
+    strange = tmp_path / "strange" / "letter"
+    strange.parent.mkdir()
+    strange.touch()
+    os.utime(strange, (0, 0))
+    (folder.parent / "link").symlink_to(strange.parent)
     with warnings.catch_warnings():
         compiled.keep_compiled()
+    assert strange.exists()
+    (folder.parent / "link").unlink()
     left = sorted(path.name for path in folder.parent.glob("*/**/*"))
     assert left == ["new", "new", "xla_gpu_per_fusion_autotune_cache_dir"]

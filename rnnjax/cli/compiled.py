@@ -53,8 +53,10 @@ def keep_compiled() -> None:
 
 def _forget(folders: pathlib.Path) -> None:
     """Removes the files of any processor and version of jaxlib that nobody has read for long."""
-    for path in folders.glob("*/**/*"):  # what XLA has tried on a GPU lies in a folder of its own
+    root = folders.resolve()
+    for path in root.glob("*/**/*"):  # what XLA has tried on a GPU lies in a folder of its own
         with contextlib.suppress(OSError):  # of another command that does the same, or of another user
             found = path.stat()
-            if path.is_file() and max(found.st_atime, found.st_mtime) < time.time() - _KEPT:
+            ours = path.is_file() and path.resolve().is_relative_to(root)  # a link may lead to what is not
+            if ours and max(found.st_atime, found.st_mtime) < time.time() - _KEPT:
                 path.unlink()
